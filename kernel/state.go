@@ -1,0 +1,195 @@
+// Package kernel reads and changes the network state of the host.
+//
+// State describes what a kernel holds, or should hold, of ours. Diff compares
+// two of them and returns the ops that lead from one to the other; both are
+// pure. Host is the only code of the project with netlink, network namespaces,
+// sysctls and iptables: Read fills a State, Apply carries out ops. Only the
+// reconciler calls Apply.
+//
+// The package does not know what a network or an endpoint needs: bridge and
+// overlay decide that.
+package kernel
+
+import (
+	"net/netip"
+
+	"github.com/overspan/overspan"
+)
+
+// A State is a part of the kernel's network state: all of it that is ours, or
+// as much as a Scope says. Every map is keyed by what the kernel treats as
+// unique; a nil map is an empty one.
+type State struct {
+	// Partial says that some of it could not be read, or not be planned:
+	// what is missing here is unknown, not absent. Diff then deletes nothing.
+	Partial bool
+
+	Netns   map[string]struct{}       // pinned namespaces that we made, by path
+	Links   map[string]Link           // in the host's namespace, by name
+	Insides map[string]Inside         // the containers' ends of veths, by the name of the host end; where absent: not read
+	Addrs   map[Addr]struct{}         // on our bridges
+	FDB     map[FDBKey]netip.Addr     // of our VXLAN devices: MAC to VTEP
+	Statics map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
+	Neighs  map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
+	Sysctls map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"
+	Sets    map[string]AddrSet        // ipsets of type hash:ip, by name
+	Chains  map[ChainKey]Chain        // our own iptables chains
+	Doomed  map[string]struct{}       // links of ours in the doomed group, by name, waiting for the reaper; never wanted
+}
+
+// A LinkKind is the kind of a link, as ip-link(8) writes it.
+type LinkKind string
+
+// The kinds of link that we make.
+const (
+	KindBridge LinkKind = "bridge"
+	KindVXLAN  LinkKind = "vxlan"
+	KindVeth   LinkKind = "veth"
+)
+
+// A Link is a network device in the host's namespace. It is comparable: two
+// equal values need no op.
+type Link struct {
+	Kind   LinkKind
+	Alias  string
+	MAC    overspan.MAC // zero for a veth's host end: the kernel's choice is kept
+	MTU    int
+	Up     bool
+	Master string // the bridge that it is a port of; "" for none
+	VXLAN  VXLAN  // of a VXLAN device
+	Bridge Bridge // of a bridge
+	Port   Port   // where Master is set
+}
+
+// Bridge is the attributes of a bridge that we care for.
+type Bridge struct {
+	// MulticastSnooping off: a container's MLD query otherwise stops IPv6
+	// neighbour discovery in the whole network.
+	MulticastSnooping bool
+}
+
+// VXLAN is the attributes of a VXLAN device. All but the addrgenmode are fixed
+// when the device is made: a difference means making it anew.
+type VXLAN struct {
+	VNI      uint32
+	Port     uint16 // UDP destination port
+	Local    netip.Addr
+	Learning bool
+	Proxy    bool // answers ARP and ND from its neighbour table
+	// AddrGenNone: no link-local address of its own (IFLA_INET6_ADDR_GEN_MODE
+	// none). Never disable_ipv6: that wipes the device's IPv6 neighbours.
+	AddrGenNone bool
+}
+
+// Port is the flags of a bridge port, see bridge(8).
+type Port struct {
+	Learning bool
+	Flood    bool // of unknown unicast
+	Hairpin  bool
+	Isolated bool
+}
+
+// An Inside is the container's end of a veth.
+type Inside struct {
+	Netns   string // path of the namespace that it belongs in
+	Missing bool   // read only: the namespace has no such interface any more
+	Name    string // "eth0"
+	MAC     overspan.MAC
+	MTU     int
+	Up      bool
+	Addrs   []netip.Prefix // sorted by netip.Prefix.Compare; link-local ones are not ours
+	Routes  []Route        // sorted; the subnets' own connected routes are not listed
+}
+
+// A Route is a route in a container: to Dst by way of Via.
+type Route struct {
+	Dst netip.Prefix
+	Via netip.Addr
+}
+
+// An Addr is an address on one of our bridges, with its prefix length.
+type Addr struct {
+	Dev    string
+	Prefix netip.Prefix
+}
+
+// An FDBKey is what the kernel holds one forwarding entry for.
+type FDBKey struct {
+	Dev string
+	MAC overspan.MAC
+}
+
+// A NeighKey is what the kernel holds one neighbour entry for.
+type NeighKey struct {
+	Dev string
+	IP  netip.Addr
+}
+
+// An AddrSet is an ipset of type hash:ip.
+type AddrSet struct {
+	Family overspan.Family
+	Addrs  map[netip.Addr]struct{}
+}
+
+// A ChainKey names an iptables chain.
+type ChainKey struct {
+	Family overspan.Family
+	Table  string // "filter", "raw"
+	Name   string // "OVERSPAN-FORWARD"
+}
+
+// A Chain is one of our chains: its rules in order and the one jump to it.
+type Chain struct {
+	// Hook is the built-in chain whose first rule jumps here; "" if other
+	// chains of ours do.
+	Hook  string
+	Rules []Rule
+}
+
+// A Rule is the text of one rule, as iptables-restore reads it behind "-A
+// CHAIN", without its comment. Its identity in the kernel is a hash in that
+// comment: a rule read back carries Hash alone.
+type Rule struct {
+	Text string
+	Hash string
+}
+
+// A Scope says which part of the kernel is looked at, and so which part may be
+// changed: a State that was read or planned for a scope holds everything of
+// ours in it and nothing else.
+type Scope struct {
+	// All takes everything of ours in the host's namespace. The other fields
+	// then only matter where they say so.
+	All bool
+
+	// Global takes what belongs to no network: pinned namespaces, rules, sets.
+	Global bool
+
+	// Networks takes their bridge, VXLAN device, ports, addresses, sysctls,
+	// FDB and neighbours.
+	Networks []overspan.NetworkID
+
+	// Endpoints takes one veth each: both ends and its static bridge entry.
+	Endpoints []EndpointKey
+
+	// Insides takes, also under All and Networks, the containers' ends of all
+	// veths. Endpoints are always taken whole.
+	Insides bool
+}
+
+// An EndpointKey finds an endpoint's veth without looking at any other, and
+// the container's end of it should its host end be gone.
+type EndpointKey struct {
+	Network  overspan.NetworkID
+	Endpoint overspan.EndpointID
+	Netns    string
+}
+
+// A Hint is a change in the kernel that somebody may have to look at.
+type Hint struct {
+	// All: events were lost, anything may have changed.
+	All bool
+
+	// Dev names one of our devices; by it the reconciler chooses a Scope.
+	Dev string
+}

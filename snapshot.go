@@ -1,0 +1,71 @@
+package overspan
+
+// A Snapshot is the desired state at one etcd revision. It is immutable: all
+// who hold one may read it at once, and nobody changes it.
+type Snapshot struct {
+	// Revision is the least frontier of the watches that it was made from:
+	// everything up to it is in, some things after it may be.
+	Revision int64
+
+	Meta     Meta
+	Frozen   bool // nothing may be claimed, nothing is deleted in any kernel
+	Nodes    map[NodeID]*Node
+	Networks map[NetworkID]*Network
+
+	// Segments holds what is inside a network, only for those networks whose
+	// interior this node follows.
+	Segments map[NetworkID]*Segment
+
+	// Bad lists records that could not be read. What they should have said is
+	// unknown, not absent.
+	Bad []BadRecord
+}
+
+// A Segment is the interior of one network. Blocks are keyed by their first
+// slot, endpoints by every slot that they own.
+type Segment struct {
+	Revision  int64 // frontier of the network's own watch
+	Blocks    map[Slot]Block
+	Endpoints map[Slot]*Endpoint
+	Wants     []Want
+	Bad       int // unreadable records among them
+}
+
+// Holder returns the block around a slot; ok is false if nobody holds it.
+func (s *Segment) Holder(slot Slot) (b Block, ok bool) {
+	for _, size := range BlockSizes() {
+		if b, ok = s.Blocks[BlockAt(slot, size).First]; ok && b.Contains(slot) {
+			return b, true
+		}
+	}
+	return Block{}, false
+}
+
+// Meta is what the cluster was set up with.
+type Meta struct {
+	Schema    int
+	ClusterID string
+	Pools     Pools
+	VNIs      VNIRange
+}
+
+// Pools are where automatic subnets come from.
+type Pools struct {
+	Overlay Pool // IPv4, for overlay networks
+	Bridge  Pool // IPv4, for bridges
+	IPv6    Pool // for both
+}
+
+// A VNIRange is the VXLAN network identifiers that are ours, both ends included.
+type VNIRange struct {
+	First, Last uint32
+}
+
+// Contains reports whether a VNI is ours.
+func (r VNIRange) Contains(vni uint32) bool { return r.First <= vni && vni <= r.Last }
+
+// A BadRecord is a key whose value cannot be read, and why.
+type BadRecord struct {
+	Key string
+	Err string
+}
