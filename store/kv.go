@@ -6,7 +6,7 @@ import (
 )
 
 // A KV is the part of etcd that Overspan uses. Etcd is the real one; Memory is
-// a small one in memory. Both pass the suite in kvtest_test.go, so what is
+// a small one in memory. Both pass the suite in kv_test.go, so what is
 // built on top needs no mock.
 //
 // Errors: one of class overspan.ErrUnavailable means that the server could not
@@ -79,8 +79,8 @@ const (
 	FieldMod                 // mod-revision; 0 where the key is absent
 )
 
-// A Cmp demands that Field equal Rev for every key of the range. On a range
-// without keys it holds.
+// A Cmp demands that Field equal Rev for every key of the range. A range
+// without keys counts as one key with revision 0.
 type Cmp struct {
 	KeyRange
 	Field Field
