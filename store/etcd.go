@@ -1,0 +1,313 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// pageSize is how many keys a List reads at once.
+const pageSize = 5000
+
+// redialPause is how long the error of a dial answers for the next ones, so
+// that many callers do not wait for one after the other.
+const redialPause = time.Second
+
+// Etcd is the real KV: etcd through its client. It is safe for concurrent use.
+type Etcd struct {
+	endpoints []string
+	dial      func(context.Context) (*clientv3.Client, error)
+
+	ctx    context.Context // ends at Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // watches and keepalives
+
+	mu      sync.Mutex // guards all fields below
+	client  *clientv3.Client
+	refused error // of the last dial
+	retry   time.Time
+}
+
+func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
+	e := &Etcd{endpoints: endpoints, dial: dial}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+// NewEtcd returns a KV over a client that is there already, such as the one
+// inside an embedded server. It closes the client at Close. The endpoints are
+// named in errors and by Members.
+func NewEtcd(client *clientv3.Client, endpoints []string) *Etcd {
+	e := newEtcd(endpoints, nil)
+	e.client = client
+	return e
+}
+
+// Close implements KV.
+func (e *Etcd) Close() error {
+	e.cancel()
+	e.mu.Lock()
+	client := e.client
+	e.client = nil
+	e.mu.Unlock()
+	var err error
+	if client != nil {
+		if err = client.Close(); errors.Is(err, context.Canceled) {
+			err = nil // what an in-process client says of its own end
+		}
+	}
+	e.wg.Wait()
+	return err
+}
+
+// Txn implements KV.
+func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
+	client, err := e.connect()
+	if err != nil {
+		return Result{}, e.fault("transaction", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
+	if err != nil {
+		return Result{}, e.fault("transaction", err)
+	}
+	return result(resp, resp.Header.Revision, resp.Header.ClusterId), nil
+}
+
+// List implements KV.
+func (e *Etcd) List(ctx context.Context, r KeyRange, rev int64) (Listing, error) {
+	out := Listing{Revision: rev}
+	opts := []clientv3.OpOption{clientv3.WithLimit(pageSize)}
+	if r.End != "" {
+		opts = append(opts, clientv3.WithRange(r.End))
+	}
+	for key := r.Key; ; {
+		resp, err := e.page(ctx, key, append(opts, clientv3.WithRev(out.Revision))...)
+		if err != nil {
+			return Listing{}, e.fault("list "+r.Key, err)
+		}
+		out.ClusterID = resp.Header.ClusterId
+		if out.Revision == 0 {
+			out.Revision = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			out.KVs = append(out.KVs, keyValue(kv))
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return out, nil
+		}
+		key = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	client, err := e.connect()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return client.Get(ctx, key, opts...)
+}
+
+// Members implements KV.
+func (e *Etcd) Members(ctx context.Context) []Member {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	members := make([]Member, len(e.endpoints))
+	var wg sync.WaitGroup
+	for i, endpoint := range e.endpoints {
+		wg.Go(func() { members[i] = e.member(ctx, endpoint) })
+	}
+	wg.Wait()
+	return members
+}
+
+func (e *Etcd) member(ctx context.Context, endpoint string) Member {
+	m := Member{Endpoint: endpoint}
+	client, err := e.connect()
+	if err != nil {
+		m.Err = e.fault("status", err)
+		return m
+	}
+	start := time.Now()
+	resp, err := client.Status(ctx, endpoint)
+	m.Latency = time.Since(start)
+	if err != nil {
+		m.Err = e.fault("status", err)
+		return m
+	}
+	m.Version = resp.Version
+	m.Leader = resp.Leader == resp.Header.MemberId
+	if len(resp.Errors) > 0 {
+		m.Err = errors.New(strings.Join(resp.Errors, "; "))
+	}
+	return m
+}
+
+// Grant implements KV.
+func (e *Etcd) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
+	client, err := e.connect()
+	if err != nil {
+		return 0, e.fault("grant lease", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := client.Grant(ctx, int64(max(time.Second, ttl)/time.Second))
+	if err != nil {
+		return 0, e.fault("grant lease", err)
+	}
+	return LeaseID(resp.ID), nil
+}
+
+// Revoke implements KV.
+func (e *Etcd) Revoke(ctx context.Context, id LeaseID) error {
+	client, err := e.connect()
+	if err != nil {
+		return e.fault("revoke lease", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := client.Revoke(ctx, clientv3.LeaseID(id)); err != nil {
+		return e.fault("revoke lease", err)
+	}
+	return nil
+}
+
+// KeepAlive implements KV.
+func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, error) {
+	client, err := e.connect()
+	if err != nil {
+		return nil, e.fault("keep lease alive", err)
+	}
+	lost := make(chan struct{})
+	e.wg.Go(func() {
+		defer close(lost)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(e.ctx, cancel)()
+		keepAlive(clientv3.WithRequireLeader(ctx), client, clientv3.LeaseID(id))
+	})
+	return lost, nil
+}
+
+// keepAlive returns when the lease is known to be gone, when nothing was heard
+// of it for its whole time, or when ctx ends. The client's own stream ends too
+// early: already when its member has no leader for a moment.
+func keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
+	const pause = 200 * time.Millisecond
+	expiry := time.Now().Add(callTimeout)
+	for {
+		renewed := time.Now()
+		resp, err := renew(ctx, client, id, expiry)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, rpctypes.ErrLeaseNotFound):
+			return
+		case err == nil:
+			expiry = renewed.Add(time.Duration(resp.TTL) * time.Second)
+			expiry = stream(ctx, client, id, expiry)
+		}
+		if time.Now().After(expiry) {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renew sends one keepalive, in vain if there is no answer before expiry.
+func renew(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) (*clientv3.LeaseKeepAliveResponse, error) {
+	ctx, cancel := context.WithDeadline(ctx, expiry)
+	defer cancel()
+	return client.KeepAliveOnce(ctx, id)
+}
+
+// stream keeps a lease alive while the client can, and returns when it expires.
+func stream(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) time.Time {
+	answers, err := client.KeepAlive(ctx, id)
+	if err != nil {
+		return expiry
+	}
+	for resp := range answers {
+		expiry = time.Now().Add(time.Duration(resp.TTL) * time.Second)
+	}
+	return expiry
+}
+
+func cmps(in []Cmp) []clientv3.Cmp {
+	out := make([]clientv3.Cmp, len(in))
+	for i, c := range in {
+		target := clientv3.CreateRevision(c.Key)
+		if c.Field == FieldMod {
+			target = clientv3.ModRevision(c.Key)
+		}
+		out[i] = clientv3.Compare(target, "=", c.Rev)
+		if c.End != "" {
+			out[i] = out[i].WithRange(c.End)
+		}
+	}
+	return out
+}
+
+func ops(in []Op) []clientv3.Op {
+	out := make([]clientv3.Op, len(in))
+	for i, op := range in {
+		var opts []clientv3.OpOption
+		if op.Range.End != "" {
+			opts = append(opts, clientv3.WithRange(op.Range.End))
+		}
+		switch op.Kind {
+		case OpGet:
+			out[i] = clientv3.OpGet(op.Range.Key, opts...)
+		case OpPut:
+			out[i] = clientv3.OpPut(op.Range.Key, string(op.Value), clientv3.WithLease(clientv3.LeaseID(op.Lease)))
+		case OpDelete:
+			out[i] = clientv3.OpDelete(op.Range.Key, opts...)
+		case OpTxn:
+			out[i] = clientv3.OpTxn(cmps(op.Txn.If), ops(op.Txn.Then), ops(op.Txn.Else))
+		}
+	}
+	return out
+}
+
+func keyValue(kv *mvccpb.KeyValue) KeyValue {
+	return KeyValue{
+		Key:            string(kv.Key),
+		Value:          kv.Value,
+		CreateRevision: kv.CreateRevision,
+		ModRevision:    kv.ModRevision,
+		Lease:          LeaseID(kv.Lease),
+	}
+}
+
+// result reads a response; nested ones bear no revision of their own.
+func result(resp *clientv3.TxnResponse, rev int64, cluster uint64) Result {
+	res := Result{OK: resp.Succeeded, Revision: rev, ClusterID: cluster}
+	for _, r := range resp.Responses {
+		var out Response
+		switch {
+		case r.GetResponseRange() != nil:
+			for _, kv := range r.GetResponseRange().Kvs {
+				out.KVs = append(out.KVs, keyValue(kv))
+			}
+		case r.GetResponseDeleteRange() != nil:
+			out.Deleted = r.GetResponseDeleteRange().Deleted
+		case r.GetResponseTxn() != nil:
+			inner := result((*clientv3.TxnResponse)(r.GetResponseTxn()), rev, cluster)
+			out.Result = &inner
+		}
+		res.Responses = append(res.Responses, out)
+	}
+	return res
+}

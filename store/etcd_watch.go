@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overspan/overspan"
+)
+
+// Watch implements KV. All watches of a client share one stream, the one that
+// Progress asks on: etcd's client has a stream for each set of metadata.
+func (e *Etcd) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch {
+	out := make(chan Batch)
+	e.wg.Go(func() {
+		defer close(out)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(e.ctx, cancel)()
+		send := func(b Batch) {
+			select {
+			case out <- b:
+			case <-ctx.Done():
+			}
+		}
+		if err := e.watch(ctx, r, after, send); err != nil && ctx.Err() == nil {
+			send(Batch{Err: err})
+		}
+	})
+	return out
+}
+
+// watch passes on what the client's watch says until it fails or ctx ends.
+func (e *Etcd) watch(ctx context.Context, r KeyRange, after int64, send func(Batch)) error {
+	what := "watch " + r.Key
+	client, err := e.connect()
+	if err != nil {
+		return e.fault(what, err)
+	}
+	opts := []clientv3.OpOption{
+		clientv3.WithRev(after + 1),
+		clientv3.WithProgressNotify(),
+		clientv3.WithFragment(),
+	}
+	if r.End != "" {
+		opts = append(opts, clientv3.WithRange(r.End))
+	}
+	for resp := range client.Watch(clientv3.WithRequireLeader(ctx), r.Key, opts...) {
+		if err := resp.Err(); err != nil {
+			return e.fault(what, err)
+		}
+		b := batch(resp, after)
+		if b.Revision > after || b.Revision == after && len(b.Events) == 0 {
+			after = b.Revision
+			send(b)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: the stream ended", what)
+}
+
+// batch reads a response of a watch that has told everything up to after. A
+// response with events may bear a revision that is ahead of what it tells, as
+// a watch does that catches up: its frontier is its last event. One without
+// events is a notification of progress. Events that were told are left out.
+func batch(resp clientv3.WatchResponse, after int64) Batch {
+	if len(resp.Events) == 0 {
+		return Batch{Revision: resp.Header.Revision}
+	}
+	b := Batch{Revision: resp.Events[len(resp.Events)-1].Kv.ModRevision}
+	for _, ev := range resp.Events {
+		if ev.Kv.ModRevision > after {
+			b.Events = append(b.Events, Event{Deleted: ev.Type == clientv3.EventTypeDelete, KeyValue: keyValue(ev.Kv)})
+		}
+	}
+	return b
+}
+
+// Progress implements KV.
+func (e *Etcd) Progress(ctx context.Context) error {
+	client, err := e.connect()
+	if err != nil {
+		return e.fault("request progress", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := client.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+		return e.fault("request progress", err)
+	}
+	return nil
+}
