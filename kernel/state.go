@@ -31,7 +31,7 @@ type State struct {
 	FDB     map[FDBKey]netip.Addr     // of our VXLAN devices: MAC to VTEP
 	Statics map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
 	Neighs  map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
-	Sysctls map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"
+	Sysctls map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
 	Sets    map[string]AddrSet        // ipsets of type hash:ip, by name
 	Chains  map[ChainKey]Chain        // our own iptables chains
 	Doomed  map[string]struct{}       // links of ours in the doomed group, by name, waiting for the reaper; never wanted
@@ -140,6 +140,10 @@ type ChainKey struct {
 
 // A Chain is one of our chains: its rules in order and the one jump to it.
 type Chain struct {
+	// Open: the rules are the user's. The chain is made where it is absent;
+	// what it holds is neither compared nor touched.
+	Open bool
+
 	// Hook is the built-in chain whose first rule jumps here; "" if other
 	// chains of ours do.
 	Hook  string
@@ -148,7 +152,8 @@ type Chain struct {
 
 // A Rule is the text of one rule, as iptables-restore reads it behind "-A
 // CHAIN", without its comment. Its identity in the kernel is a hash in that
-// comment: a rule read back carries Hash alone.
+// comment: a rule read back carries Hash alone, a planned one Text alone (see
+// Rule.ID).
 type Rule struct {
 	Text string
 	Hash string
@@ -175,6 +180,11 @@ type Scope struct {
 	// Insides takes, also under All and Networks, the containers' ends of all
 	// veths. Endpoints are always taken whole.
 	Insides bool
+
+	// Sysctls are the paths that are wanted, all others are left unread: which
+	// of the host's thousands matter only a plan knows. An absent one (its
+	// device is not there yet) is no error.
+	Sysctls []string
 }
 
 // An EndpointKey finds an endpoint's veth without looking at any other, and

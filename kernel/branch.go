@@ -1,0 +1,84 @@
+package kernel
+
+// broken is what could not be made or removed in a run of ops, by name. Ops
+// that build on it are skipped; the rest of the run goes on.
+type broken map[string]struct{}
+
+// add notes that op failed or was skipped.
+func (b broken) add(op Op) {
+	for _, name := range makes(op) {
+		b[name] = struct{}{}
+	}
+}
+
+// blocks reports whether op builds on something broken.
+func (b broken) blocks(op Op) bool {
+	for _, name := range needs(op) {
+		if _, ok := b[name]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// makes returns what cannot be built on when op has failed. A failed change or
+// entry stops nothing: the rest of a device's entries are as good without it.
+func makes(op Op) []string {
+	switch o := op.(type) {
+	case AddNetns:
+		return []string{o.Path}
+	case AddLink:
+		return []string{o.Name}
+	case DelLink:
+		return []string{o.Name}
+	case Reap:
+		return o.Names
+	case AddSet:
+		return []string{o.Name}
+	case DelSet:
+		return []string{o.Name}
+	case AddChain:
+		return []string{o.Key.String()}
+	case LoadChains:
+		var names []string
+		for name := range o.Chains {
+			names = append(names, ChainKey{o.Family, o.Table, name}.String())
+		}
+		return names
+	}
+	return nil
+}
+
+// needs returns what op builds on. Deletions build on nothing: what is already
+// gone is no error.
+func needs(op Op) []string {
+	switch o := op.(type) {
+	case AddLink:
+		on := []string{o.Name, o.Link.Master}
+		if o.Inside != nil {
+			on = append(on, o.Inside.Netns)
+		}
+		return on
+	case SetLink:
+		return []string{o.Name, o.Want.Master}
+	case SetInside:
+		return []string{o.Veth}
+	case SetSysctl:
+		return []string{sysctlDev(o.Path)}
+	case AddAddr:
+		return []string{o.Addr.Dev}
+	case SetFDB:
+		return []string{o.Key.Dev}
+	case AddStatic:
+		return []string{o.Key.Dev}
+	case SetNeigh:
+		return []string{o.Key.Dev}
+	case AddSet:
+		return []string{o.Name}
+	case AddSetEntry:
+		return []string{o.Set}
+	case AddJump:
+		return []string{o.Key.String()}
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package kernel
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// An Op is one step from one State to another. It holds everything that is
+// needed to carry it out: Host looks nothing up. Ops are idempotent: what is
+// already so is no error. The text reads like a command of iproute2, ipset or
+// iptables.
+type Op interface {
+	fmt.Stringer
+
+	// apply does to a State what the op does to a kernel, side effects
+	// included: what the kernel drops by itself is dropped here too, so that
+	// Diff adds it again in the same pass.
+	apply(*State)
+}
+
+// Apply returns the state that a kernel in state s is in after ops.
+func Apply(s State, ops []Op) State {
+	s = s.Clone()
+	for _, op := range ops {
+		op.apply(&s)
+	}
+	return s
+}
+
+// AddLink makes a link with all its attributes. A veth pair is made with its
+// peer inside the container's namespace, complete with addresses and routes;
+// Inside is nil for other kinds.
+type AddLink struct {
+	Name   string
+	Link   Link
+	Inside *Inside
+}
+
+func (o AddLink) String() string {
+	text := "add link " + o.Name + " " + o.Link.text()
+	if o.Inside != nil {
+		text += " peer " + o.Inside.text()
+	}
+	return text
+}
+
+func (o AddLink) apply(s *State) {
+	put(&s.Links, o.Name, o.Link)
+	if o.Inside != nil {
+		put(&s.Insides, o.Name, *o.Inside)
+	}
+}
+
+// SetLink changes a link's attributes from Have to Want; the kind, and the
+// attributes of a VXLAN device that are fixed at its making, are the same in
+// both.
+type SetLink struct {
+	Name       string
+	Have, Want Link
+}
+
+func (o SetLink) String() string {
+	return "set link " + o.Name + changes(o.Have.attrs(), o.Want.attrs())
+}
+
+// apply models three effects: a port that leaves its bridge loses its static
+// entries, a VXLAN device that goes down or changes its MAC loses its
+// neighbours, permanent ones too, and a bridge that goes down loses its IPv6
+// addresses. The VXLAN device keeps its FDB.
+func (o SetLink) apply(s *State) {
+	put(&s.Links, o.Name, o.Want)
+	down := o.Have.Up && !o.Want.Up
+	if o.Have.Master != o.Want.Master {
+		s.dropStatics(o.Name)
+	}
+	switch o.Want.Kind {
+	case KindVXLAN:
+		if down || o.Have.MAC != o.Want.MAC {
+			s.dropNeighs(o.Name)
+		}
+	case KindBridge:
+		if down {
+			s.dropAddrs(func(a Addr) bool { return a.Dev == o.Name && a.Prefix.Addr().Is6() })
+		}
+	}
+}
+
+// DelLink deletes a link and waits until it is gone.
+type DelLink struct {
+	Name string
+}
+
+func (o DelLink) String() string { return "del link " + o.Name }
+
+func (o DelLink) apply(s *State) { s.dropLink(o.Name) }
+
+// DoomLink takes a veth off the network at once: the port is disabled, the
+// link set down, released by its bridge and moved to the doomed group, which
+// the reaper deletes. Deleting it here would hold the caller up for tens of
+// milliseconds.
+type DoomLink struct {
+	Name string
+}
+
+func (o DoomLink) String() string { return "doom link " + o.Name }
+
+func (o DoomLink) apply(s *State) {
+	s.dropLink(o.Name)
+	put(&s.Doomed, o.Name, struct{}{})
+}
+
+// Reap deletes all links of the doomed group and waits until they are gone.
+// Names are those known to be in it.
+type Reap struct {
+	Names []string
+}
+
+func (o Reap) String() string { return "reap " + strings.Join(o.Names, " ") }
+
+func (o Reap) apply(s *State) {
+	for _, name := range o.Names {
+		delete(s.Doomed, name)
+	}
+}
+
+// SetInside changes the container's end of a veth from Have to Want; the
+// namespace is the same in both. Addresses and routes are all written again:
+// a change of other attributes may have dropped them.
+type SetInside struct {
+	Veth       string
+	Have, Want Inside
+}
+
+func (o SetInside) String() string {
+	text := "set inside " + o.Veth + " netns " + o.Want.Netns + " dev " + o.Have.Name
+	text += changes(o.Have.attrs(), o.Want.attrs())
+	text += listChanges("addr", o.Have.Addrs, o.Want.Addrs)
+	return text + listChanges("route", o.Have.Routes, o.Want.Routes)
+}
+
+func (o SetInside) apply(s *State) { put(&s.Insides, o.Veth, o.Want) }
+
+// An attr is a named value of a link as text. A name of "" means that the value
+// speaks for itself, a value of "" that it does not apply.
+type attr struct {
+	name, value string
+}
+
+func (a attr) String() string {
+	if a.name == "" {
+		return a.value
+	}
+	return a.name + " " + a.value
+}
+
+// attrs returns the link's attributes, always as many and in the same order.
+func (l Link) attrs() []attr {
+	mac, master := "", "none"
+	if !l.MAC.IsZero() {
+		mac = l.MAC.String()
+	}
+	if l.Master != "" {
+		master = l.Master
+	}
+	out := []attr{
+		{"type", string(l.Kind)},
+		{"address", mac},
+		{"mtu", fmt.Sprint(l.MTU)},
+		{"", either(l.Up, "up", "down")},
+		{"alias", l.Alias},
+		{"mcast_snooping", either(l.Kind == KindBridge, either(l.Bridge.MulticastSnooping, "1", "0"), "")},
+	}
+	out = append(out, l.VXLAN.attrs(l.Kind == KindVXLAN)...)
+	out = append(out, attr{"master", master})
+	return append(out, l.Port.attrs(l.Master != "")...)
+}
+
+func (v VXLAN) attrs(apply bool) []attr {
+	out := []attr{
+		{"id", fmt.Sprint(v.VNI)},
+		{"local", v.Local.String()},
+		{"dstport", fmt.Sprint(v.Port)},
+		{"", either(v.Learning, "learning", "nolearning")},
+		{"", either(v.Proxy, "proxy", "noproxy")},
+		{"addrgenmode", either(v.AddrGenNone, "none", "eui64")},
+	}
+	return blankUnless(apply, out)
+}
+
+func (p Port) attrs(apply bool) []attr {
+	out := []attr{
+		{"learning", either(p.Learning, "on", "off")},
+		{"flood", either(p.Flood, "on", "off")},
+		{"hairpin", either(p.Hairpin, "on", "off")},
+		{"isolated", either(p.Isolated, "on", "off")},
+	}
+	return blankUnless(apply, out)
+}
+
+// attrs returns what SetInside may change beside addresses and routes.
+func (i Inside) attrs() []attr {
+	return []attr{
+		{"name", i.Name},
+		{"address", i.MAC.String()},
+		{"mtu", fmt.Sprint(i.MTU)},
+		{"", either(i.Up, "up", "down")},
+	}
+}
+
+// text is the link in one line, without its alias: that follows from the plan,
+// and is as long as the rest together.
+func (l Link) text() string {
+	var words []string
+	for _, a := range l.attrs() {
+		if a.value != "" && a.name != "alias" && (a.name != "master" || l.Master != "") {
+			words = append(words, a.String())
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func (i Inside) text() string {
+	words := []string{i.Name, "netns", i.Netns}
+	for _, a := range i.attrs()[1:] {
+		words = append(words, a.String())
+	}
+	for _, a := range i.Addrs {
+		words = append(words, "addr", a.String())
+	}
+	for _, r := range i.Routes {
+		words = append(words, "route", r.String())
+	}
+	if i.Missing {
+		words = append(words, "missing")
+	}
+	return strings.Join(words, " ")
+}
+
+// String returns the route as ip-route(8) takes it.
+func (r Route) String() string { return r.Dst.String() + " via " + r.Via.String() }
+
+// changes writes the attributes that differ: " mtu 1450 (was 1400)".
+func changes(have, want []attr) string {
+	var b strings.Builder
+	for i, w := range want {
+		switch h := have[i]; {
+		case w == h || w.value == "":
+		case h.value == "":
+			fmt.Fprintf(&b, " %s", w)
+		default:
+			fmt.Fprintf(&b, " %s (was %s)", w, h.value)
+		}
+	}
+	return b.String()
+}
+
+// listChanges writes which elements come and go: " add addr 10.0.0.2/24".
+func listChanges[T interface {
+	comparable
+	fmt.Stringer
+}](what string, have, want []T,
+) string {
+	var b strings.Builder
+	for _, w := range want {
+		if !slices.Contains(have, w) {
+			fmt.Fprintf(&b, " add %s %s", what, w)
+		}
+	}
+	for _, h := range have {
+		if !slices.Contains(want, h) {
+			fmt.Fprintf(&b, " del %s %s", what, h)
+		}
+	}
+	return b.String()
+}
+
+func blankUnless(apply bool, attrs []attr) []attr {
+	if apply {
+		return attrs
+	}
+	return make([]attr, len(attrs))
+}
+
+func either(cond bool, yes, no string) string {
+	if cond {
+		return yes
+	}
+	return no
+}

@@ -1,0 +1,146 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/overspan/overspan"
+)
+
+// AddNetns makes a network namespace and pins it at a path.
+type AddNetns struct {
+	Path string
+}
+
+func (o AddNetns) String() string { return "add netns " + o.Path }
+func (o AddNetns) apply(s *State) { put(&s.Netns, o.Path, struct{}{}) }
+
+// DelNetns unpins a namespace that we made. It lives on while processes are in
+// it.
+type DelNetns struct {
+	Path string
+}
+
+func (o DelNetns) String() string { return "del netns " + o.Path }
+func (o DelNetns) apply(s *State) { delete(s.Netns, o.Path) }
+
+// SetSysctl writes a file below /proc/sys. Was is what it held, "" if unknown.
+type SetSysctl struct {
+	Path, Value string
+	Was         string
+}
+
+func (o SetSysctl) String() string { return "set sysctl " + o.Path + " " + o.Value + was(o.Was) }
+func (o SetSysctl) apply(s *State) { put(&s.Sysctls, o.Path, o.Value) }
+
+// AddAddr adds an address, without duplicate address detection, to a bridge.
+type AddAddr struct {
+	Addr Addr
+}
+
+func (o AddAddr) String() string { return "add addr " + o.Addr.String() }
+func (o AddAddr) apply(s *State) { put(&s.Addrs, o.Addr, struct{}{}) }
+
+// DelAddr takes an address off a bridge.
+type DelAddr struct {
+	Addr Addr
+}
+
+func (o DelAddr) String() string { return "del addr " + o.Addr.String() }
+
+// apply drops every IPv4 address of the same subnet: the kernel does, unless
+// promote_secondaries is set, where the deleted one was the first of them.
+// Adding one that is still there is harmless.
+func (o DelAddr) apply(s *State) {
+	gone := o.Addr.Prefix
+	s.dropAddrs(func(a Addr) bool {
+		return a == o.Addr || a.Dev == o.Addr.Dev && gone.Addr().Is4() && a.Prefix.Masked() == gone.Masked()
+	})
+}
+
+// SetFDB makes a VXLAN device send frames for a MAC to a VTEP. It replaces the
+// entry that is there: appending a second destination is silently ignored by
+// the kernel. Was is the replaced destination, zero if there was none.
+type SetFDB struct {
+	Key FDBKey
+	Dst netip.Addr
+	Was netip.Addr
+}
+
+func (o SetFDB) String() string {
+	if o.Was.IsValid() {
+		return "replace fdb " + o.Key.String() + " dst " + o.Dst.String() + was(o.Was.String())
+	}
+	return "add fdb " + o.Key.String() + " dst " + o.Dst.String()
+}
+
+func (o SetFDB) apply(s *State) { put(&s.FDB, o.Key, o.Dst) }
+
+// DelFDB deletes a MAC's entry from a VXLAN device. Dst is where it pointed.
+type DelFDB struct {
+	Key FDBKey
+	Dst netip.Addr
+}
+
+func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " dst " + o.Dst.String() }
+func (o DelFDB) apply(s *State) { delete(s.FDB, o.Key) }
+
+// AddStatic adds a static entry for a MAC behind a bridge port; an entry at
+// another port of the bridge moves here.
+type AddStatic struct {
+	Key FDBKey
+}
+
+func (o AddStatic) String() string { return "add fdb " + o.Key.String() + " master static" }
+func (o AddStatic) apply(s *State) { put(&s.Statics, o.Key, struct{}{}) }
+
+// DelStatic deletes a static entry of a bridge port.
+type DelStatic struct {
+	Key FDBKey
+}
+
+func (o DelStatic) String() string { return "del fdb " + o.Key.String() + " master static" }
+func (o DelStatic) apply(s *State) { delete(s.Statics, o.Key) }
+
+// SetNeigh adds or replaces a permanent neighbour entry of a VXLAN device. Was
+// is the replaced MAC, zero if there was none.
+type SetNeigh struct {
+	Key NeighKey
+	MAC overspan.MAC
+	Was overspan.MAC
+}
+
+func (o SetNeigh) String() string {
+	if !o.Was.IsZero() {
+		return "replace neigh " + o.Key.text(o.MAC) + was(o.Was.String())
+	}
+	return "add neigh " + o.Key.text(o.MAC)
+}
+
+func (o SetNeigh) apply(s *State) { put(&s.Neighs, o.Key, o.MAC) }
+
+// DelNeigh deletes a permanent neighbour entry.
+type DelNeigh struct {
+	Key NeighKey
+	MAC overspan.MAC
+}
+
+func (o DelNeigh) String() string { return "del neigh " + o.Key.text(o.MAC) }
+func (o DelNeigh) apply(s *State) { delete(s.Neighs, o.Key) }
+
+// String returns the address as ip-address(8) takes it.
+func (a Addr) String() string { return a.Prefix.String() + " dev " + a.Dev }
+
+// String returns the key as bridge-fdb(8) takes it.
+func (k FDBKey) String() string { return k.MAC.String() + " dev " + k.Dev }
+
+func (k NeighKey) text(mac overspan.MAC) string {
+	return fmt.Sprintf("%s lladdr %s dev %s", k.IP, mac, k.Dev)
+}
+
+func was(old string) string {
+	if old == "" {
+		return ""
+	}
+	return " (was " + old + ")"
+}

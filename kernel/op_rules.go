@@ -1,0 +1,152 @@
+package kernel
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// AddSet makes an empty ipset of type hash:ip.
+type AddSet struct {
+	Name   string
+	Family overspan.Family
+}
+
+func (o AddSet) String() string { return fmt.Sprintf("add set %s family %s", o.Name, o.Family) }
+
+func (o AddSet) apply(s *State) { put(&s.Sets, o.Name, AddrSet{Family: o.Family}) }
+
+// DelSet destroys an ipset. The kernel refuses while a rule refers to it.
+type DelSet struct {
+	Name string
+}
+
+func (o DelSet) String() string { return "del set " + o.Name }
+func (o DelSet) apply(s *State) { delete(s.Sets, o.Name) }
+
+// AddSetEntry adds an address to an ipset.
+type AddSetEntry struct {
+	Set  string
+	Addr netip.Addr
+}
+
+func (o AddSetEntry) String() string { return fmt.Sprintf("add set %s entry %s", o.Set, o.Addr) }
+
+func (o AddSetEntry) apply(s *State) {
+	set := s.Sets[o.Set].clone()
+	put(&set.Addrs, o.Addr, struct{}{})
+	put(&s.Sets, o.Set, set)
+}
+
+// DelSetEntry deletes an address from an ipset.
+type DelSetEntry struct {
+	Set  string
+	Addr netip.Addr
+}
+
+func (o DelSetEntry) String() string { return fmt.Sprintf("del set %s entry %s", o.Set, o.Addr) }
+
+func (o DelSetEntry) apply(s *State) {
+	set := s.Sets[o.Set].clone()
+	delete(set.Addrs, o.Addr)
+	put(&s.Sets, o.Set, set)
+}
+
+// AddChain makes a chain if it is absent and leaves its rules alone: for
+// chains whose rules are the user's.
+type AddChain struct {
+	Key ChainKey
+}
+
+func (o AddChain) String() string { return "add chain " + o.Key.String() }
+
+func (o AddChain) apply(s *State) {
+	chain := s.Chains[o.Key]
+	chain.Open = true
+	put(&s.Chains, o.Key, chain)
+}
+
+// LoadChains makes or refills chains of one table, all at once: one
+// iptables-restore of Render's text. Jumps from built-in chains are separate
+// ops. Chains maps their names to their rules, with Text.
+type LoadChains struct {
+	Family overspan.Family
+	Table  string
+	Chains map[string][]Rule
+}
+
+func (o LoadChains) String() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(o.Chains)) {
+		parts = append(parts, fmt.Sprintf("%s (%d rules)", name, len(o.Chains[name])))
+	}
+	return fmt.Sprintf("load %s %s %s", o.Family, o.Table, strings.Join(parts, ", "))
+}
+
+func (o LoadChains) apply(s *State) {
+	for name, rules := range o.Chains {
+		key := ChainKey{o.Family, o.Table, name}
+		chain := s.Chains[key]
+		chain.Open = false
+		chain.Rules = nil
+		for _, r := range rules {
+			chain.Rules = append(chain.Rules, Rule{Hash: r.ID(name)})
+		}
+		put(&s.Chains, key, chain)
+	}
+}
+
+// AddJump makes the first rule of a built-in chain a jump to one of ours, and
+// deletes jumps to it further down.
+type AddJump struct {
+	Key  ChainKey
+	Hook string
+}
+
+func (o AddJump) String() string { return "add jump " + o.Key.String() + " from " + o.Hook }
+
+func (o AddJump) apply(s *State) {
+	chain := s.Chains[o.Key]
+	chain.Hook = o.Hook
+	put(&s.Chains, o.Key, chain)
+}
+
+// DelJump deletes every jump from a built-in chain to one of ours.
+type DelJump struct {
+	Key  ChainKey
+	Hook string
+}
+
+func (o DelJump) String() string { return "del jump " + o.Key.String() + " from " + o.Hook }
+
+func (o DelJump) apply(s *State) {
+	if chain, ok := s.Chains[o.Key]; ok {
+		chain.Hook = ""
+		put(&s.Chains, o.Key, chain)
+	}
+}
+
+// DelChains empties chains of one table and deletes them. No jump from a
+// built-in chain leads to them any more; they may refer to each other.
+type DelChains struct {
+	Family overspan.Family
+	Table  string
+	Names  []string
+}
+
+func (o DelChains) String() string {
+	return fmt.Sprintf("del chains %s %s %s", o.Family, o.Table, strings.Join(o.Names, ", "))
+}
+
+func (o DelChains) apply(s *State) {
+	for _, name := range o.Names {
+		delete(s.Chains, ChainKey{o.Family, o.Table, name})
+	}
+}
+
+// String returns the key as "ipv4 filter OVERSPAN-FORWARD".
+func (k ChainKey) String() string { return string(k.Family) + " " + k.Table + " " + k.Name }

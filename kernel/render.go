@@ -1,0 +1,43 @@
+package kernel
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// rulePrefix begins the comment of every rule of ours; the rule's ID follows.
+const rulePrefix = "overspan:"
+
+// ID returns what identifies the rule in a chain's kernel form: its Hash, or 16
+// hex digits made from its chain's name and its Text where it has none yet.
+// Where it stands in the chain is no part of it: lists of IDs are compared.
+func (r Rule) ID(chain string) string {
+	if r.Hash != "" {
+		return r.Hash
+	}
+	sum := sha256.Sum256([]byte(chain + "\n" + r.Text))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Render returns the text for iptables-restore --noflush -w that makes or
+// refills the chains. Declaring a chain empties it, all in one atomic step;
+// other chains of the table are not touched.
+func (o LoadChains) Render() string {
+	var b strings.Builder
+	names := slices.Sorted(maps.Keys(o.Chains))
+	fmt.Fprintf(&b, "*%s\n", o.Table)
+	for _, name := range names {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", name)
+	}
+	for _, name := range names {
+		for _, r := range o.Chains[name] {
+			fmt.Fprintf(&b, "-A %s -m comment --comment %q %s\n", name, rulePrefix+r.ID(name), r.Text)
+		}
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
