@@ -31,6 +31,8 @@ func makes(op Op) []string {
 		return []string{o.Name}
 	case DelLink:
 		return []string{o.Name}
+	case DelInside:
+		return []string{o.Veth}
 	case Reap:
 		return o.Names
 	case AddSet:

@@ -3,6 +3,7 @@ package kernel
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -36,28 +37,107 @@ func (s State) Clone() State {
 	return s
 }
 
+// Add merges o into s. Where both hold a key, o's value stands; sets become
+// the union of both. Both may be used on: no map is shared.
+func (s *State) Add(o State) {
+	s.Partial = s.Partial || o.Partial
+	s.Netns = merge(s.Netns, o.Netns)
+	s.Links = merge(s.Links, o.Links)
+	s.Insides = merge(s.Insides, o.Insides)
+	s.Addrs = merge(s.Addrs, o.Addrs)
+	s.FDB = merge(s.FDB, o.FDB)
+	s.Statics = merge(s.Statics, o.Statics)
+	s.Neighs = merge(s.Neighs, o.Neighs)
+	s.Sysctls = merge(s.Sysctls, o.Sysctls)
+	for name, theirs := range o.Sets {
+		put(&s.Sets, name, AddrSet{theirs.Family, merge(s.Sets[name].Addrs, theirs.Addrs)})
+	}
+	s.Chains = merge(s.Chains, o.Chains)
+	s.Doomed = merge(s.Doomed, o.Doomed)
+}
+
+// merge copies src into dst, which it may make.
+func merge[M ~map[K]V, K comparable, V any](dst, src M) M {
+	if dst == nil {
+		return maps.Clone(src)
+	}
+	maps.Copy(dst, src)
+	return dst
+}
+
+// Equal reports whether no op leads from one state to the other, and both are
+// equally whole. Unlike Diff it compares everything: what only one of the two
+// holds is a difference.
+func (s State) Equal(o State) bool {
+	return s.Partial == o.Partial &&
+		maps.Equal(s.Netns, o.Netns) &&
+		maps.Equal(s.Links, o.Links) &&
+		maps.EqualFunc(s.Insides, o.Insides, Inside.equal) &&
+		maps.Equal(s.Addrs, o.Addrs) &&
+		maps.Equal(s.FDB, o.FDB) &&
+		maps.Equal(s.Statics, o.Statics) &&
+		maps.Equal(s.Neighs, o.Neighs) &&
+		maps.Equal(s.Sysctls, o.Sysctls) &&
+		maps.EqualFunc(s.Sets, o.Sets, AddrSet.equal) &&
+		equalChains(s.Chains, o.Chains) &&
+		maps.Equal(s.Doomed, o.Doomed)
+}
+
+func (i Inside) equal(o Inside) bool {
+	return i.Netns == o.Netns && i.Missing == o.Missing && i.Name == o.Name &&
+		i.MAC == o.MAC && i.MTU == o.MTU && i.Up == o.Up &&
+		slices.Equal(i.Addrs, o.Addrs) && slices.Equal(i.Routes, o.Routes)
+}
+
+func (a AddrSet) equal(o AddrSet) bool {
+	return a.Family == o.Family && maps.Equal(a.Addrs, o.Addrs)
+}
+
+func equalChains(a, b map[ChainKey]Chain) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for key, x := range a {
+		y, ok := b[key]
+		if !ok || x.Hook != y.Hook || !x.Open && !y.Open && !slices.Equal(x.ids(key.Name), y.ids(key.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
 func (a AddrSet) clone() AddrSet {
 	a.Addrs = maps.Clone(a.Addrs)
 	return a
 }
 
-// dropLink removes a link and all that the kernel drops with it; a bridge's
-// ports are released first.
+// dropLink removes a link and all that the kernel drops with it: what only its
+// kind can hold is looked for under that kind alone. A bridge's ports are
+// released.
 func (s *State) dropLink(name string) {
-	for port, link := range s.Links {
-		if link.Master == name {
+	switch s.Links[name].Kind {
+	case KindBridge:
+		s.releasePorts(name)
+		s.dropAddrs(func(a Addr) bool { return a.Dev == name })
+	case KindVXLAN:
+		s.dropNeighs(name)
+		maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return k.Dev == name })
+	case KindVeth:
+		delete(s.Insides, name)
+	}
+	s.dropStatics(name)
+	maps.DeleteFunc(s.Sysctls, func(path, _ string) bool { return sysctlDev(path) == name })
+	delete(s.Links, name)
+}
+
+func (s *State) releasePorts(bridge string) {
+	for name, link := range s.Links {
+		if link.Master == bridge {
 			link.Master, link.Port = "", Port{}
-			s.Links[port] = link
-			s.dropStatics(port)
+			s.Links[name] = link
+			s.dropStatics(name)
 		}
 	}
-	delete(s.Links, name)
-	delete(s.Insides, name)
-	s.dropStatics(name)
-	s.dropNeighs(name)
-	s.dropAddrs(func(a Addr) bool { return a.Dev == name })
-	maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return k.Dev == name })
-	maps.DeleteFunc(s.Sysctls, func(path, _ string) bool { return sysctlDev(path) == name })
 }
 
 func (s *State) dropStatics(dev string) {

@@ -15,7 +15,8 @@ type Op interface {
 
 	// apply does to a State what the op does to a kernel, side effects
 	// included: what the kernel drops by itself is dropped here too, so that
-	// Diff adds it again in the same pass.
+	// Diff adds it again in the same pass. The State's maps are changed in
+	// place.
 	apply(*State)
 }
 
@@ -54,7 +55,8 @@ func (o AddLink) apply(s *State) {
 
 // SetLink changes a link's attributes from Have to Want; the kind, and the
 // attributes of a VXLAN device that are fixed at its making, are the same in
-// both.
+// both. Where the master changes, all port flags are written: the kernel has
+// reset them.
 type SetLink struct {
 	Name       string
 	Have, Want Link
@@ -123,6 +125,19 @@ func (o Reap) apply(s *State) {
 		delete(s.Doomed, name)
 	}
 }
+
+// DelInside deletes the container's end of a veth whose host end is not where
+// it should be, and with it the pair.
+type DelInside struct {
+	Veth   string
+	Inside Inside
+}
+
+func (o DelInside) String() string {
+	return "del inside " + o.Veth + " netns " + o.Inside.Netns + " dev " + o.Inside.Name
+}
+
+func (o DelInside) apply(s *State) { delete(s.Insides, o.Veth) }
 
 // SetInside changes the container's end of a veth from Have to Want; the
 // namespace is the same in both. Addresses and routes are all written again:

@@ -37,7 +37,7 @@ type AddSetEntry struct {
 func (o AddSetEntry) String() string { return fmt.Sprintf("add set %s entry %s", o.Set, o.Addr) }
 
 func (o AddSetEntry) apply(s *State) {
-	set := s.Sets[o.Set].clone()
+	set := s.Sets[o.Set]
 	put(&set.Addrs, o.Addr, struct{}{})
 	put(&s.Sets, o.Set, set)
 }
@@ -50,11 +50,7 @@ type DelSetEntry struct {
 
 func (o DelSetEntry) String() string { return fmt.Sprintf("del set %s entry %s", o.Set, o.Addr) }
 
-func (o DelSetEntry) apply(s *State) {
-	set := s.Sets[o.Set].clone()
-	delete(set.Addrs, o.Addr)
-	put(&s.Sets, o.Set, set)
-}
+func (o DelSetEntry) apply(s *State) { delete(s.Sets[o.Set].Addrs, o.Addr) }
 
 // AddChain makes a chain if it is absent and leaves its rules alone: for
 // chains whose rules are the user's.
@@ -124,7 +120,7 @@ type DelJump struct {
 func (o DelJump) String() string { return "del jump " + o.Key.String() + " from " + o.Hook }
 
 func (o DelJump) apply(s *State) {
-	if chain, ok := s.Chains[o.Key]; ok {
+	if chain := s.Chains[o.Key]; chain.Hook == o.Hook {
 		chain.Hook = ""
 		put(&s.Chains, o.Key, chain)
 	}

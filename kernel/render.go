@@ -23,6 +23,15 @@ func (r Rule) ID(chain string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// ids returns the rules' IDs in order.
+func (c Chain) ids(name string) []string {
+	ids := make([]string, len(c.Rules))
+	for i, r := range c.Rules {
+		ids[i] = r.ID(name)
+	}
+	return ids
+}
+
 // Render returns the text for iptables-restore --noflush -w that makes or
 // refills the chains. Declaring a chain empties it, all in one atomic step;
 // other chains of the table are not touched.

@@ -1,0 +1,183 @@
+package kernel
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// clearWay removes what would make the making of a wanted link fail.
+func (d *differ) clearWay() {
+	d.reapWanted()
+	for _, name := range slices.Sorted(maps.Keys(d.have.Links)) {
+		if d.remade(name) || d.inTheWay(name) {
+			d.do(DelLink{name})
+		}
+	}
+	d.delOrphans()
+}
+
+// delOrphans deletes containers' ends whose host end is not where it should be.
+// What is still left of Insides after that belongs to a link that is there.
+func (d *differ) delOrphans() {
+	if d.partial {
+		return
+	}
+	for _, veth := range slices.Sorted(maps.Keys(d.have.Insides)) {
+		inside := d.have.Insides[veth]
+		if _, there := d.have.Links[veth]; !there && !inside.Missing {
+			d.do(DelInside{veth, inside})
+		}
+	}
+}
+
+// reapWanted empties the doomed group if a link in it has a name that is wanted
+// again.
+func (d *differ) reapWanted() {
+	for name := range d.have.Doomed {
+		if _, wanted := d.want.Links[name]; wanted {
+			d.do(Reap{slices.Sorted(maps.Keys(d.have.Doomed))})
+			return
+		}
+	}
+}
+
+// remade reports whether a link that is there, and wanted, differs in what only
+// its making can set.
+func (d *differ) remade(name string) bool {
+	want, wanted := d.want.Links[name]
+	if !wanted {
+		return false
+	}
+	if !d.have.Links[name].convertible(want) {
+		return true
+	}
+	inside, read := d.have.Insides[name]
+	return read && !inside.convertible(d.want.Insides[name])
+}
+
+// convertible reports whether SetLink can make want of l.
+func (l Link) convertible(want Link) bool {
+	if l.Kind != want.Kind {
+		return false
+	}
+	if l.Kind != KindVXLAN {
+		return true
+	}
+	l.VXLAN.AddrGenNone = want.VXLAN.AddrGenNone
+	return l.VXLAN == want.VXLAN
+}
+
+// convertible reports whether SetInside can make want of i.
+func (i Inside) convertible(want Inside) bool {
+	return !i.Missing && i.Netns == want.Netns
+}
+
+// inTheWay reports whether a link that nobody wants holds what a wanted one
+// needs: its VNI, or the name of the interface in its container.
+func (d *differ) inTheWay(name string) bool {
+	if _, wanted := d.want.Links[name]; wanted {
+		return false
+	}
+	have := d.have.Links[name]
+	switch have.Kind {
+	case KindVXLAN:
+		for _, w := range d.want.Links {
+			if w.Kind == KindVXLAN && w.VXLAN.VNI == have.VXLAN.VNI && w.VXLAN.Port == have.VXLAN.Port {
+				return true
+			}
+		}
+	case KindVeth:
+		inside, read := d.have.Insides[name]
+		if !read || inside.Missing {
+			return false
+		}
+		for _, w := range d.want.Insides {
+			if w.Netns == inside.Netns && w.Name == inside.Name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// setLinks makes the links of a kind that are absent and corrects the others.
+func (d *differ) setLinks(kind LinkKind) {
+	for _, name := range wantedLinks(d.want, kind) {
+		want := d.want.Links[name]
+		have, there := d.have.Links[name]
+		have = have.asWanted(want)
+		switch {
+		case !there:
+			d.do(AddLink{Name: name, Link: want})
+		case have != want:
+			d.do(SetLink{Name: name, Have: have, Want: want})
+		}
+	}
+}
+
+// addVeths makes the veths that are absent, without a master: enslaving, which
+// lets packets through, comes when all else stands.
+func (d *differ) addVeths() {
+	for _, name := range wantedLinks(d.want, KindVeth) {
+		if _, there := d.have.Links[name]; there {
+			continue
+		}
+		op := AddLink{Name: name, Link: d.want.Links[name]}
+		op.Link.Master, op.Link.Port = "", Port{}
+		if inside, ok := d.want.Insides[name]; ok {
+			op.Inside = &inside
+		}
+		d.do(op)
+	}
+}
+
+func wantedLinks(want State, kind LinkKind) []string {
+	var names []string
+	for name, l := range want.Links {
+		if l.Kind == kind {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// asWanted returns l with what want has no opinion on taken from want.
+func (l Link) asWanted(want Link) Link {
+	if want.MAC.IsZero() {
+		l.MAC = want.MAC
+	}
+	if want.Master == "" {
+		l.Port = want.Port
+	}
+	return l
+}
+
+func (d *differ) setInsides() {
+	for _, veth := range slices.Sorted(maps.Keys(d.want.Insides)) {
+		have, read := d.have.Insides[veth]
+		if want := d.want.Insides[veth]; read && !have.equal(want) {
+			d.do(SetInside{veth, have, want})
+		}
+	}
+}
+
+// delLinks removes ports before their bridges. Only veths are doomed: they are
+// what a caller waits for.
+func (d *differ) delLinks() {
+	rank := func(name string) int {
+		return slices.Index([]LinkKind{KindVeth, KindVXLAN, KindBridge}, d.have.Links[name].Kind)
+	}
+	names := stale(d.have.Links, d.want.Links, func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b))
+	})
+	for _, name := range names {
+		if d.have.Links[name].Kind == KindVeth {
+			d.do(DoomLink{name})
+		} else {
+			d.do(DelLink{name})
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package kernel
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// addSets makes and fills sets, before the rules that refer to them. Entries
+// that are too many go after the rules have been loaded.
+func (d *differ) addSets() {
+	for _, name := range slices.Sorted(maps.Keys(d.want.Sets)) {
+		want := d.want.Sets[name]
+		have, there := d.have.Sets[name]
+		if there && have.Family != want.Family {
+			d.do(DelSet{name})
+			there = false
+		}
+		if !there {
+			d.do(AddSet{name, want.Family})
+		}
+		for _, a := range missing(d.have.Sets[name].Addrs, want.Addrs, netip.Addr.Compare) {
+			d.do(AddSetEntry{name, a})
+		}
+	}
+}
+
+func (d *differ) delSets() {
+	for _, name := range slices.Sorted(maps.Keys(d.have.Sets)) {
+		want, wanted := d.want.Sets[name]
+		if !wanted {
+			d.do(DelSet{name})
+			continue
+		}
+		for _, a := range stale(d.have.Sets[name].Addrs, want.Addrs, netip.Addr.Compare) {
+			d.do(DelSetEntry{name, a})
+		}
+	}
+}
+
+// A table is one iptables table of one family.
+type table struct {
+	family overspan.Family
+	name   string
+}
+
+func compareTables(a, b table) int {
+	return cmp.Or(strings.Compare(string(a.family), string(b.family)), strings.Compare(a.name, b.name))
+}
+
+func compareChainKeys(a, b ChainKey) int {
+	return cmp.Or(compareTables(a.table(), b.table()), strings.Compare(a.Name, b.Name))
+}
+
+func (k ChainKey) table() table { return table{k.Family, k.Table} }
+
+// setChains makes the users' chains, loads what differs of ours, table by
+// table, and then lets packets in by the jumps.
+func (d *differ) setChains() {
+	keys := slices.SortedFunc(maps.Keys(d.want.Chains), compareChainKeys)
+	loads := make(map[table]map[string][]Rule)
+	for _, key := range keys {
+		want := d.want.Chains[key]
+		have, there := d.have.Chains[key]
+		switch {
+		case want.Open && !there:
+			d.do(AddChain{key})
+		case want.Open:
+		case !there || !slices.Equal(have.ids(key.Name), want.ids(key.Name)):
+			if loads[key.table()] == nil {
+				loads[key.table()] = make(map[string][]Rule)
+			}
+			loads[key.table()][key.Name] = want.Rules
+		}
+	}
+	for _, t := range slices.SortedFunc(maps.Keys(loads), compareTables) {
+		d.do(LoadChains{t.family, t.name, loads[t]})
+	}
+	for _, key := range keys {
+		d.setJump(key)
+	}
+}
+
+func (d *differ) setJump(key ChainKey) {
+	have, want := d.have.Chains[key].Hook, d.want.Chains[key].Hook
+	if have == want {
+		return
+	}
+	if want != "" {
+		d.do(AddJump{key, want})
+	}
+	if have != "" {
+		d.do(DelJump{key, have})
+	}
+}
+
+func (d *differ) delChains() {
+	gone := make(map[table][]string)
+	for _, key := range stale(d.have.Chains, d.want.Chains, compareChainKeys) {
+		if hook := d.have.Chains[key].Hook; hook != "" {
+			d.do(DelJump{key, hook})
+		}
+		gone[key.table()] = append(gone[key.table()], key.Name)
+	}
+	for _, t := range slices.SortedFunc(maps.Keys(gone), compareTables) {
+		d.do(DelChains{t.family, t.name, gone[t]})
+	}
+}
