@@ -1,0 +1,130 @@
+// Package bridge plans what a network needs on a node apart from the tunnel:
+// the bridge with the gateway's addresses, a veth pair for each endpoint of the
+// node, and the filter rules for all of that.
+//
+// It is pure: it reads nouns and returns a kernel.State, with no clock,
+// randomness or I/O. It does not decide which slot an endpoint has, nor reach
+// other nodes: that is ipam's and overlay's work. An overlay network is a
+// bridge network whose bridge has one more port, so both kinds come here.
+package bridge
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// A Port is an endpoint of this node and where it is plugged in.
+type Port struct {
+	Endpoint overspan.Endpoint
+	Netns    string // path of the sandbox's namespace
+
+	// Enslaved puts the host end on the bridge. It is false while the
+	// endpoint's record is not committed, and for good once its slot is no
+	// longer this node's: such a port speaks to nobody.
+	Enslaved bool
+
+	// Secondary says that the sandbox has its default routes from another
+	// network; a namespace takes one of each family.
+	Secondary bool
+}
+
+// Plan returns what the kernel should hold for a network on this node: the
+// bridge, the gateway's addresses on it, and every port.
+func Plan(n *overspan.Network, ports []Port) kernel.State {
+	dev := overspan.BridgeName(n.ID)
+	s := newState(len(ports))
+	s.Links[dev] = kernel.Link{
+		Kind:  kernel.KindBridge,
+		Alias: overspan.NetworkAlias(n.ID),
+		// The same on every node, so that a default route survives whatever
+		// happens to this bridge, and never that of a port.
+		MAC: n.GatewayMAC(),
+		MTU: n.MTU,
+		Up:  true,
+	}
+	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
+		if subnet.IsValid() && subnet.Gateway.IsValid() {
+			s.Addrs[kernel.Addr{Dev: dev, Prefix: within(subnet, subnet.Gateway)}] = struct{}{}
+		}
+	}
+	// A host otherwise answers ARP for any of its addresses on any device:
+	// containers would find the gateways of other networks on theirs.
+	s.Sysctls["net/ipv4/conf/"+dev+"/arp_ignore"] = "1"
+	for _, p := range ports {
+		addPort(&s, n, p)
+	}
+	return s
+}
+
+// PlanPort returns what the kernel should hold for one port: the part of Plan
+// that a scope of this endpoint alone sees.
+func PlanPort(n *overspan.Network, p Port) kernel.State {
+	s := newState(1)
+	addPort(&s, n, p)
+	return s
+}
+
+func newState(ports int) kernel.State {
+	return kernel.State{
+		Links:   make(map[string]kernel.Link, ports+1),
+		Insides: make(map[string]kernel.Inside, ports),
+		Addrs:   make(map[kernel.Addr]struct{}),
+		Statics: make(map[kernel.FDBKey]struct{}, ports),
+		Sysctls: make(map[string]string),
+	}
+}
+
+func addPort(s *kernel.State, n *overspan.Network, p Port) {
+	dev := overspan.VethName(p.Endpoint.ID)
+	host := kernel.Link{
+		Kind:  kernel.KindVeth,
+		Alias: overspan.EndpointAlias(n.ID, p.Endpoint.ID),
+		MTU:   n.MTU,
+		// Up before it is enslaved, so that the container's end has its carrier
+		// by the time that the port opens and the first packet is not lost.
+		Up: true,
+	}
+	if p.Enslaved {
+		host.Master = overspan.BridgeName(n.ID)
+		// The static entry below says where the MAC is: nothing is learned, and
+		// what the bridge does not know is not here. Hairpin lets a container
+		// reach itself by an address that leads back to it.
+		host.Port = kernel.Port{Learning: false, Flood: false, Hairpin: true}
+		s.Statics[kernel.FDBKey{Dev: dev, MAC: p.Endpoint.MAC}] = struct{}{}
+	}
+	s.Links[dev] = host
+	s.Insides[dev] = inside(n, p)
+}
+
+// inside plans the container's end. The default routes go by the gateway,
+// which is on this node whatever node that is.
+func inside(n *overspan.Network, p Port) kernel.Inside {
+	in := kernel.Inside{
+		Netns: p.Netns,
+		Name:  p.Endpoint.Interface,
+		MAC:   p.Endpoint.MAC,
+		MTU:   n.MTU,
+		Up:    true,
+	}
+	for _, a := range p.Endpoint.Addrs() {
+		subnet, everywhere := n.IPv4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if overspan.FamilyOf(a) == overspan.IPv6 {
+			subnet, everywhere = n.IPv6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		in.Addrs = append(in.Addrs, within(subnet, a))
+		if subnet.Gateway.IsValid() && !n.Internal && !p.Secondary {
+			in.Routes = append(in.Routes, kernel.Route{Dst: everywhere, Via: subnet.Gateway})
+		}
+	}
+	slices.SortFunc(in.Addrs, netip.Prefix.Compare)
+	slices.SortFunc(in.Routes, func(a, b kernel.Route) int { return a.Dst.Compare(b.Dst) })
+	return in
+}
+
+// within returns an address with the length of its subnet's prefix.
+func within(s overspan.Subnet, a netip.Addr) netip.Prefix {
+	return netip.PrefixFrom(a, s.Prefix.Bits())
+}

@@ -1,0 +1,101 @@
+package bridge
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// The chains and sets that this package plans.
+const (
+	chainForward = "OVERSPAN-FORWARD"
+	chainInput   = "OVERSPAN-INPUT"
+	chainPorts   = "OVERSPAN-PORTS"
+
+	setGateways4 = "overspan-gateway4"
+	setGateways6 = "overspan-gateway6"
+)
+
+// Rules returns the chains that all bridges of this node share, for IPv4 and
+// IPv6 alike; nothing where there is no network. What a policy or another
+// program's rules would do to traffic of ours is decided before they are asked.
+func Rules(networks []*overspan.Network) kernel.State {
+	s := kernel.State{
+		Sets:   make(map[string]kernel.AddrSet),
+		Chains: make(map[kernel.ChainKey]kernel.Chain),
+	}
+	if len(networks) == 0 {
+		return s
+	}
+	forward := forwardRules(networks)
+	for family, set := range map[overspan.Family]string{overspan.IPv4: setGateways4, overspan.IPv6: setGateways6} {
+		s.Sets[set] = kernel.AddrSet{Family: family, Addrs: gateways(networks, family)}
+		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainForward}] = kernel.Chain{
+			Hook: "FORWARD", Rules: forward,
+		}
+		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainInput}] = kernel.Chain{
+			Hook: "INPUT", Rules: []kernel.Rule{
+				// The node has the gateways of all its networks; a container
+				// reaches its own network's alone. The address type is looked
+				// up on the device that the packet came in by.
+				{Text: "-i osb-+ -m set --match-set " + set + " dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP"},
+			},
+		}
+		s.Chains[kernel.ChainKey{Family: family, Table: "raw", Name: chainPorts}] = kernel.Chain{
+			Hook: "PREROUTING", Rules: []kernel.Rule{
+				// A veth that is on no bridge is not in use yet, or has lost
+				// its slot; from one on a bridge, packets come in by that.
+				{Text: "-i osv-+ -j DROP"},
+			},
+		}
+	}
+	return s
+}
+
+// forwardRules decides, in this order, about frames within a network, which
+// br_netfilter brings here; about internal networks; about traffic between our
+// networks, which no setting of ip_forward shall join; and about traffic
+// between a network and the world.
+func forwardRules(networks []*overspan.Network) []kernel.Rule {
+	rules := []kernel.Rule{
+		{Text: "-i osb-+ -m physdev --physdev-is-bridged -j ACCEPT"},
+	}
+	for _, n := range sorted(networks) {
+		if n.Internal {
+			dev := overspan.BridgeName(n.ID)
+			rules = append(rules,
+				kernel.Rule{Text: "-i " + dev + " -j DROP"},
+				kernel.Rule{Text: "-o " + dev + " -j DROP"})
+		}
+	}
+	return append(rules,
+		kernel.Rule{Text: "-i osb-+ -o osb-+ -j DROP"},
+		kernel.Rule{Text: "-i osb-+ -j ACCEPT"},
+		kernel.Rule{Text: "-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
+	)
+}
+
+// sorted returns the networks ordered by id: their order must not show in the
+// plan.
+func sorted(networks []*overspan.Network) []*overspan.Network {
+	return slices.SortedFunc(slices.Values(networks), func(a, b *overspan.Network) int {
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+}
+
+func gateways(networks []*overspan.Network, f overspan.Family) map[netip.Addr]struct{} {
+	out := make(map[netip.Addr]struct{})
+	for _, n := range networks {
+		subnet := n.IPv4
+		if f == overspan.IPv6 {
+			subnet = n.IPv6
+		}
+		if subnet.Gateway.IsValid() {
+			out[subnet.Gateway] = struct{}{}
+		}
+	}
+	return out
+}

@@ -1,0 +1,108 @@
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// The chains and sets that this package plans.
+const (
+	chainRaw     = "OVERSPAN-RAW"
+	chainTunnel  = "OVERSPAN-RAW-VXLAN"
+	chainRawOut  = "OVERSPAN-RAW-OUT"
+	chainForward = "OVERSPAN-VXLAN"
+
+	setVTEPs4 = "overspan-vtep4"
+	setVTEPs6 = "overspan-vtep6"
+)
+
+// lastVNI is the largest VXLAN network identifier: it has 24 bits.
+const lastVNI = 1<<24 - 1
+
+// Rules returns the rules that guard the tunnel, and the sets of VTEPs that
+// they ask. Packets to the VXLAN port are judged in the raw table, before a
+// container's could be masqueraded as this node's own, and are never tracked.
+//
+// The sources of packets are not authenticated: whoever can send with a
+// registered VTEP's address on the underlay can inject frames.
+func Rules(nodes map[overspan.NodeID]*overspan.Node, vnis overspan.VNIRange, port uint16) kernel.State {
+	s := kernel.State{
+		Sets: map[string]kernel.AddrSet{
+			setVTEPs4: {Family: overspan.IPv4, Addrs: vteps(nodes, overspan.IPv4)},
+			setVTEPs6: {Family: overspan.IPv6, Addrs: vteps(nodes, overspan.IPv6)},
+		},
+		Chains: make(map[kernel.ChainKey]kernel.Chain),
+	}
+	add := func(f overspan.Family, table, name, hook string, rules ...string) {
+		chain := kernel.Chain{Hook: hook}
+		for _, text := range rules {
+			chain.Rules = append(chain.Rules, kernel.Rule{Text: text})
+		}
+		s.Chains[kernel.ChainKey{Family: f, Table: table, Name: name}] = chain
+	}
+	vxlan := fmt.Sprintf("-p udp --dport %d", port)
+	for f, set := range map[overspan.Family]string{overspan.IPv4: setVTEPs4, overspan.IPv6: setVTEPs6} {
+		toVTEP := " -m set --match-set " + set + " dst"
+		// One rule is all that other packets meet.
+		add(f, "raw", chainRaw, "PREROUTING", vxlan+" -j "+chainTunnel)
+		add(f, "raw", chainTunnel, "",
+			// Containers never speak to a VTEP. Between containers the port is
+			// one like any other: such frames have another destination.
+			"-i osb-+ -m addrtype --dst-type LOCAL -j DROP",
+			"-i osb-+"+toVTEP+" -j DROP",
+			"-m addrtype --dst-type LOCAL"+strangers(f, set, vnis)+" -j DROP",
+			"-m addrtype --dst-type LOCAL -j CT --notrack",
+		)
+		add(f, "raw", chainRawOut, "OUTPUT", vxlan+toVTEP+" -j CT --notrack")
+		add(f, "filter", chainForward, "FORWARD", vxlan+toVTEP+" -j DROP")
+	}
+	return s
+}
+
+// strangers matches what comes from no registered VTEP, unless its VNI can be
+// seen to be outside our range: that is other software's, on the same port.
+// Where it cannot be seen, in a fragment or behind IPv6 extension headers, which
+// no kernel's VXLAN sends, the packet counts as meant for us.
+func strangers(f overspan.Family, set string, vnis overspan.VNIRange) string {
+	match := " -m set ! --match-set " + set + " src"
+	foreign := foreignVNIs(vnis)
+	if foreign == "" {
+		return match
+	}
+	// The VNI is the three bytes that follow 12 bytes after the start of the
+	// UDP header. In IPv4 that start is where the header's length says (byte 0,
+	// low half, in units of 4); in IPv6 it is at 40 if byte 6, the type of the
+	// next header, says UDP.
+	vni := "0>>22&0x3C@12>>8=" + foreign
+	if f == overspan.IPv6 {
+		vni = "4>>8&0xFF=17&&52>>8=" + foreign
+	}
+	return match + ` -m u32 ! --u32 "` + vni + `"`
+}
+
+// foreignVNIs returns the VNIs that are not ours as u32 writes ranges; "" if
+// all are ours.
+func foreignVNIs(ours overspan.VNIRange) string {
+	var ranges []string
+	if ours.First > 0 {
+		ranges = append(ranges, fmt.Sprintf("0:%d", ours.First-1))
+	}
+	if ours.Last < lastVNI {
+		ranges = append(ranges, fmt.Sprintf("%d:%d", ours.Last+1, lastVNI))
+	}
+	return strings.Join(ranges, ",")
+}
+
+func vteps(nodes map[overspan.NodeID]*overspan.Node, f overspan.Family) map[netip.Addr]struct{} {
+	out := make(map[netip.Addr]struct{})
+	for _, n := range nodes {
+		if a := n.VTEP(f); a.IsValid() {
+			out[a] = struct{}{}
+		}
+	}
+	return out
+}
