@@ -53,6 +53,9 @@ func Plan(n *overspan.Network, ports []Port) kernel.State {
 	// A host otherwise answers ARP for any of its addresses on any device:
 	// containers would find the gateways of other networks on theirs.
 	s.Sysctls["net/ipv4/conf/"+dev+"/arp_ignore"] = "1"
+	// A host that does not forward otherwise takes its default route from
+	// whatever container sends a router advertisement.
+	s.Sysctls["net/ipv6/conf/"+dev+"/accept_ra"] = "0"
 	for _, p := range ports {
 		addPort(&s, n, p)
 	}

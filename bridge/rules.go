@@ -11,6 +11,7 @@ import (
 
 // The chains and sets that this package plans.
 const (
+	chainUser    = "OVERSPAN-USER"
 	chainForward = "OVERSPAN-FORWARD"
 	chainInput   = "OVERSPAN-INPUT"
 	chainPorts   = "OVERSPAN-PORTS"
@@ -20,18 +21,21 @@ const (
 )
 
 // Rules returns the chains that all bridges of this node share, for IPv4 and
-// IPv6 alike; nothing where there is no network. What a policy or another
-// program's rules would do to traffic of ours is decided before they are asked.
+// IPv6 alike. What a policy or another program's rules would do to traffic of
+// ours is decided before they are asked; the user's own chain comes first.
+//
+// That chain is planned even where there is no network: its rules outlast them.
 func Rules(networks []*overspan.Network) kernel.State {
 	s := kernel.State{
 		Sets:   make(map[string]kernel.AddrSet),
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
 	}
-	if len(networks) == 0 {
-		return s
-	}
 	forward := forwardRules(networks)
 	for family, set := range map[overspan.Family]string{overspan.IPv4: setGateways4, overspan.IPv6: setGateways6} {
+		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainUser}] = kernel.Chain{Open: true}
+		if len(networks) == 0 {
+			continue
+		}
 		s.Sets[set] = kernel.AddrSet{Family: family, Addrs: gateways(networks, family)}
 		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainForward}] = kernel.Chain{
 			Hook: "FORWARD", Rules: forward,
@@ -55,12 +59,13 @@ func Rules(networks []*overspan.Network) kernel.State {
 	return s
 }
 
-// forwardRules decides, in this order, about frames within a network, which
-// br_netfilter brings here; about internal networks; about traffic between our
-// networks, which no setting of ip_forward shall join; and about traffic
-// between a network and the world.
+// forwardRules decides, in this order, after the user's rules: about frames
+// within a network, which br_netfilter brings here; about internal networks;
+// about traffic between our networks, which no setting of ip_forward shall
+// join; and about traffic between a network and the world.
 func forwardRules(networks []*overspan.Network) []kernel.Rule {
 	rules := []kernel.Rule{
+		{Text: "-j " + chainUser},
 		{Text: "-i osb-+ -m physdev --physdev-is-bridged -j ACCEPT"},
 	}
 	for _, n := range sorted(networks) {
