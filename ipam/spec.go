@@ -118,7 +118,7 @@ func (p *Plan) parseRanges(s Spec) error {
 		if err != nil {
 			return err
 		}
-		subnet, err := p.around("ip range", prefix.Addr())
+		subnet, err := p.around("ip range "+prefix.String(), prefix.Addr())
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (p *Plan) parseAux(s Spec) error {
 		if err != nil {
 			return err
 		}
-		subnet, err := p.around("auxiliary address", a)
+		subnet, err := p.around("auxiliary address "+a.String(), a)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (p *Plan) parseGateways(s Spec) error {
 		if err != nil {
 			return err
 		}
-		subnet, err := p.around("gateway", a)
+		subnet, err := p.around("gateway "+a.String(), a)
 		if err != nil {
 			return err
 		}
@@ -197,14 +197,15 @@ func (p *Plan) family(a netip.Addr) *overspan.Subnet {
 	return &p.IPv6
 }
 
-// around returns the given subnet that an address lies in.
+// around returns the given subnet that an address lies in. What names the user's
+// word: "gateway 10.1.0.1".
 func (p *Plan) around(what string, a netip.Addr) (*overspan.Subnet, error) {
 	subnet := p.family(a)
 	switch {
 	case !subnet.IsValid():
-		return nil, overspan.Errorf(overspan.ErrInvalid, "%s %s is in none of the network's subnets: give the subnet that it belongs to", what, a)
+		return nil, overspan.Errorf(overspan.ErrInvalid, "%s is in none of the network's subnets: give the subnet that it belongs to", what)
 	case !subnet.Prefix.Contains(a):
-		return nil, overspan.Errorf(overspan.ErrInvalid, "%s %s is not in subnet %s", what, a, subnet.Prefix)
+		return nil, overspan.Errorf(overspan.ErrInvalid, "%s is not in subnet %s", what, subnet.Prefix)
 	}
 	return subnet, nil
 }
