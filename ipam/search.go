@@ -62,9 +62,10 @@ func (s *search) run(ctx context.Context) (Take, error) {
 	}
 }
 
-// mayBeStale reports whether an error may come from a view that is too old.
+// mayBeStale reports whether an error may come from a view that is too old: it
+// speaks of what others hold.
 func mayBeStale(err error) bool {
-	return errors.Is(err, overspan.ErrExhausted) || errors.Is(err, overspan.ErrInUse)
+	return errors.Is(err, overspan.ErrExhausted) || errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrUnavailable)
 }
 
 func (s *search) next(ctx context.Context) (View, Decision, error) {
