@@ -1,0 +1,260 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// MirrorConfig has useful zeros.
+type MirrorConfig struct {
+	// Resync is about how often each range is listed and compared with what
+	// its watch told; 0: 5 minutes.
+	Resync time.Duration
+
+	// Probe is how often etcd is asked whether it is there; an answer is
+	// waited for as long. 0: 2 seconds, so that its loss is known within 4.
+	Probe time.Duration
+
+	// ClusterID and Revision are what an earlier run of the agent has seen, 0
+	// if nothing. An etcd of another id, or behind that revision, was replaced
+	// or rolled back: the mirror doubts it and publishes nothing of it.
+	ClusterID uint64
+	Revision  int64
+
+	Log *slog.Logger // nil: silent
+}
+
+// A Mirror follows etcd into snapshots. It watches what every agent must know
+// and, of the networks that it is told to follow, their interior. A snapshot is
+// complete: each range in it was listed at one revision and is followed by a
+// watch from there; after any doubt about a watch its range is listed again.
+//
+// Its methods may be called from any goroutine.
+type Mirror struct {
+	kv   KV
+	keys Keys
+	cfg  MirrorConfig
+	log  *slog.Logger
+
+	changed chan struct{} // size 1
+	refeed  chan struct{} // size 1: the set of followed networks has changed
+	ask     chan struct{} // size 1: somebody waits for progress
+
+	mu       sync.Mutex // guards all fields below
+	snapshot *overspan.Snapshot
+	newer    chan struct{} // closed and replaced with each snapshot, and at a doubt
+	followed map[overspan.NetworkID]struct{}
+	wanted   int64 // highest revision that somebody waited for
+	health   health
+	lost     int64
+}
+
+// NewMirror returns a mirror of a cluster. It does nothing before Run.
+func NewMirror(kv KV, keys Keys, cfg MirrorConfig) *Mirror {
+	if cfg.Resync == 0 {
+		cfg.Resync = 5 * time.Minute
+	}
+	if cfg.Probe == 0 {
+		cfg.Probe = 2 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Mirror{
+		kv: kv, keys: keys, cfg: cfg, log: cfg.Log,
+		changed:  make(chan struct{}, 1),
+		refeed:   make(chan struct{}, 1),
+		ask:      make(chan struct{}, 1),
+		newer:    make(chan struct{}),
+		followed: map[overspan.NetworkID]struct{}{},
+		health:   newHealth(cfg.ClusterID, cfg.Revision),
+	}
+}
+
+// Snapshot returns the newest complete snapshot; nil before the first one,
+// which waits for all networks that are followed by then.
+func (m *Mirror) Snapshot() *overspan.Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.snapshot
+}
+
+// Changed returns a channel of size 1 that has a value whenever there is a
+// snapshot that its reader may not have seen. It has one reader.
+func (m *Mirror) Changed() <-chan struct{} { return m.changed }
+
+// Follow has the interior of a network in the snapshots from the one on in
+// which it is complete. WaitRevision and Sync wait for that.
+func (m *Mirror) Follow(n overspan.NetworkID) {
+	m.mu.Lock()
+	m.followed[n] = struct{}{}
+	m.mu.Unlock()
+	poke(m.refeed)
+}
+
+// Unfollow ends that; a network that is not followed is none of its business.
+func (m *Mirror) Unfollow(n overspan.NetworkID) {
+	m.mu.Lock()
+	delete(m.followed, n)
+	m.mu.Unlock()
+	poke(m.refeed)
+}
+
+// WaitRevision returns when the snapshot has everything up to a revision, and
+// the interior of every network that is followed as it is called. The error is
+// of class overspan.ErrUnavailable: ctx has ended before, or the mirror is in
+// doubt.
+func (m *Mirror) WaitRevision(ctx context.Context, rev int64) error {
+	m.mu.Lock()
+	networks := maps.Clone(m.followed)
+	m.mu.Unlock()
+
+	const firstPause, lastPause = 50 * time.Millisecond, time.Second
+	pause := firstPause
+	retry := time.NewTimer(pause)
+	defer retry.Stop()
+	for asked := false; ; {
+		newer, err := m.reached(rev, networks)
+		if newer == nil {
+			return err
+		}
+		if !asked {
+			// The watches of ranges in which nothing happens stay behind
+			// until the server says how far they are. It says nothing while
+			// it catches one up: hence again.
+			m.want(rev)
+			asked = true
+		}
+		select {
+		case <-newer:
+		case <-retry.C:
+			asked = false
+			pause = min(2*pause, lastPause)
+			retry.Reset(pause)
+		case <-ctx.Done():
+			if _, stale := m.Stale(); stale != nil {
+				return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w: %w", rev, ctx.Err(), stale)
+			}
+			return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w", rev, ctx.Err())
+		}
+	}
+}
+
+// want has every watch asked to reach a revision, and its range listed again if
+// it does not.
+func (m *Mirror) want(rev int64) {
+	m.mu.Lock()
+	m.wanted = max(m.wanted, rev)
+	m.mu.Unlock()
+	poke(m.ask)
+}
+
+// reached returns nil and how the wait for a revision has ended, or else a
+// channel that closes when that may have changed.
+func (m *Mirror) reached(rev int64, networks map[overspan.NetworkID]struct{}) (<-chan struct{}, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.health.doubt != "" {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %s", rev, m.health.doubt)
+	}
+	if m.snapshot == nil || m.snapshot.Revision < rev {
+		return m.newer, nil
+	}
+	for n := range networks {
+		_, there := m.snapshot.Segments[n]
+		if _, still := m.followed[n]; still && !there {
+			return m.newer, nil
+		}
+	}
+	return nil, nil
+}
+
+// Sync returns when the snapshot is at least as new as the moment of the call.
+// Errors are those of WaitRevision.
+func (m *Mirror) Sync(ctx context.Context) error {
+	l, err := m.list(ctx, Key(m.keys.Meta()))
+	if err != nil {
+		return err
+	}
+	return m.WaitRevision(ctx, l.Revision)
+}
+
+// Segment lists the interior of a network that need not be followed, once.
+func (m *Mirror) Segment(ctx context.Context, n overspan.NetworkID) (*overspan.Segment, error) {
+	l, err := m.list(ctx, m.keys.Segment(n))
+	if err != nil {
+		return nil, err
+	}
+	return newPart(m.keys, l.KVs, nil).segment(l.Revision), nil
+}
+
+// Stale reports why snapshots may be behind etcd, and since when; a nil error
+// if they are not. Sooner or later they are fresh again unless Doubt says
+// otherwise.
+func (m *Mirror) Stale() (since time.Time, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health.stale()
+}
+
+// Doubt says why etcd is not taken for the one that the mirror followed, ""
+// if it is: it was replaced, or rolled back to a revision that had passed. What
+// is missing in it is unknown, not gone. The mirror publishes nothing any more.
+func (m *Mirror) Doubt() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health.doubt
+}
+
+// Seen returns the cluster and the highest revision seen, to be given to the
+// next run's MirrorConfig.
+func (m *Mirror) Seen() (clusterID uint64, revision int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health.cluster, m.health.revision
+}
+
+// LostEvents counts the records in which a listing contradicted a watch.
+func (m *Mirror) LostEvents() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost
+}
+
+// list reads a range at the newest revision, and holds the answer against what
+// was seen before the question: a linearizable read never goes back.
+func (m *Mirror) list(ctx context.Context, r KeyRange) (Listing, error) {
+	m.mu.Lock()
+	before := m.health.revision
+	m.mu.Unlock()
+	l, err := m.kv.List(ctx, r, 0)
+	if err != nil {
+		return Listing{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.health.trust(l.ClusterID, l.Revision, before) {
+		m.wakeWaiters()
+		return Listing{}, overspan.Errorf(overspan.ErrUnavailable, "list %s: %s", r.Key, m.health.doubt)
+	}
+	return l, nil
+}
+
+// wakeWaiters has every WaitRevision look again; mu is held.
+func (m *Mirror) wakeWaiters() {
+	close(m.newer)
+	m.newer = make(chan struct{})
+}
+
+// poke leaves a value in a channel of size 1.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,202 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// A feed lists a range and watches it from there, again and again, and tells
+// the mirror's loop in order. Its first fields are its goroutine's, the others
+// the loop's.
+type feed struct {
+	m       *Mirror
+	keys    KeyRange
+	kick    chan struct{} // size 1: list again
+	updates chan<- update
+	cancel  context.CancelFunc
+
+	part     *part // nil until the first listing
+	frontier int64
+	behind   int64 // what the frontier had not reached at the last probe; 0 if it had
+	dirty    bool  // changed since the last snapshot, the frontier apart
+	segment  *overspan.Segment
+}
+
+// An update is what a feed or the probe tells the loop.
+type update struct {
+	feed *feed
+
+	listing *Listing // the whole range, new
+	check   *Listing // the whole range at the feed's frontier
+	batch   *Batch
+
+	probe int64 // without a feed: what every frontier should reach
+}
+
+var errLagging = errors.New("watch lags behind")
+
+// run feeds the loop until ctx ends.
+func (f *feed) run(ctx context.Context) {
+	const lastPause = 2 * time.Second
+	defer f.m.forget(f.keys.Key)
+	pause := time.Duration(0) // the first time at once: a compaction, a new leader
+	for {
+		start := time.Now()
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > 2*lastPause {
+			pause = 0
+		}
+		f.m.log.Debug("list again", "range", f.keys.Key, "cause", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		pause = min(lastPause, jitter(2*pause+50*time.Millisecond))
+	}
+}
+
+// follow lists the range and passes on its watch until something is wrong.
+func (f *feed) follow(ctx context.Context) error {
+	listing, err := f.m.list(ctx, f.keys)
+	if ctx.Err() == nil {
+		f.m.report(f.keys.Key, err)
+	}
+	if err != nil {
+		return err
+	}
+	f.send(ctx, update{feed: f, listing: &listing})
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	frontier := listing.Revision
+	batches := f.m.kv.Watch(ctx, f.keys, frontier)
+	resync := time.NewTimer(jitter(f.m.cfg.Resync))
+	defer resync.Stop()
+	for {
+		select {
+		case b, ok := <-batches:
+			if !ok {
+				return overspan.Errorf(overspan.ErrUnavailable, "watch %s: ended", f.keys.Key)
+			}
+			if b.Err != nil {
+				return b.Err
+			}
+			frontier = b.Revision
+			f.send(ctx, update{feed: f, batch: &b})
+		case <-resync.C:
+			if err := f.compare(ctx, frontier); err != nil {
+				return err
+			}
+			resync.Reset(jitter(f.m.cfg.Resync))
+		case <-f.kick:
+			return errLagging
+		}
+	}
+}
+
+// compare lists the range as it was at the frontier. While it does, the watch
+// is not read, so that the loop has exactly what it told up to there.
+func (f *feed) compare(ctx context.Context, frontier int64) error {
+	listing, err := f.m.kv.List(ctx, f.keys, frontier)
+	if errors.Is(err, ErrFuture) {
+		f.m.suspect(fmt.Sprintf("etcd was rolled back: it has not reached revision %d", frontier))
+	}
+	if err != nil {
+		return err
+	}
+	f.send(ctx, update{feed: f, check: &listing})
+	return nil
+}
+
+func (f *feed) send(ctx context.Context, u update) {
+	select {
+	case f.updates <- u:
+	case <-ctx.Done():
+	}
+}
+
+// jitter spreads a time by a quarter, so that the agents of a cluster do not
+// all ask at once.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.75 + 0.5*rand.Float64()))
+}
+
+// probe asks etcd at every interval whether it is there, which a watch would
+// not notice.
+func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
+	tick := time.NewTicker(m.cfg.Probe)
+	defer tick.Stop()
+	for {
+		probeCtx, cancel := context.WithTimeout(ctx, m.cfg.Probe)
+		l, err := m.list(probeCtx, Key(m.keys.Meta()))
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		m.report("probe", err)
+		if err == nil {
+			m.mu.Lock()
+			reach := min(m.wanted, l.Revision)
+			m.mu.Unlock()
+			select {
+			case updates <- update{probe: reach}:
+			case <-ctx.Done():
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// askProgress asks for progress when somebody waits for it; those who poke
+// while it asks share the next question.
+func (m *Mirror) askProgress(ctx context.Context) {
+	for {
+		select {
+		case <-m.ask:
+			if err := m.kv.Progress(ctx); err != nil && ctx.Err() == nil {
+				m.log.Debug("request progress", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Mirror) report(source string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.health.faults[source]
+	m.health.report(source, err)
+	switch {
+	case err != nil && before == nil:
+		m.log.Warn("etcd is not followed", "source", source, "error", err)
+	case err == nil && before != nil:
+		m.log.Info("etcd is followed again", "source", source)
+	}
+}
+
+func (m *Mirror) forget(source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.health.forget(source)
+}
+
+func (m *Mirror) suspect(why string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.health.suspect(why)
+	m.wakeWaiters()
+}

@@ -1,0 +1,255 @@
+package store
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/overspan/overspan"
+)
+
+// A part is what one watched range says at its frontier: the nouns of its
+// readable records. Each range fills only its own tables. The owner of a part
+// changes it; the maps that it gave to a snapshot it never changes again.
+type part struct {
+	keys Keys
+
+	meta      overspan.Meta
+	frozen    bool
+	nodes     table[overspan.NodeID, *overspan.Node] // without presence
+	lives     table[overspan.NodeID, *overspan.Presence]
+	networks  table[overspan.NetworkID, *overspan.Network]
+	blocks    table[overspan.Slot, overspan.Block]
+	endpoints table[overspan.Slot, *overspan.Endpoint]
+	wants     table[wantKey, overspan.Want]
+
+	// bad has the error of each record that could not be read. Where there was
+	// a good one before, its noun is kept: what a bad one should have said is
+	// unknown.
+	bad table[string, string]
+}
+
+type wantKey struct{ holder, asker overspan.NodeID }
+
+// newPart reads a listing. Nouns of records that are unreadable now come from
+// old, which may be nil.
+func newPart(keys Keys, kvs []KeyValue, old *part) *part {
+	p := &part{keys: keys}
+	for _, kv := range kvs {
+		p.put(kv)
+	}
+	if old != nil {
+		for key := range p.bad.rows {
+			p.keep(key, old)
+		}
+	}
+	return p
+}
+
+// apply follows one event.
+func (p *part) apply(e Event) {
+	if e.Deleted {
+		p.remove(e.Key)
+		return
+	}
+	p.put(e.KeyValue)
+}
+
+func (p *part) put(kv KeyValue) {
+	if err := p.read(kv); err != nil {
+		p.bad.put(kv.Key, err.Error())
+		return
+	}
+	p.bad.remove(kv.Key)
+}
+
+// read puts a record's noun into its table; after an error nothing has changed.
+func (p *part) read(kv KeyValue) error {
+	name, err := p.keys.Parse(kv.Key)
+	if err != nil {
+		return err
+	}
+	switch name.Kind {
+	case KeyMeta:
+		var m overspan.Meta
+		if m, err = p.keys.meta(kv); err == nil {
+			p.meta = m
+		}
+	case KeyFrozen:
+		p.frozen = true
+	case KeyNode:
+		var n overspan.Node
+		if n, err = p.keys.node(kv); err == nil {
+			p.nodes.put(name.Node, &n)
+		}
+	case KeyLive:
+		var l overspan.Presence
+		if _, l, err = p.keys.presence(kv); err == nil {
+			p.lives.put(name.Node, &l)
+		}
+	case KeyNetwork:
+		var n overspan.Network
+		if n, err = p.keys.network(kv); err == nil {
+			p.networks.put(name.Network, &n)
+		}
+	case KeyBlock:
+		var b overspan.Block
+		if b, err = p.keys.block(kv); err == nil {
+			p.blocks.put(name.Block.First, b)
+		}
+	case KeyEndpoint:
+		var e overspan.Endpoint
+		if e, err = p.keys.endpoint(kv); err == nil {
+			p.endpoints.put(name.Slot, &e)
+		}
+	case KeyWant:
+		var w overspan.Want
+		if w, _, err = p.keys.want(kv); err == nil {
+			p.wants.put(wantKey{name.Node, name.Asker}, w)
+		}
+	}
+	return err
+}
+
+func (p *part) remove(key string) {
+	p.bad.remove(key)
+	name, err := p.keys.Parse(key)
+	if err != nil {
+		return
+	}
+	switch name.Kind {
+	case KeyMeta:
+		p.meta = overspan.Meta{}
+	case KeyFrozen:
+		p.frozen = false
+	case KeyNode:
+		p.nodes.remove(name.Node)
+	case KeyLive:
+		p.lives.remove(name.Node)
+	case KeyNetwork:
+		p.networks.remove(name.Network)
+	case KeyBlock:
+		// A block that is split goes in the transaction that puts a smaller
+		// one at the same first slot.
+		if p.blocks.rows[name.Block.First].Range == name.Block {
+			p.blocks.remove(name.Block.First)
+		}
+	case KeyEndpoint:
+		p.endpoints.remove(name.Slot)
+	case KeyWant:
+		p.wants.remove(wantKey{name.Node, name.Asker})
+	}
+}
+
+// keep takes the noun of one key over from old, if it has one.
+func (p *part) keep(key string, old *part) {
+	name, err := p.keys.Parse(key)
+	if err != nil {
+		return
+	}
+	switch name.Kind {
+	case KeyMeta:
+		p.meta = old.meta
+	case KeyNode:
+		keepRow(&p.nodes, &old.nodes, name.Node)
+	case KeyLive:
+		keepRow(&p.lives, &old.lives, name.Node)
+	case KeyNetwork:
+		keepRow(&p.networks, &old.networks, name.Network)
+	case KeyBlock:
+		if old.blocks.rows[name.Block.First].Range == name.Block {
+			keepRow(&p.blocks, &old.blocks, name.Block.First)
+		}
+	case KeyEndpoint:
+		keepRow(&p.endpoints, &old.endpoints, name.Slot)
+	case KeyWant:
+		keepRow(&p.wants, &old.wants, wantKey{name.Node, name.Asker})
+	}
+}
+
+// differences counts the records in which two parts of one range differ.
+func (p *part) differences(o *part) int {
+	n := p.nodes.differences(&o.nodes) + p.lives.differences(&o.lives) + p.networks.differences(&o.networks) +
+		p.blocks.differences(&o.blocks) + p.endpoints.differences(&o.endpoints) + p.wants.differences(&o.wants) +
+		p.bad.differences(&o.bad)
+	if p.meta != o.meta {
+		n++
+	}
+	if p.frozen != o.frozen {
+		n++
+	}
+	return n
+}
+
+// segment returns the interior of a network as a snapshot shows it.
+func (p *part) segment(frontier int64) *overspan.Segment {
+	return &overspan.Segment{
+		Revision:  frontier,
+		Blocks:    p.blocks.share(),
+		Endpoints: p.endpoints.share(),
+		Wants: slices.SortedFunc(maps.Values(p.wants.rows), func(a, b overspan.Want) int {
+			return cmp.Or(cmp.Compare(a.Holder, b.Holder), cmp.Compare(a.Asker, b.Asker))
+		}),
+		Bad: len(p.bad.rows),
+	}
+}
+
+// A table is a map that is shared with snapshots and cloned before the first
+// change after that.
+type table[K comparable, V any] struct {
+	rows   map[K]V
+	shared bool
+}
+
+func (t *table[K, V]) own() {
+	if t.rows == nil || t.shared {
+		rows := make(map[K]V, len(t.rows)+1)
+		maps.Copy(rows, t.rows)
+		t.rows, t.shared = rows, false
+	}
+}
+
+func (t *table[K, V]) put(k K, v V) {
+	t.own()
+	t.rows[k] = v
+}
+
+func (t *table[K, V]) remove(k K) {
+	if _, ok := t.rows[k]; ok {
+		t.own()
+		delete(t.rows, k)
+	}
+}
+
+// share returns the map for a snapshot; never nil.
+func (t *table[K, V]) share() map[K]V {
+	if t.rows == nil {
+		t.own()
+	}
+	t.shared = true
+	return t.rows
+}
+
+func (t *table[K, V]) differences(o *table[K, V]) int {
+	n := 0
+	for k, v := range t.rows {
+		if other, ok := o.rows[k]; !ok || !reflect.DeepEqual(v, other) {
+			n++
+		}
+	}
+	for k := range o.rows {
+		if _, ok := t.rows[k]; !ok {
+			n++
+		}
+	}
+	return n
+}
+
+// keepRow copies a row unless there is one already.
+func keepRow[K comparable, V any](to, from *table[K, V], k K) {
+	v, ok := from.rows[k]
+	if _, taken := to.rows[k]; ok && !taken {
+		to.put(k, v)
+	}
+}

@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/overspan/overspan"
+)
+
+// updatesAhead is how many updates feeds may leave while the loop works; it
+// takes all that are there before it publishes.
+const updatesAhead = 64
+
+// A mirrorLoop is what the goroutine of Run owns.
+type mirrorLoop struct {
+	*Mirror
+	updates chan update
+	wg      sync.WaitGroup // feeds
+
+	meta, nodes, lives, networks *feed
+	segments                     map[overspan.NetworkID]*feed
+
+	// shown has the nodes as the last snapshot shows them, and sources the
+	// registrations that they were made from.
+	shown   map[overspan.NodeID]*overspan.Node
+	sources map[overspan.NodeID]*overspan.Node
+}
+
+// Run follows etcd until ctx ends; then it returns nil. It is called once.
+func (m *Mirror) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	l := &mirrorLoop{
+		Mirror:   m,
+		updates:  make(chan update, updatesAhead),
+		segments: map[overspan.NetworkID]*feed{},
+	}
+	defer l.wg.Wait()
+	defer cancel()
+	l.meta = l.start(ctx, Prefix(m.keys.Meta()))
+	l.nodes = l.start(ctx, m.keys.Nodes())
+	l.lives = l.start(ctx, m.keys.Lives())
+	l.networks = l.start(ctx, m.keys.Networks())
+	l.wg.Go(func() { m.probe(ctx, l.updates) })
+	l.wg.Go(func() { m.askProgress(ctx) })
+	l.matchFollowed(ctx)
+	for {
+		select {
+		case u := <-l.updates:
+			l.take(u)
+		case <-m.refeed:
+			l.matchFollowed(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+		l.takeAll()
+		l.publish()
+	}
+}
+
+func (l *mirrorLoop) start(ctx context.Context, r KeyRange) *feed {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &feed{m: l.Mirror, keys: r, kick: make(chan struct{}, 1), updates: l.updates, cancel: cancel}
+	l.wg.Go(func() {
+		defer cancel()
+		f.run(ctx)
+	})
+	return f
+}
+
+// matchFollowed starts and ends feeds.
+func (l *mirrorLoop) matchFollowed(ctx context.Context) {
+	l.mu.Lock()
+	followed := maps.Clone(l.followed)
+	l.mu.Unlock()
+	for n := range followed {
+		if l.segments[n] == nil {
+			l.segments[n] = l.start(ctx, l.keys.Segment(n))
+		}
+	}
+	for n, f := range l.segments {
+		if _, ok := followed[n]; !ok {
+			f.cancel()
+			delete(l.segments, n)
+		}
+	}
+}
+
+// takeAll takes what else is there, so that a burst makes one snapshot.
+func (l *mirrorLoop) takeAll() {
+	for {
+		select {
+		case u := <-l.updates:
+			l.take(u)
+		default:
+			return
+		}
+	}
+}
+
+func (l *mirrorLoop) feeds() []*feed {
+	return slices.AppendSeq([]*feed{l.meta, l.nodes, l.lives, l.networks}, maps.Values(l.segments))
+}
+
+func (l *mirrorLoop) take(u update) {
+	f := u.feed
+	switch {
+	case f == nil:
+		l.kickLagging(u.probe)
+	case u.listing != nil:
+		l.replace(f, u.listing)
+	case u.check != nil:
+		l.compare(f, u.check)
+	case u.batch != nil:
+		for _, e := range u.batch.Events {
+			f.part.apply(e)
+			f.dirty = true
+		}
+		l.advance(f, u.batch.Revision)
+	}
+}
+
+// replace takes a listing from which a new watch goes on.
+func (l *mirrorLoop) replace(f *feed, listing *Listing) {
+	fresh := newPart(l.keys, listing.KVs, f.part)
+	if f.part == nil || f.part.differences(fresh) > 0 {
+		f.part, f.dirty = fresh, true
+	}
+	l.advance(f, listing.Revision)
+}
+
+// compare takes a listing at the frontier: what differs was lost on the way.
+func (l *mirrorLoop) compare(f *feed, listing *Listing) {
+	fresh := newPart(l.keys, listing.KVs, f.part)
+	lost := f.part.differences(fresh)
+	if lost == 0 {
+		return
+	}
+	f.part, f.dirty = fresh, true
+	l.log.Error("watch lost events", "range", f.keys.Key, "records", lost, "revision", listing.Revision)
+	l.mu.Lock()
+	l.lost += int64(lost)
+	l.mu.Unlock()
+}
+
+func (l *mirrorLoop) advance(f *feed, rev int64) {
+	f.frontier = max(f.frontier, rev)
+	l.mu.Lock()
+	l.health.revision = max(l.health.revision, rev)
+	l.mu.Unlock()
+}
+
+// kickLagging lists those ranges again whose watch has not reached, from one
+// probe to the next, a revision that somebody waits for.
+func (l *mirrorLoop) kickLagging(reach int64) {
+	for _, f := range l.feeds() {
+		switch {
+		case f.part == nil || f.frontier >= reach:
+			f.behind = 0
+		case f.behind != 0 && f.frontier < f.behind:
+			poke(f.kick)
+			f.behind = 0
+		default:
+			f.behind = reach
+		}
+	}
+}
+
+// publish makes a snapshot if it would be complete and tell something new.
+func (l *mirrorLoop) publish() {
+	base := []*feed{l.meta, l.nodes, l.lives, l.networks}
+	last := l.Snapshot()
+	wait := base
+	if last == nil {
+		wait = l.feeds()
+		last = &overspan.Snapshot{Revision: -1}
+	}
+	if slices.ContainsFunc(wait, func(f *feed) bool { return f.part == nil }) || l.Doubt() != "" {
+		return
+	}
+	s := &overspan.Snapshot{
+		Revision: minFrontier(base),
+		Meta:     l.meta.part.meta,
+		Frozen:   l.meta.part.frozen,
+		Nodes:    l.composeNodes(),
+		Networks: l.networks.part.networks.share(),
+	}
+	news := l.addSegments(s, last)
+	news = news || slices.ContainsFunc(base, func(f *feed) bool { return f.dirty })
+	if !news && s.Revision == last.Revision && len(s.Segments) == len(last.Segments) {
+		return
+	}
+	s.Bad = l.badRecords()
+	for _, f := range base {
+		f.dirty = false
+	}
+	l.mu.Lock()
+	l.snapshot = s
+	l.wakeWaiters()
+	l.mu.Unlock()
+	poke(l.changed)
+}
+
+// addSegments adds the interiors that are complete, and reports whether one of
+// them has changed. One that was listed before the last snapshot's revision
+// waits until its watch has got there: a snapshot's revision never goes back.
+func (l *mirrorLoop) addSegments(s, last *overspan.Snapshot) (news bool) {
+	s.Segments = make(map[overspan.NetworkID]*overspan.Segment, len(l.segments))
+	for n, f := range l.segments {
+		if f.part == nil {
+			continue
+		}
+		if f.segment == nil && f.frontier < last.Revision {
+			l.want(last.Revision)
+			continue
+		}
+		s.Revision = min(s.Revision, f.frontier)
+		if f.segment == nil || f.dirty || f.segment.Revision != f.frontier {
+			f.segment = f.part.segment(f.frontier)
+			f.dirty = false
+			news = true
+		}
+		s.Segments[n] = f.segment
+	}
+	return news
+}
+
+// composeNodes puts registrations and presences together. A node of which
+// neither has changed stays the same object.
+func (l *mirrorLoop) composeNodes() map[overspan.NodeID]*overspan.Node {
+	if l.shown != nil && !l.nodes.dirty && !l.lives.dirty {
+		return l.shown
+	}
+	registered := l.nodes.part.nodes.share()
+	shown := make(map[overspan.NodeID]*overspan.Node, len(registered))
+	for id, registration := range registered {
+		presence := l.lives.part.lives.rows[id]
+		if was := l.shown[id]; was != nil && l.sources[id] == registration && was.Presence == presence {
+			shown[id] = was
+			continue
+		}
+		n := *registration
+		n.Presence = presence
+		shown[id] = &n
+	}
+	l.shown, l.sources = shown, registered
+	return shown
+}
+
+func (l *mirrorLoop) badRecords() []overspan.BadRecord {
+	var out []overspan.BadRecord
+	for _, f := range l.feeds() {
+		if f.part == nil {
+			continue
+		}
+		for key, err := range f.part.bad.rows {
+			out = append(out, overspan.BadRecord{Key: key, Err: err})
+		}
+	}
+	slices.SortFunc(out, func(a, b overspan.BadRecord) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+func minFrontier(feeds []*feed) int64 {
+	least := feeds[0].frontier
+	for _, f := range feeds[1:] {
+		least = min(least, f.frontier)
+	}
+	return least
+}
