@@ -560,7 +560,7 @@ func testWatchCompacted(t *testing.T, s subject) {
 	for range 5 {
 		s.put(t, "a")
 	}
-	last := s.put(t, "a")
+	last := s.remove(t, "a")
 	s.compact(t, last)
 	r := s.watch(t, testContext(t), first)
 	if !r.next(t) || !errors.Is(r.err, ErrCompacted) {
@@ -569,11 +569,13 @@ func testWatchCompacted(t *testing.T, s subject) {
 	if r.next(t) {
 		t.Error("the watch goes on after its error")
 	}
-	r = s.watch(t, testContext(t), last)
 	next := s.put(t, "b")
-	r.until(t, next)
-	if got := r.summary(); !slices.Equal(got, []string{"put b"}) {
-		t.Errorf("from the compacted revision on: %v", got)
+	for after, want := range map[int64][]string{last - 1: {"delete a", "put b"}, last: {"put b"}} {
+		r = s.watch(t, testContext(t), after)
+		r.until(t, next)
+		if got := r.summary(); !slices.Equal(got, want) {
+			t.Errorf("from the compacted revision %d on, after %d: %v, want %v", last, after, got, want)
+		}
 	}
 }
 

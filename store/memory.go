@@ -21,8 +21,8 @@ type Memory struct {
 	cluster   uint64
 	revision  int64
 	compacted int64
-	base      map[string]KeyValue // the state at revision compacted
-	log       []Event             // what happened since, in order
+	base      map[string]KeyValue // the state before revision compacted
+	log       []Event             // what happened from there on, in order
 	state     map[string]KeyValue // the state now
 
 	leases    map[LeaseID]chan struct{} // closed when the lease ends
@@ -228,8 +228,8 @@ func (m *Memory) Expire(id LeaseID) bool {
 	return true
 }
 
-// Compact forgets what was before a revision: reads of older ones and watches
-// from there fail with ErrCompacted.
+// Compact forgets what was before a revision: reads of older ones, and watches
+// that would have to tell of older ones, fail with ErrCompacted.
 func (m *Memory) Compact(rev int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -237,8 +237,8 @@ func (m *Memory) Compact(rev int64) {
 	if rev <= m.compacted {
 		return
 	}
-	m.base = m.stateAt(rev)
-	m.log = slices.DeleteFunc(m.log, func(e Event) bool { return e.ModRevision <= rev })
+	m.base = m.stateAt(rev - 1)
+	m.log = slices.DeleteFunc(m.log, func(e Event) bool { return e.ModRevision < rev })
 	m.compacted = rev
 	m.notify()
 }
