@@ -28,6 +28,15 @@ func Marshal(msg proto.Message) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// mustMarshal writes a record that is made of ids and numbers alone.
+func mustMarshal(msg proto.Message) []byte {
+	value, err := Marshal(msg)
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
 // Unmarshal reads a record. Fields that this version does not know are left
 // out: whoever writes the record again uses Rewrite. The error is of class
 // overspan.ErrCorrupt.

@@ -1,0 +1,248 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// An AttachRequest asks for an endpoint's records.
+type AttachRequest struct {
+	Endpoint overspan.Endpoint // of this node; its revisions are not read
+	Network  *overspan.Network // as last seen: it must not have changed since
+	Blocks   []overspan.Block  // this node's, around each of the endpoint's slots
+}
+
+// Attach writes an endpoint: a record at each of its slots, its name, and its
+// MAC if that does not follow from the slot. It returns the endpoint with its
+// revisions.
+//
+// Errors: ErrInUse if a slot or the MAC is taken, ErrExists if the name is,
+// ErrNotFound if the network is gone or on its way out, ErrConflict if the
+// network or a block has changed since. The last also happens when a block was
+// split meanwhile, whose remainders have new epochs: look again and retry.
+func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoint, error) {
+	r, err := s.attach(a)
+	if err != nil {
+		return overspan.Endpoint{}, err
+	}
+	e := a.Endpoint
+	r.undo = func(ctx context.Context) { s.undoAttach(ctx, e) }
+	res, err := s.flights.fly(ctx, r)
+	if err != nil {
+		return overspan.Endpoint{}, err
+	}
+	if !res.OK {
+		return overspan.Endpoint{}, s.whyNotAttached(ctx, a, found(res))
+	}
+	e.CreateRevision, e.ModRevision = res.Revision, res.Revision
+	return e, nil
+}
+
+// attach makes the request. Its Else reads whatever can be in the way.
+func (s *Session) attach(a AttachRequest) (*request, error) {
+	e, n := a.Endpoint, a.Network
+	if err := s.checkAttach(a); err != nil {
+		return nil, fmt.Errorf("attach %s to network %s: %w", e.Name, n.Name, err)
+	}
+	value, err := Marshal(overspanv1.EndpointRecord(e))
+	if err != nil {
+		return nil, fmt.Errorf("attach %s to network %s: %w", e.Name, n.Name, err)
+	}
+	t := Txn{
+		If:   []Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision)},
+		Else: []Op{Get(Key(s.keys.Network(n.ID)))},
+	}
+	for _, b := range a.Blocks {
+		key := s.keys.Block(n.ID, b.Range)
+		t.If = append(t.If, Created(key, b.CreateRevision))
+		t.Else = append(t.Else, Get(Key(key)))
+	}
+	ref := mustMarshal(&overspanv1.Reference{Network: string(n.ID), Slot: uint64(e.Slot), Endpoint: string(e.ID)})
+	for i, key := range s.endpointKeys(e) {
+		t.If = append(t.If, Absent(Key(key)))
+		t.Else = append(t.Else, Get(Key(key)))
+		if i < len(e.Slots) {
+			t.Then = append(t.Then, Put(key, value))
+		} else {
+			t.Then = append(t.Then, Put(key, ref))
+		}
+	}
+	return &request{what: fmt.Sprintf("attach %s to network %s", e.Name, n.Name), txn: t, shared: true}, nil
+}
+
+// endpointKeys returns the keys that an endpoint owns: its records, first slot
+// first, then its name, then its MAC where that does not follow from the slot.
+func (s *Session) endpointKeys(e overspan.Endpoint) []string {
+	var keys []string
+	for _, slot := range e.Slots {
+		keys = append(keys, s.keys.Endpoint(e.Network, slot))
+	}
+	keys = append(keys, s.keys.EndpointName(e.Network, e.Name))
+	if !e.MAC.IsDerived() {
+		keys = append(keys, s.keys.MAC(e.Network, e.MAC))
+	}
+	return keys
+}
+
+func (s *Session) checkAttach(a AttachRequest) error {
+	e, n := a.Endpoint, a.Network
+	if _, err := overspanv1.EndpointRecord(e).Noun(); err != nil {
+		return overspan.Errorf(overspan.ErrInvalid, "%s", err)
+	}
+	switch {
+	case e.Node != s.cfg.Node.ID:
+		return overspan.Errorf(overspan.ErrInvalid, "endpoint is of node %s, not of this one", overspan.ShortID(e.Node))
+	case e.Network != n.ID:
+		return overspan.Errorf(overspan.ErrInvalid, "endpoint is of network %s", overspan.ShortID(e.Network))
+	case e.Slot != e.Slots[0]:
+		return overspan.Errorf(overspan.ErrInvalid, "first of slots %d is not slot %d", e.Slots, e.Slot)
+	case e.MAC.IsDerived() && e.MAC != n.MAC(e.Slot):
+		return overspan.Errorf(overspan.ErrInvalid, "MAC address %s lies in 02:42:…, where addresses follow from slots; choose another", e.MAC)
+	}
+	for _, slot := range e.Slots {
+		if !slices.ContainsFunc(a.Blocks, func(b overspan.Block) bool { return b.Contains(slot) }) {
+			return overspan.Errorf(overspan.ErrInvalid, "no block of this node is around slot %d", slot)
+		}
+	}
+	return nil
+}
+
+// undoAttach takes an endpoint off again whose caller has given up.
+func (s *Session) undoAttach(ctx context.Context, e overspan.Endpoint) {
+	if _, err := s.Detach(ctx, e); err != nil {
+		s.cfg.Log.Warn("late endpoint is left behind", "endpoint", e.Name, "network", overspan.ShortID(e.Network), "err", err)
+		return
+	}
+	s.cfg.Log.Info("late endpoint detached", "endpoint", e.Name, "network", overspan.ShortID(e.Network))
+	if s.cfg.Undone != nil {
+		s.cfg.Undone(e)
+	}
+}
+
+// whyNotAttached names what was in the way, from what stood there.
+func (s *Session) whyNotAttached(ctx context.Context, a AttachRequest, kvs map[string]KeyValue) error {
+	e, n := a.Endpoint, a.Network
+	if err := s.networkGone(n, kvs); err != nil {
+		return err
+	}
+	for _, slot := range e.Slots {
+		if kv, taken := kvs[s.keys.Endpoint(n.ID, slot)]; taken {
+			return overspan.Errorf(overspan.ErrInUse, "address already in use: %s of network %s belongs to %s",
+				slotAddr(n, slot), n.Name, s.describe(ctx, kv))
+		}
+	}
+	if kv, taken := kvs[s.keys.EndpointName(n.ID, e.Name)]; taken {
+		return overspan.Errorf(overspan.ErrExists, "endpoint with name %s already exists in network %s: %s",
+			e.Name, n.Name, s.describeRef(ctx, n.ID, kv))
+	}
+	if kv, taken := kvs[s.keys.MAC(n.ID, e.MAC)]; taken {
+		return overspan.Errorf(overspan.ErrInUse, "MAC address %s of network %s already in use by %s",
+			e.MAC, n.Name, s.describeRef(ctx, n.ID, kv))
+	}
+	for _, b := range a.Blocks {
+		if kvs[s.keys.Block(n.ID, b.Range)].CreateRevision != b.CreateRevision {
+			return overspan.Errorf(overspan.ErrConflict, "block %s of network %s is no longer what this node held", b.Range, n.Name)
+		}
+	}
+	return networkChanged(n)
+}
+
+// networkGone returns an error if a network that was read is gone or on its way
+// out.
+func (s *Session) networkGone(n *overspan.Network, kvs map[string]KeyValue) error {
+	kv, ok := kvs[s.keys.Network(n.ID)]
+	if !ok {
+		return overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
+	}
+	now, err := s.keys.network(kv)
+	if err == nil && now.Deleting {
+		return overspan.Errorf(overspan.ErrNotFound, "network %s is being removed", n.Name)
+	}
+	return err
+}
+
+func networkChanged(n *overspan.Network) error {
+	return overspan.Errorf(overspan.ErrConflict, "network %s was changed meanwhile", n.Name)
+}
+
+// slotAddr names a slot as users know it.
+func slotAddr(n *overspan.Network, slot overspan.Slot) string {
+	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
+		if a := subnet.Addr(slot); a.IsValid() {
+			return a.String()
+		}
+	}
+	return fmt.Sprintf("slot %d", slot)
+}
+
+// describe names an endpoint and its node from its record.
+func (s *Session) describe(ctx context.Context, kv KeyValue) string {
+	e, err := s.keys.endpoint(kv)
+	if err != nil {
+		return "an unreadable record: " + err.Error()
+	}
+	return fmt.Sprintf("%s on %s", e.Name, s.nodeName(ctx, e.Node))
+}
+
+// describeRef names the endpoint that a name or MAC key refers to.
+func (s *Session) describeRef(ctx context.Context, n overspan.NetworkID, kv KeyValue) string {
+	var ref overspanv1.Reference
+	if err := Unmarshal(kv.Value, &ref); err != nil {
+		return "an unreadable record: " + atKey(kv, err).Error()
+	}
+	rec, err := s.one(ctx, s.keys.Endpoint(n, overspan.Slot(ref.GetSlot())))
+	if err != nil || rec.Key == "" {
+		return "endpoint " + overspan.ShortID(ref.GetEndpoint())
+	}
+	return s.describe(ctx, rec)
+}
+
+// Detach deletes everything that an endpoint owns and returns the revision at
+// which it was gone. An endpoint that is gone already, or whose slot belongs to
+// another by now, is none of this one's: that is success. An endpoint without
+// revisions, as the journal keeps it, is looked up first.
+func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error) {
+	what := fmt.Sprintf("detach %s from network %s", e.Name, overspan.ShortID(e.Network))
+	if len(e.Slots) == 0 {
+		return 0, overspan.Errorf(overspan.ErrInvalid, "%s: it has no slot", what)
+	}
+	key := s.keys.Endpoint(e.Network, e.Slots[0])
+	if e.CreateRevision == 0 {
+		list, err := s.kv.List(ctx, Key(key), 0)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", what, err)
+		}
+		if e.CreateRevision = s.ownRecord(e, list.KVs); e.CreateRevision == 0 {
+			return list.Revision, nil
+		}
+	}
+	t := Txn{If: []Cmp{Created(key, e.CreateRevision)}, Else: []Op{Get(Key(key))}}
+	for _, owned := range s.endpointKeys(e) {
+		t.Then = append(t.Then, Delete(Key(owned)))
+	}
+	res, err := s.flights.fly(ctx, &request{what: what, txn: t, shared: true})
+	if err != nil {
+		return 0, err
+	}
+	if !res.OK && s.ownRecord(e, res.Responses[0].KVs) != 0 {
+		return 0, overspan.Errorf(overspan.ErrConflict, "%s: its record was written again meanwhile", what)
+	}
+	return res.Revision, nil
+}
+
+// ownRecord returns the create-revision of the endpoint's record, 0 if what
+// stands there is not its.
+func (s *Session) ownRecord(e overspan.Endpoint, kvs []KeyValue) int64 {
+	if len(kvs) == 0 {
+		return 0
+	}
+	now, err := s.keys.endpoint(kvs[0])
+	if err != nil || now.ID != e.ID {
+		return 0
+	}
+	return now.CreateRevision
+}

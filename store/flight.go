@@ -1,0 +1,352 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+const (
+	// maxGroup bounds how many requests share a flight. etcd allows 128 compares
+	// or operations in a transaction, and to a nested one what its parent left.
+	maxGroup = 60
+
+	// flightTimeout is when an unanswered flight counts as one of unknown
+	// outcome.
+	flightTimeout = 3 * time.Second
+
+	// maxFlights bounds how often one request takes off: once more after a
+	// flight of which it is settled that it never commits.
+	maxFlights = 2
+)
+
+// flights carries out a node's transactions, one in the air at a time. Each
+// compares the node's registration and its flight key and rewrites the latter,
+// so that of a flight without an answer it can be found out whether it has
+// committed, and made sure that it never will.
+//
+// One goroutine, run, owns everything but in, ended and trouble.
+type flights struct {
+	kv           KV
+	keys         Keys
+	log          *slog.Logger
+	timeout      time.Duration
+	node         overspan.NodeID
+	instance     string
+	registration int64
+
+	sequence uint64 // of the last flight
+	mod      int64  // mod-revision of the flight key
+	waiting  []*request
+
+	in    chan *request // unbuffered: whoever gives up before it is taken never flies
+	ended chan struct{} // closed when run has ended; err holds from then on
+	err   error
+
+	mu      sync.Mutex // guards trouble
+	trouble error      // why the flight in the air has no outcome yet
+}
+
+// fly carries out a request and returns the result of its own transaction. An
+// error of class ErrUnavailable means that nothing happened, or that the caller
+// gave up: then undo follows if it happens after all.
+func (f *flights) fly(ctx context.Context, r *request) (Result, error) {
+	r.done = make(chan answer, 1)
+	select {
+	case f.in <- r:
+	case <-ctx.Done():
+		return Result{}, f.noAnswer(ctx, r)
+	case <-f.ended:
+		return Result{}, f.closed(r)
+	}
+	select {
+	case a := <-r.done:
+		return a.res, a.err
+	case <-ctx.Done():
+	}
+	if a, answered := r.giveUp(); answered {
+		return a.res, a.err
+	}
+	return Result{}, f.noAnswer(ctx, r)
+}
+
+// run is the owner. It returns nil when ctx ends, and an error of class
+// ErrFenced when the node may write no more. A flight in the air is brought
+// down first.
+func (f *flights) run(ctx context.Context) error {
+	var undoing sync.WaitGroup
+	defer undoing.Wait()
+	defer f.close()
+	for {
+		if len(f.waiting) == 0 {
+			select {
+			case r := <-f.in:
+				f.waiting = append(f.waiting, r)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		f.gather()
+		group, rest := board(f.waiting)
+		f.waiting = rest
+		if len(group) == 0 {
+			continue // all have given up
+		}
+		for _, landed := range f.launch(ctx, group) {
+			if landed.undo != nil {
+				undoing.Go(func() { landed.undo(ctx) })
+			}
+		}
+		if f.err != nil {
+			return f.err
+		}
+	}
+}
+
+func (f *flights) close() {
+	close(f.ended)
+	for _, r := range f.waiting {
+		r.land(answer{err: f.closed(r)})
+	}
+}
+
+// gather takes in all who wait at this moment.
+func (f *flights) gather() {
+	for {
+		select {
+		case r := <-f.in:
+			f.waiting = append(f.waiting, r)
+		default:
+			return
+		}
+	}
+}
+
+// launch flies a group and answers it. It returns those whose caller had given
+// up although they were carried out.
+func (f *flights) launch(ctx context.Context, group []*request) []*request {
+	t := f.guarded(f.sequence + 1)
+	for _, r := range group {
+		r.flown++
+		t.Then = append(t.Then, Nest(r.txn))
+	}
+	res, err := f.txn(ctx, t)
+	switch {
+	case err == nil && res.OK:
+		f.sequence, f.mod = f.sequence+1, res.Revision
+		return land(group, res.Revision, res.Responses[1:])
+	case err == nil:
+		f.err = f.standing(res)
+		return refuse(group, f.err)
+	case !refused(err):
+		return f.settle(ctx, group, err)
+	case len(group) == 1:
+		return refuse(group, err)
+	}
+	// etcd refuses a transaction as a whole: each alone finds out whose fault it is.
+	var orphans []*request
+	for i := range group {
+		if f.err != nil {
+			refuse(group[i:], f.err)
+			break
+		}
+		orphans = append(orphans, f.launch(ctx, group[i:i+1])...)
+	}
+	return orphans
+}
+
+// guarded returns a transaction that commits only while the node is registered
+// and no other flight came between, and that numbers itself.
+func (f *flights) guarded(sequence uint64) Txn {
+	return Txn{
+		If: []Cmp{
+			Created(f.keys.Node(f.node), f.registration),
+			Unchanged(f.keys.Flight(f.node), f.mod),
+		},
+		Then: []Op{Put(f.keys.Flight(f.node), mustMarshal(&overspanv1.Flight{Sequence: sequence, Instance: f.instance}))},
+		Else: []Op{Get(Key(f.keys.Node(f.node))), Get(Key(f.keys.Flight(f.node)))},
+	}
+}
+
+// txn bounds a transaction by itself alone: a shutdown lets it land.
+func (f *flights) txn(ctx context.Context, t Txn) (Result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
+	defer cancel()
+	return f.kv.Txn(ctx, t)
+}
+
+// settle finds out what became of a flight without an answer. It rewrites the
+// flight key under the same guards: if that succeeds the flight can never
+// commit, if it fails the flight key tells who was faster. Until etcd has
+// answered nothing else flies.
+func (f *flights) settle(ctx context.Context, group []*request, cause error) []*request {
+	defer f.setTrouble(nil)
+	f.log.Warn("transaction has no outcome yet", "requests", len(group), "err", cause)
+	for attempt := 0; ; attempt++ {
+		f.setTrouble(cause)
+		if err := pause(ctx, attempt); err != nil {
+			return refuse(group, cause)
+		}
+		t := f.guarded(f.sequence + 2)
+		for _, r := range group {
+			t.Else = append(t.Else, Nest(Txn{Then: append([]Op{Get(r.txn.Then[0].Range)}, r.txn.Else...)}))
+		}
+		res, err := f.txn(ctx, t)
+		switch {
+		case err != nil:
+			cause = err
+		case res.OK:
+			f.sequence, f.mod = f.sequence+2, res.Revision
+			return f.again(group, cause)
+		default:
+			return f.settled(group, res, cause)
+		}
+	}
+}
+
+// settled reads the answer of a failed rewrite of the flight key.
+func (f *flights) settled(group []*request, res Result, cause error) []*request {
+	if err := f.registered(res); err != nil {
+		f.err = err
+		return refuse(group, err)
+	}
+	last, at := f.lastFlight(res)
+	if at == 0 || last.GetInstance() != f.instance || (last.GetSequence() != f.sequence+1 && last.GetSequence() != f.sequence+2) {
+		f.err = f.standing(res)
+		return refuse(group, f.err)
+	}
+	committed := last.GetSequence() == f.sequence+1
+	f.sequence, f.mod = last.GetSequence(), at
+	if !committed { // an earlier attempt to settle was carried out
+		return f.again(group, cause)
+	}
+	responses := make([]Response, len(group))
+	for i, r := range group {
+		nested := res.Responses[2+i].Result
+		responses[i].Result = &Result{
+			OK:        wrote(r.txn.Then[0], nested.Responses[0].KVs, at),
+			Responses: nested.Responses[1:],
+		}
+	}
+	return land(group, at, responses)
+}
+
+// wrote reports whether the first operation of a transaction was carried out at
+// a revision, from what its range holds since. Nobody else writes the same keys
+// under the same guards; who comes later leaves a later revision.
+func wrote(first Op, now []KeyValue, at int64) bool {
+	if first.Kind == OpPut {
+		return len(now) == 1 && (now[0].ModRevision == at || now[0].CreateRevision == at)
+	}
+	for _, kv := range now {
+		if kv.CreateRevision <= at {
+			return false
+		}
+	}
+	return true
+}
+
+// again lets those fly once more whose flight never commits and whose caller
+// still waits.
+func (f *flights) again(group []*request, cause error) []*request {
+	var next []*request
+	for _, r := range group {
+		if r.flown < maxFlights {
+			next = append(next, r)
+			continue
+		}
+		r.land(answer{err: cause})
+	}
+	f.waiting = append(next, f.waiting...)
+	return nil
+}
+
+// registered tells from the answer of failed guards whether the node still is.
+func (f *flights) registered(res Result) error {
+	if kvs := res.Responses[0].KVs; len(kvs) == 1 && kvs[0].CreateRevision == f.registration {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(f.node))
+}
+
+// standing says why the guards of a flight with a known outcome failed.
+func (f *flights) standing(res Result) error {
+	if err := f.registered(res); err != nil {
+		return err
+	}
+	last, _ := f.lastFlight(res)
+	return overspan.Errorf(overspan.ErrFenced,
+		"node %s: instance %q has written as this node: another agent uses its id, or etcd was rolled back", overspan.ShortID(f.node), last.GetInstance())
+}
+
+// lastFlight reads the flight key from the answer of failed guards, and its
+// mod-revision; 0 if there is none that can be read.
+func (f *flights) lastFlight(res Result) (*overspanv1.Flight, int64) {
+	kvs := res.Responses[1].KVs
+	if len(kvs) != 1 {
+		return nil, 0
+	}
+	var last overspanv1.Flight
+	if err := Unmarshal(kvs[0].Value, &last); err != nil {
+		return nil, 0
+	}
+	return &last, kvs[0].ModRevision
+}
+
+func (f *flights) setTrouble(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.trouble = err
+}
+
+// noAnswer is what a caller is told who waited in vain.
+func (f *flights) noAnswer(ctx context.Context, r *request) error {
+	f.mu.Lock()
+	cause := f.trouble
+	f.mu.Unlock()
+	if cause == nil {
+		cause = ctx.Err()
+	}
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: etcd unreachable: %w", r.what, cause)
+}
+
+func (f *flights) closed(r *request) error {
+	if f.err != nil {
+		return f.err
+	}
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: the agent is shutting down", r.what)
+}
+
+// refused reports whether an error of a transaction is etcd's answer: it was
+// not carried out. Of any other error that is not known.
+func refused(err error) bool {
+	for _, class := range []error{overspan.ErrInvalid, overspan.ErrDenied, overspan.ErrNotFound} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits before attempt n+1: 20 ms, doubling up to a second, give or take
+// a half, so that many nodes do not come back at once.
+func pause(ctx context.Context, n int) error {
+	wait := min(20*time.Millisecond<<min(n, 10), time.Second)
+	timer := time.NewTimer(wait/2 + rand.N(wait))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

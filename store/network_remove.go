@@ -1,0 +1,181 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// maxNamed bounds how many endpoints an error names.
+const maxNamed = 10
+
+// RemoveNetwork removes a network in steps, each a transaction of its own, so
+// that a crash between two leaves a removal that any node can finish. The first
+// marks the record and frees the name: from then on nothing can be attached or
+// claimed. Then go blocks, wants and acknowledgements, then record, VNI and
+// subnets.
+//
+// Errors: ErrInUse names the endpoints; ErrNotFound.
+func (s *Session) RemoveNetwork(ctx context.Context, n *overspan.Network) error {
+	for range maxRaces {
+		marked, err := s.mark(ctx, n)
+		if err != nil {
+			return err
+		}
+		if marked {
+			return s.finishRemoval(ctx, n)
+		}
+	}
+	return networkChanged(n)
+}
+
+// mark marks the record for removal, if no endpoint stands in the network;
+// false if somebody changed the record meanwhile.
+func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
+	what := "remove network " + n.Name
+	old, err := s.one(ctx, s.keys.Network(n.ID))
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", what, err)
+	}
+	if old.Key == "" {
+		return false, overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
+	}
+	var rec overspanv1.Network
+	if err := Unmarshal(old.Value, &rec); err != nil {
+		return false, atKey(old, err)
+	}
+	if rec.GetDeleting() {
+		return true, nil
+	}
+	rec.Deleting = true
+	value, err := Rewrite(old.Value, &rec)
+	if err != nil {
+		return false, atKey(old, err)
+	}
+	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID))},
+		Then: []Op{Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode()))))},
+		Else: []Op{Get(Key(old.Key))},
+	}})
+	if err != nil || res.OK {
+		return res.OK, err
+	}
+	if now := found(res)[old.Key]; now.ModRevision != old.ModRevision {
+		return false, nil
+	}
+	return false, s.hasEndpoints(ctx, n)
+}
+
+// hasEndpoints returns the error that names a network's endpoints; nil if the
+// last has just gone.
+func (s *Session) hasEndpoints(ctx context.Context, n *overspan.Network) error {
+	list, err := s.kv.List(ctx, s.keys.Endpoints(n.ID), 0)
+	if err != nil {
+		return fmt.Errorf("remove network %s: %w", n.Name, err)
+	}
+	seen := make(map[overspan.EndpointID]bool)
+	nodes := make(map[overspan.NodeID]string)
+	var names []string
+	for _, kv := range list.KVs {
+		e, err := s.keys.endpoint(kv)
+		if err != nil {
+			return err
+		}
+		if seen[e.ID] {
+			continue // it owns several slots
+		}
+		seen[e.ID] = true
+		if len(names) >= maxNamed {
+			continue
+		}
+		if nodes[e.Node] == "" {
+			nodes[e.Node] = s.nodeName(ctx, e.Node)
+		}
+		names = append(names, e.Name+" on "+nodes[e.Node])
+	}
+	if len(seen) == 0 {
+		return nil
+	}
+	if more := len(seen) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return overspan.Errorf(overspan.ErrInUse, "network %s has active endpoints: %s; disconnect them first", n.Name, strings.Join(names, ", "))
+}
+
+// FinishRemovals finishes what removers have left half done: it removes every
+// network that a snapshot shows as marked. Several nodes may do so at once.
+func (s *Session) FinishRemovals(ctx context.Context, snap *overspan.Snapshot) error {
+	var errs []error
+	for _, n := range snap.Networks {
+		if n.Deleting {
+			errs = append(errs, s.finishRemoval(ctx, n))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// finishRemoval takes a marked network's remaining keys away. A network that is
+// gone is success.
+func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error {
+	what := "remove network " + n.Name
+	for range maxRaces {
+		record, version, err := s.recordAndVersion(ctx, n.ID)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if record.Key == "" {
+			return nil
+		}
+		now, err := s.keys.network(record)
+		if err != nil {
+			return err
+		}
+		if !now.Deleting {
+			return networkChanged(n)
+		}
+		guard := Unchanged(record.Key, record.ModRevision)
+		if _, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+			If:   []Cmp{guard},
+			Then: []Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))},
+		}}); err != nil {
+			return err
+		}
+		last := Txn{
+			If:   []Cmp{guard, Unchanged(s.keys.SubnetsVersion(), version), Absent(s.keys.Blocks(n.ID))},
+			Then: []Op{Delete(Key(record.Key)), Delete(s.keys.Acks(n.ID))},
+		}
+		last.Then = append(last.Then, s.freeLeases(now)...)
+		res, err := s.flights.fly(ctx, &request{what: what, txn: last})
+		if err != nil || res.OK {
+			return err
+		}
+	}
+	return overspan.Errorf(overspan.ErrConflict, "%s: others created and removed networks at the same time; try again", what)
+}
+
+// freeLeases gives a network's VNI and subnets back.
+func (s *Session) freeLeases(n overspan.Network) []Op {
+	ops := []Op{Put(s.keys.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(n.ID)}))}
+	if n.VNI != 0 {
+		ops = append(ops, Delete(Key(s.keys.VNI(n.VNI))))
+	}
+	for _, p := range subnets(n) {
+		ops = append(ops, Delete(Key(s.keys.Subnet(p))))
+	}
+	return ops
+}
+
+// recordAndVersion reads a network's record and the mod-revision of the
+// subnets' version.
+func (s *Session) recordAndVersion(ctx context.Context, id overspan.NetworkID) (KeyValue, int64, error) {
+	res, err := s.kv.Txn(ctx, Txn{Then: []Op{Get(Key(s.keys.Network(id))), Get(Key(s.keys.SubnetsVersion()))}})
+	if err != nil {
+		return KeyValue{}, 0, err
+	}
+	kvs := found(res)
+	return kvs[s.keys.Network(id)], kvs[s.keys.SubnetsVersion()].ModRevision, nil
+}

@@ -1,0 +1,302 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// expiryGrace is what etcd may take beyond the TTL to let a lease go.
+const expiryGrace = 5 * time.Second
+
+// A standing is what etcd holds of a node at one revision. A key that is absent
+// is the zero KeyValue.
+type standing struct {
+	revision                       int64
+	node, live, removing, flightKV KeyValue
+}
+
+// enter registers the node and announces it. It looks, and acts on what it saw
+// in one transaction, until nobody came between.
+func (s *Session) enter(ctx context.Context) error {
+	var patience time.Time // until when a foreign presence is waited for
+	for attempt := 0; ; attempt++ {
+		at, err := s.look(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("register node %s: %w", s.cfg.Node.Name, err)
+		case at.removing.Key != "":
+			s.cfg.Log.Info("waiting for the removal of this node to end")
+			if err := s.awaitGone(ctx, at.removing.Key, at.revision); err != nil {
+				return overspan.Errorf(overspan.ErrUnavailable, "register node %s: its removal is still under way: %w", s.cfg.Node.Name, err)
+			}
+			continue
+		case at.live.Key != "":
+			if patience.IsZero() {
+				patience = time.Now().Add(s.cfg.TTL + expiryGrace)
+			}
+			if err := s.displace(ctx, at, patience); err != nil {
+				return err
+			}
+			continue
+		}
+		done, err := s.register(ctx, at)
+		if err != nil || done {
+			return err
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return overspan.Errorf(overspan.ErrUnavailable, "register node %s: %w", s.cfg.Node.Name, err)
+		}
+	}
+}
+
+// look reads everything that etcd holds of the node at once.
+func (s *Session) look(ctx context.Context) (standing, error) {
+	id := s.cfg.Node.ID
+	res, err := s.kv.Txn(ctx, Txn{Then: []Op{
+		Get(Key(s.keys.Node(id))), Get(Key(s.keys.Live(id))),
+		Get(Key(s.keys.Removing(id))), Get(Key(s.keys.Flight(id))),
+	}})
+	if err != nil {
+		return standing{}, err
+	}
+	kvs := found(res)
+	return standing{
+		revision: res.Revision,
+		node:     kvs[s.keys.Node(id)],
+		live:     kvs[s.keys.Live(id)],
+		removing: kvs[s.keys.Removing(id)],
+		flightKV: kvs[s.keys.Flight(id)],
+	}, nil
+}
+
+// register writes registration, presence and flight key in one transaction;
+// false if somebody came between. From then on nothing that was sent under an
+// older flight key can commit.
+func (s *Session) register(ctx context.Context, at standing) (bool, error) {
+	if err := s.mayAdopt(at); err != nil {
+		return false, err
+	}
+	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
+		return false, err
+	}
+	id := s.cfg.Node.ID
+	node, err := nodeValue(at.node, s.cfg.Node)
+	if err != nil {
+		return false, err
+	}
+	live, err := Marshal(overspanv1.PresenceRecord(s.cfg.Presence))
+	if err != nil {
+		return false, err
+	}
+	sequence := lastSequence(at.flightKV) + 1
+	res, err := s.kv.Txn(ctx, Txn{
+		If: []Cmp{
+			Unchanged(s.keys.Node(id), at.node.ModRevision),
+			Created(s.keys.Node(id), at.node.CreateRevision),
+			Absent(Key(s.keys.Live(id))),
+			Absent(Key(s.keys.Removing(id))),
+			Unchanged(s.keys.Flight(id), at.flightKV.ModRevision),
+		},
+		Then: []Op{
+			Put(s.keys.Node(id), node),
+			PutLeased(s.keys.Live(id), live, s.currentLease()),
+			Put(s.keys.Flight(id), mustMarshal(&overspanv1.Flight{Sequence: sequence, Instance: s.cfg.Presence.Instance})),
+		},
+	})
+	if err != nil || !res.OK {
+		return false, err
+	}
+	s.registration = at.node.CreateRevision
+	if s.registration == 0 {
+		s.registration = res.Revision
+	}
+	s.since = res.Revision
+	s.flights = &flights{
+		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout,
+		node: id, instance: s.cfg.Presence.Instance, registration: s.registration,
+		sequence: sequence, mod: res.Revision,
+		in: make(chan *request), ended: make(chan struct{}),
+	}
+	// Two nodes with one address may have looked at the same moment: the one
+	// that came later yields.
+	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
+		return false, errors.Join(err, s.withdraw(ctx, at))
+	}
+	return true, nil
+}
+
+// withdraw takes a registration back that was not there before.
+func (s *Session) withdraw(ctx context.Context, at standing) error {
+	if at.node.Key != "" {
+		return nil
+	}
+	id := s.cfg.Node.ID
+	_, err := s.kv.Txn(ctx, Txn{
+		If:   []Cmp{Created(s.keys.Node(id), s.registration)},
+		Then: []Op{Delete(Key(s.keys.Node(id))), Delete(Key(s.keys.Flight(id)))},
+	})
+	return err
+}
+
+// mayAdopt refuses a registration that neither this state directory nor the
+// run before it has made. A journal without a registration adopts whatever
+// stands: its agent died between registering and noting it, or lost its disk.
+func (s *Session) mayAdopt(at standing) error {
+	known := s.cfg.Known
+	if at.node.Key == "" || known.Registration == 0 || at.node.CreateRevision == known.Registration {
+		return nil
+	}
+	var last overspanv1.Flight
+	if at.flightKV.Key != "" && Unmarshal(at.flightKV.Value, &last) == nil && last.GetInstance() == known.Instance {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrInUse,
+		"node id %s was registered anew by another agent since this state directory was used: this state directory is a copy; delete it to join as a node of its own",
+		overspan.ShortID(s.cfg.Node.ID))
+}
+
+// nodeValue writes the registration, and keeps what a newer agent has put there.
+func nodeValue(old KeyValue, n overspan.Node) ([]byte, error) {
+	if old.Key == "" {
+		return Marshal(overspanv1.NodeRecord(n))
+	}
+	value, err := Rewrite(old.Value, overspanv1.NodeRecord(n))
+	return value, atKey(old, err)
+}
+
+// lastSequence reads the flight key. One that cannot be read starts anew: that
+// it differs in instance is enough to tell flights apart.
+func lastSequence(kv KeyValue) uint64 {
+	var last overspanv1.Flight
+	if kv.Key == "" || Unmarshal(kv.Value, &last) != nil {
+		return 0
+	}
+	return last.GetSequence()
+}
+
+// displace deals with a presence that stands in the way: it takes it away if
+// its agent is known to be dead, waits for it to expire, and refuses when it
+// stays.
+func (s *Session) displace(ctx context.Context, at standing, patience time.Time) error {
+	_, holder, err := s.keys.presence(at.live)
+	if err == nil {
+		if s.isSelf(holder) || s.isDead(holder) {
+			s.cfg.Log.Info("taking over the presence of a dead agent", "pid", holder.PID, "instance", holder.Instance)
+			return s.evict(ctx, at.live)
+		}
+		if s.isHere(holder) {
+			return s.inUse(holder)
+		}
+	}
+	s.cfg.Log.Info("waiting for another agent's presence to expire", "machine", holder.MachineID, "pid", holder.PID)
+	wait, cancel := context.WithDeadline(ctx, patience)
+	defer cancel()
+	gone := s.awaitGone(wait, at.live.Key, at.revision)
+	switch {
+	case gone == nil:
+		return nil
+	case ctx.Err() != nil:
+		return overspan.Errorf(overspan.ErrUnavailable, "register node %s: %w", s.cfg.Node.Name, ctx.Err())
+	case wait.Err() != nil && err != nil:
+		return err
+	case wait.Err() != nil:
+		return s.inUse(holder)
+	}
+	return gone
+}
+
+// isSelf reports whether a presence is of this very run: an earlier session of
+// it, or an attempt to open one whose answer was lost.
+func (s *Session) isSelf(p overspan.Presence) bool {
+	return p.Instance == s.cfg.Presence.Instance
+}
+
+// isHere reports whether a presence names a process that this agent could see.
+func (s *Session) isHere(p overspan.Presence) bool {
+	own := s.cfg.Presence
+	return p.BootID == own.BootID && p.PIDSpace == own.PIDSpace
+}
+
+func (s *Session) isDead(p overspan.Presence) bool {
+	return s.isHere(p) && !s.cfg.Alive(p)
+}
+
+func (s *Session) inUse(p overspan.Presence) error {
+	where := "machine " + p.MachineID
+	if s.isHere(p) {
+		where = "this machine"
+	}
+	return overspan.Errorf(overspan.ErrInUse,
+		"node id %s is in use by agent pid %d on %s: this state directory is a copy; delete it to join as a node of its own",
+		overspan.ShortID(s.cfg.Node.ID), p.PID, where)
+}
+
+// evict deletes a presence unless it has changed hands.
+func (s *Session) evict(ctx context.Context, live KeyValue) error {
+	_, err := s.kv.Txn(ctx, Txn{
+		If:   []Cmp{Created(live.Key, live.CreateRevision)},
+		Then: []Op{Delete(Key(live.Key))},
+	})
+	if err != nil {
+		return fmt.Errorf("take over the presence of node %s: %w", s.cfg.Node.Name, err)
+	}
+	return nil
+}
+
+// awaitGone returns nil once a key that stood at a revision has been deleted.
+func (s *Session) awaitGone(ctx context.Context, key string, after int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for batch := range s.kv.Watch(ctx, Key(key), after) {
+		if batch.Err != nil {
+			return batch.Err
+		}
+		for _, e := range batch.Events {
+			if e.Deleted {
+				return nil
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// checkVTEPs refuses an address that another node that is present uses: peers
+// could not tell the two apart. Of two that entered at once, the one whose
+// presence is older stays.
+func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node) error {
+	nodes, err := s.kv.List(ctx, s.keys.Nodes(), 0)
+	if err != nil {
+		return fmt.Errorf("check the VTEP address of node %s: %w", n.Name, err)
+	}
+	lives, err := s.kv.List(ctx, s.keys.Lives(), 0)
+	if err != nil {
+		return fmt.Errorf("check the VTEP address of node %s: %w", n.Name, err)
+	}
+	present := make(map[string]int64)
+	for _, kv := range lives.KVs {
+		present[kv.Key] = kv.CreateRevision
+	}
+	own, entered := present[s.keys.Live(n.ID)]
+	for _, kv := range nodes.KVs {
+		other, err := s.keys.node(kv)
+		if err != nil || other.ID == n.ID {
+			continue // a registration that cannot be read is reported by the mirror
+		}
+		since, up := present[s.keys.Live(other.ID)]
+		if !up || (entered && since > own) {
+			continue
+		}
+		for _, a := range n.VTEPs {
+			if other.VTEP(overspan.FamilyOf(a)) == a {
+				return overspan.Errorf(overspan.ErrInUse,
+					"VTEP address %s is in use by node %s (%s): give this node another --advertise-address", a, other.Name, overspan.ShortID(other.ID))
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package store
+
+import (
+	"context"
+	"sync"
+)
+
+// A request is a transaction that waits for its flight. It succeeds or fails
+// alone, whoever flies with it.
+type request struct {
+	what string // for errors: "attach web1 to network demo"
+
+	// txn is what is to be done under which guards, beside those of the flight.
+	// What its Then does first tells, after the loss of an answer, whether it
+	// was done.
+	txn Txn
+
+	// shared says that the request may fly with others that write other keys:
+	// attaches and detaches, of which no two can break each other's guards.
+	shared bool
+
+	// undo takes back what was done when the caller had given up; nil where
+	// nothing needs to be.
+	undo func(ctx context.Context)
+
+	flown int // how often it took off; the flights' owner counts
+	done  chan answer
+
+	mu       sync.Mutex // guards gone and answered
+	gone     bool
+	answered bool
+}
+
+// An answer is the outcome of a request.
+type answer struct {
+	res Result
+	err error
+}
+
+// giveUp makes the caller forget the request, unless the answer is there.
+func (r *request) giveUp() (a answer, answered bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answered {
+		return <-r.done, true
+	}
+	r.gone = true
+	return answer{}, false
+}
+
+// land answers the request; false if its caller has given up.
+func (r *request) land(a answer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gone {
+		return false
+	}
+	r.answered = true
+	r.done <- a // holds one
+	return true
+}
+
+func (r *request) isGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone
+}
+
+// writes returns the keys that the request puts or deletes.
+func (r *request) writes() []string {
+	var keys []string
+	for _, op := range r.txn.Then {
+		keys = append(keys, op.Range.Key)
+	}
+	return keys
+}
+
+// board chooses who flies next: the first who waits, and if it may share, all
+// who may too and write other keys. Of two that write one key the earlier goes
+// first. Those whose caller has given up are left out of both.
+func board(waiting []*request) (group, rest []*request) {
+	taken := make(map[string]struct{})
+	for _, r := range waiting {
+		switch {
+		case r.isGone():
+		case len(group) == 0:
+			group = append(group, r)
+			reserve(taken, r)
+		case group[0].shared && r.shared && len(group) < maxGroup && reserve(taken, r):
+			group = append(group, r)
+		default:
+			rest = append(rest, r)
+			reserve(taken, r)
+		}
+	}
+	return group, rest
+}
+
+// reserve takes the keys of a request; false if one was taken before.
+func reserve(taken map[string]struct{}, r *request) bool {
+	free := true
+	for _, key := range r.writes() {
+		if _, was := taken[key]; was {
+			free = false
+		}
+		taken[key] = struct{}{}
+	}
+	return free
+}
+
+// land gives each of a group its result. It returns those that were carried out
+// though their caller had given up.
+func land(group []*request, revision int64, responses []Response) []*request {
+	var orphans []*request
+	for i, r := range group {
+		res := *responses[i].Result
+		res.Revision = revision
+		if !r.land(answer{res: res}) && res.OK {
+			orphans = append(orphans, r)
+		}
+	}
+	return orphans
+}
+
+// refuse gives the whole group one error.
+func refuse(group []*request, err error) []*request {
+	for _, r := range group {
+		r.land(answer{err: err})
+	}
+	return nil
+}
+
+// found collects the keys that a transaction has read.
+func found(res Result) map[string]KeyValue {
+	out := make(map[string]KeyValue)
+	for _, resp := range res.Responses {
+		for _, kv := range resp.KVs {
+			out[kv.Key] = kv
+		}
+	}
+	return out
+}
