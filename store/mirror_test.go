@@ -364,7 +364,7 @@ func TestMirrorKeepsWhatABadRecordSaid(t *testing.T) {
 	w := scribe{NewMemory(1), testKeys(t, "bad")}
 	faulty := NewFaulty(w)
 	m := startMirror(t, faulty, w.keys, MirrorConfig{}, 1)
-	w.write(t, w.node(1, 1), w.endpoint(1, 1, 9), w.endpoint(1, 1, 10))
+	waitRevision(t, m, w.write(t, w.node(1, 1), w.endpoint(1, 1, 9), w.endpoint(1, 1, 10)))
 	rev := w.write(t, Put(w.keys.Node(nodeID(1)), []byte("{")), Put(w.keys.Node(nodeID(2)), []byte("no")),
 		Put(w.keys.Endpoint(netID(1), 9), []byte("{}")), Put(w.keys.Segment(netID(1)).Key+"rubbish", nil))
 
