@@ -202,4 +202,10 @@ type Hint struct {
 
 	// Dev names one of our devices; by it the reconciler chooses a Scope.
 	Dev string
+
+	// Rules: packet filter rules changed, ours or others'.
+	Rules bool
+
+	// Routes: addresses or routes of the host itself changed.
+	Routes bool
 }

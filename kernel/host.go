@@ -1,0 +1,117 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"github.com/overspan/overspan"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// HostConfig says how a Host works.
+type HostConfig struct {
+	// NetnsDir is the directory of the namespaces that AddNetns pins; below
+	// the run directory of the agent. "" if there are none.
+	NetnsDir string
+
+	Logger *slog.Logger // nil: nothing is logged
+}
+
+// A Host is the kernel of the network namespace that NewHost was called in. It
+// stays bound to it, whichever thread calls its methods. It keeps nothing but
+// sockets: what it did is read back from the kernel. It is safe for concurrent
+// use, though only one reconciler should call Apply.
+type Host struct {
+	config    HostConfig
+	log       *slog.Logger
+	ns        netns.NsHandle
+	route     *conn
+	netfilter *conn
+	handle    *netlink.Handle
+	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
+}
+
+// NewHost opens the kernel of the calling thread's network namespace.
+func NewHost(config HostConfig) (*Host, error) {
+	h := &Host{config: config, log: config.Logger, ns: netns.None()}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := h.open(); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open the kernel's network state: %w", err)
+	}
+	h.rules = findRuleTools(h.log)
+	return h, nil
+}
+
+func (h *Host) open() (err error) {
+	if h.ns, err = netns.Get(); err != nil {
+		return err
+	}
+	if h.route, err = dial(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if h.netfilter, err = dial(unix.NETLINK_NETFILTER); err != nil {
+		return err
+	}
+	h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	return err
+}
+
+// Close closes the sockets. The kernel's state stays as it is.
+func (h *Host) Close() {
+	if h.route != nil {
+		h.route.close()
+	}
+	if h.netfilter != nil {
+		h.netfilter.close()
+	}
+	if h.handle != nil {
+		h.handle.Close()
+	}
+	if h.ns.IsOpen() {
+		h.ns.Close()
+	}
+}
+
+// Reap deletes the links in the doomed group, and with them the containers'
+// ends. It takes tens of milliseconds a link.
+func (h *Host) Reap(ctx context.Context) error {
+	links, err := h.route.links(0)
+	if err != nil {
+		return fmt.Errorf("reap: list links: %w", err)
+	}
+	var doomed []message
+	foreign := false
+	for _, d := range links {
+		switch {
+		case d.group != doomedGroup:
+		case d.ours():
+			doomed = append(doomed, deleteLink(d.index))
+		default:
+			foreign = true
+		}
+	}
+	if len(doomed) == 0 || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !foreign {
+		// One message and one wait for all of them.
+		doomed = []message{deleteGroup(doomedGroup)}
+	}
+	var errs []error
+	for _, err := range h.route.execAll(doomed) {
+		if !errors.Is(err, errNoDevice) {
+			errs = append(errs, err)
+		}
+	}
+	return describe("reap", "doomed links", errors.Join(errs...))
+}

@@ -1,0 +1,204 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// errorsShown is how many errors of a run of entries are spelled out.
+const errorsShown = 3
+
+// Apply carries out ops in order. An op that fails ends its own branch: what
+// builds on it is skipped, everything else is still tried. The error joins
+// those of the ops that failed. What is already so is no error.
+func (h *Host) Apply(ctx context.Context, ops []Op) error {
+	var errs []error
+	failed := broken{}
+	for len(ops) > 0 {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if failed.blocks(ops[0]) {
+			failed.add(ops[0])
+			h.log.Debug("op skipped", "op", ops[0])
+			ops = ops[1:]
+			continue
+		}
+		n := countEntries(ops, failed)
+		if n > 0 {
+			errs = append(errs, h.applyEntries(ops[:n], failed)...)
+			ops = ops[n:]
+			continue
+		}
+		h.log.Debug("op", "op", ops[0])
+		if err := h.applyOne(ctx, ops[0]); err != nil {
+			failed.add(ops[0])
+			errs = append(errs, opError(ops[0], err))
+		}
+		ops = ops[1:]
+	}
+	return errors.Join(errs...)
+}
+
+func opError(op Op, err error) error { return fmt.Errorf("%s: %w", op, err) }
+
+// countEntries returns how many ops at the front are entries: small, alike and
+// many, so that they travel together.
+func countEntries(ops []Op, failed broken) int {
+	for i, op := range ops {
+		switch op.(type) {
+		case SetFDB, DelFDB, AddStatic, DelStatic, SetNeigh, DelNeigh, AddSetEntry, DelSetEntry:
+			if failed.blocks(op) {
+				return i
+			}
+		default:
+			return i
+		}
+	}
+	return len(ops)
+}
+
+// applyEntries carries out entries in as few sends as they fit in.
+func (h *Host) applyEntries(ops []Op, failed broken) []error {
+	finder := finder{conn: h.route}
+	var errs []error
+	var more int
+	fail := func(op Op, err error) {
+		failed.add(op)
+		if more++; len(errs) < errorsShown {
+			more--
+			errs = append(errs, opError(op, err))
+		}
+	}
+	route, sets := pack{conn: h.route}, pack{conn: h.netfilter}
+	for _, op := range ops {
+		switch op.(type) {
+		case AddSetEntry, DelSetEntry:
+			sets.add(op, setEntryMessage(op))
+		default:
+			m, err := entryMessage(op, &finder)
+			switch {
+			case err != nil:
+				fail(op, err)
+			case m != nil:
+				route.add(op, m)
+			}
+		}
+	}
+	route.send(fail)
+	sets.send(fail)
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more such ops failed", more))
+	}
+	return errs
+}
+
+// A pack is messages that travel together, each with the op that it stands for.
+type pack struct {
+	conn *conn
+	ops  []Op
+	msgs []message
+}
+
+func (p *pack) add(op Op, m message) {
+	p.ops = append(p.ops, op)
+	p.msgs = append(p.msgs, m)
+}
+
+func (p *pack) send(fail func(Op, error)) {
+	if len(p.msgs) == 0 {
+		return
+	}
+	for i, err := range p.conn.execAll(p.msgs) {
+		if err != nil && !alreadySo(p.ops[i], err) {
+			fail(p.ops[i], err)
+		}
+	}
+}
+
+func (h *Host) applyOne(ctx context.Context, op Op) error {
+	switch o := op.(type) {
+	case AddNetns:
+		return h.addPin(o.Path)
+	case DelNetns:
+		return h.delPin(o.Path)
+	case AddLink:
+		return h.addLink(ctx, o)
+	case SetLink:
+		return h.setLink(o)
+	case DelLink:
+		return h.delLink(o.Name)
+	case DoomLink:
+		return h.doomLink(o.Name)
+	case Reap:
+		return h.Reap(ctx)
+	case SetInside:
+		return h.setInside(o)
+	case DelInside:
+		return h.delInside(o)
+	case SetSysctl:
+		return h.writeSysctl(o.Path, o.Value)
+	case AddAddr:
+		return h.addAddr(o.Addr)
+	case DelAddr:
+		return h.delAddr(o.Addr)
+	case AddSet:
+		return h.addSet(o)
+	case DelSet:
+		return h.delSet(o.Name)
+	case AddChain, LoadChains, AddJump, DelJump, DelChains:
+		return h.applyRules(ctx, op)
+	}
+	return fmt.Errorf("unknown op %T", op)
+}
+
+// sysctlFile returns the file of a sysctl below /proc/sys. Device names hold no
+// slash, so the path is taken as it is.
+func sysctlFile(path string) (string, error) {
+	if !filepath.IsLocal(path) {
+		return "", fmt.Errorf("%s is no sysctl", path)
+	}
+	return filepath.Join("/proc/sys", path), nil
+}
+
+// writeSysctl writes a setting of the host's namespace.
+func (h *Host) writeSysctl(path, value string) error {
+	file, err := sysctlFile(path)
+	if err != nil {
+		return err
+	}
+	// What /proc/sys/net shows depends on the thread that opens it.
+	return do(h.ns, func() error { return os.WriteFile(file, []byte(value), 0) })
+}
+
+// readSysctls reads settings of the host's namespace. One that does not exist
+// is left out: its device is not there yet.
+func (h *Host) readSysctls(paths []string) (map[string]string, error) {
+	values := map[string]string{}
+	if len(paths) == 0 {
+		return values, nil
+	}
+	err := do(h.ns, func() error {
+		var errs []error
+		for _, path := range paths {
+			file, err := sysctlFile(path)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			raw, err := os.ReadFile(file)
+			switch {
+			case err == nil:
+				values[path] = strings.TrimSpace(string(raw))
+			case !errors.Is(err, os.ErrNotExist):
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	})
+	return values, err
+}

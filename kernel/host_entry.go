@@ -1,0 +1,203 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/overspan/overspan"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// nudNoARP is how the kernel shows a static entry of a bridge.
+	nudNoARP = 0x40
+
+	// replace makes an entry or changes the one that is there.
+	replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+
+	sizeofNdMsg = 12
+)
+
+// A finder looks links up by name, each once.
+type finder struct {
+	conn  *conn
+	found map[string]device
+}
+
+// ours returns a link of ours. Its error is errNoDevice if there is none.
+func (f *finder) ours(name string) (device, error) {
+	if d, ok := f.found[name]; ok {
+		return d, nil
+	}
+	d, err := f.conn.link(name)
+	if err != nil {
+		return device{}, err
+	}
+	if err := checkOurs(d); err != nil {
+		return device{}, err
+	}
+	put(&f.found, name, d)
+	return d, nil
+}
+
+// entryMessage returns the message that carries out an entry's op; nil if
+// there is nothing to do, since the device of a deletion is gone.
+func entryMessage(op Op, f *finder) (message, error) {
+	name, del := entryDevice(op)
+	d, err := f.ours(name)
+	if del && errors.Is(err, errNoDevice) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch o := op.(type) {
+	case SetFDB:
+		m := fdbMessage(unix.RTM_NEWNEIGH, d.index, unix.NUD_PERMANENT, unix.NTF_SELF, o.Key.MAC)
+		m.AddData(rta(unix.NDA_DST, o.Dst.AsSlice()))
+		return m, nil
+	case DelFDB:
+		// Without a destination the whole entry goes, whatever it points to.
+		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_SELF, o.Key.MAC), nil
+	case AddStatic:
+		return fdbMessage(unix.RTM_NEWNEIGH, d.index, nudNoARP, unix.NTF_MASTER, o.Key.MAC), nil
+	case DelStatic:
+		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_MASTER, o.Key.MAC), nil
+	case SetNeigh:
+		m := neighMessage(unix.RTM_NEWNEIGH, d.index, o.Key.IP)
+		m.AddData(rta(unix.NDA_LLADDR, o.MAC[:]))
+		return m, nil
+	case DelNeigh:
+		return neighMessage(unix.RTM_DELNEIGH, d.index, o.Key.IP), nil
+	}
+	return nil, errors.New("not an entry")
+}
+
+func entryDevice(op Op) (name string, del bool) {
+	switch o := op.(type) {
+	case SetFDB:
+		return o.Key.Dev, false
+	case DelFDB:
+		return o.Key.Dev, true
+	case AddStatic:
+		return o.Key.Dev, false
+	case DelStatic:
+		return o.Key.Dev, true
+	case SetNeigh:
+		return o.Key.Dev, false
+	case DelNeigh:
+		return o.Key.Dev, true
+	}
+	return "", false
+}
+
+func fdbMessage(kind, index int, state uint16, flags uint8, mac overspan.MAC) message {
+	mode := 0
+	if kind == unix.RTM_NEWNEIGH {
+		mode = replace
+	}
+	head := &netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), State: state, Flags: flags}
+	return newMessage(kind, mode, head, rta(unix.NDA_LLADDR, mac[:]))
+}
+
+func neighMessage(kind, index int, ip netip.Addr) message {
+	head := &netlink.Ndmsg{Family: uint8(afInet(ip)), Index: uint32(index)}
+	mode := 0
+	if kind == unix.RTM_NEWNEIGH {
+		mode = replace
+		head.State = unix.NUD_PERMANENT
+	}
+	return newMessage(kind, mode, head, rta(unix.NDA_DST, ip.AsSlice()))
+}
+
+// alreadySo reports whether the kernel refused an entry's op because it is
+// already so.
+func alreadySo(op Op, err error) bool {
+	switch op.(type) {
+	case DelFDB, DelStatic, DelNeigh:
+		// The bridge answers EINVAL for a link that is no port any more.
+		return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, errNoDevice) || errors.Is(err, unix.EINVAL)
+	case AddSetEntry, DelSetEntry:
+		return errors.Is(err, errSetEntryExists) || errors.Is(err, unix.ENOENT)
+	}
+	return false
+}
+
+// An entry is a forwarding or neighbour entry as the kernel lists it.
+type entry struct {
+	index  int // of the device
+	family uint8
+	state  uint16
+	flags  uint8
+	dst    netip.Addr
+	mac    overspan.MAC
+	bridge bool // held by the bridge, not by the device itself
+}
+
+// entries lists forwarding entries (AF_BRIDGE) or neighbours (AF_UNSPEC).
+// Filters, zero for none, are the index of a device or of a bridge.
+func (c *conn) entries(family uint8, index, bridge int) ([]entry, error) {
+	m := newMessage(unix.RTM_GETNEIGH, 0, &netlink.Ndmsg{Family: family})
+	if index != 0 {
+		m.AddData(rtaU32(unix.NDA_IFINDEX, uint32(index)))
+	}
+	if bridge != 0 {
+		m.AddData(rtaU32(unix.NDA_MASTER, uint32(bridge)))
+	}
+	bodies, err := c.dump(m)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]entry, 0, len(bodies))
+	for _, b := range bodies {
+		e, err := decodeEntry(b)
+		if err != nil {
+			return nil, err
+		}
+		if index == 0 || e.index == index {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func decodeEntry(b []byte) (entry, error) {
+	if len(b) < sizeofNdMsg {
+		return entry{}, errors.New("neighbour message too short")
+	}
+	e := entry{
+		family: b[0],
+		index:  int(int32(binary.NativeEndian.Uint32(b[4:]))),
+		state:  binary.NativeEndian.Uint16(b[8:]),
+		flags:  b[10],
+	}
+	for kind, v := range walk(b[sizeofNdMsg:]) {
+		switch kind {
+		case unix.NDA_DST:
+			e.dst = getAddr(v)
+		case unix.NDA_LLADDR:
+			e.mac = getMAC(v)
+		case unix.NDA_MASTER:
+			e.bridge = true
+		}
+	}
+	return e, nil
+}
+
+// lasting reports whether the entry stays until somebody deletes it.
+func (e entry) lasting() bool { return e.state&(unix.NUD_PERMANENT|nudNoARP) != 0 }
+
+// isFDB reports whether the entry is one of a VXLAN device's own.
+func (e entry) isFDB() bool { return !e.bridge && e.dst.IsValid() && e.lasting() }
+
+// isStatic reports whether the entry is a static one of a bridge. Those for a
+// port's own address are permanent instead, and not ours.
+func (e entry) isStatic() bool { return e.bridge && e.state == nudNoARP }
+
+// isNeigh reports whether the entry is a permanent neighbour. Proxy entries are
+// no neighbours, multicast ones are NOARP.
+func (e entry) isNeigh() bool {
+	return e.state == unix.NUD_PERMANENT && e.flags&unix.NTF_PROXY == 0 && e.dst.IsValid() && !e.mac.IsZero()
+}

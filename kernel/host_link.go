@@ -1,0 +1,343 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// doomedGroup is the link group whose members the reaper deletes with one
+	// message. Nothing else of ours has a group.
+	doomedGroup = 0x05ba
+
+	loopbackIndex = 1
+
+	// skipStats keeps counters out of a link dump (RTEXT_FILTER_SKIP_STATS).
+	skipStats = 1 << 3
+
+	// operUp is IF_OPER_UP, RFC 2863: the link carries packets.
+	operUp = 6
+
+	// addrGenNone is IN6_ADDR_GEN_MODE_NONE.
+	addrGenNone = 1
+
+	// portDisabled is BR_STATE_DISABLED: the port neither takes nor sends.
+	portDisabled = 0
+)
+
+// A device is a link as the kernel describes it: our part of it, and what
+// finds it again.
+type device struct {
+	Link
+	name    string
+	index   int
+	master  int // index of its bridge
+	peer    int // index of a veth's other end, in that end's namespace
+	peerNS  int // which namespace that is, as this one numbers it; noNetnsID if this
+	group   uint32
+	carrier bool // packets pass: IF_OPER_UP
+	mode    vxlanMode
+	state   uint8 // of a bridge port
+}
+
+// vxlanMode is what two VXLAN devices on one UDP port must have in common.
+type vxlanMode struct {
+	metadata bool // collect metadata ("external")
+	gbp      bool
+}
+
+// ours reports whether we made the link: name prefix and ifalias together.
+func (d device) ours() bool {
+	_, _, ok := overspan.ParseAlias(d.Alias)
+	return ok && hasOurName(d.name)
+}
+
+// network returns the network that a link of ours belongs to.
+func (d device) network() overspan.NetworkID {
+	id, _, _ := overspan.ParseAlias(d.Alias)
+	return id
+}
+
+func hasOurName(name string) bool {
+	for _, kind := range []string{"b-", "x-", "v-"} {
+		if strings.HasPrefix(name, overspan.LinkPrefix+kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// errNoDevice is the kernel's answer about a link that does not exist.
+const errNoDevice = unix.ENODEV
+
+// link looks a link up by name.
+func (c *conn) link(name string) (device, error) {
+	return c.oneLink(0, rtaText(unix.IFLA_IFNAME, name))
+}
+
+// linkAt looks a link up by its index.
+func (c *conn) linkAt(index int) (device, error) { return c.oneLink(index) }
+
+func (c *conn) oneLink(index int, by ...*nl.RtAttr) (device, error) {
+	m := newMessage(unix.RTM_GETLINK, 0, ifInfo(index, 0, 0), rtaU32(unix.IFLA_EXT_MASK, skipStats))
+	for _, a := range by {
+		m.AddData(a)
+	}
+	body, err := c.get(m)
+	if err != nil {
+		return device{}, err
+	}
+	return decodeLink(body)
+}
+
+// links lists the ports of a bridge, or, with master 0, every link.
+func (c *conn) links(master int) ([]device, error) {
+	m := newMessage(unix.RTM_GETLINK, 0, ifInfo(0, 0, 0), rtaU32(unix.IFLA_EXT_MASK, skipStats))
+	if master != 0 {
+		m.AddData(rtaU32(unix.IFLA_MASTER, uint32(master)))
+	}
+	bodies, err := c.dump(m)
+	if err != nil {
+		return nil, err
+	}
+	var out []device
+	for _, body := range bodies {
+		d, err := decodeLink(body)
+		if err != nil {
+			return nil, err
+		}
+		if master == 0 || d.master == master {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func decodeLink(b []byte) (device, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return device{}, errors.New("link message too short")
+	}
+	d := device{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), peerNS: noNetnsID}
+	d.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+	d.VXLAN.AddrGenNone = true // so it is where the kernel has no IPv6
+	for kind, v := range walk(b[unix.SizeofIfInfomsg:]) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			d.name = unix.ByteSliceToString(v)
+		case unix.IFLA_IFALIAS:
+			d.Alias = unix.ByteSliceToString(v)
+		case unix.IFLA_ADDRESS:
+			d.MAC = getMAC(v)
+		case unix.IFLA_MTU:
+			d.MTU = int(getU32(v))
+		case unix.IFLA_MASTER:
+			d.master = int(getU32(v))
+		case unix.IFLA_LINK:
+			d.peer = int(getU32(v))
+		case unix.IFLA_LINK_NETNSID:
+			d.peerNS = int(int32(getU32(v)))
+		case unix.IFLA_GROUP:
+			d.group = getU32(v)
+		case unix.IFLA_OPERSTATE:
+			d.carrier = getU8(v) == operUp
+		case unix.IFLA_LINKINFO:
+			decodeLinkInfo(v, &d)
+		case unix.IFLA_AF_SPEC:
+			decodeAddrGen(v, &d)
+		}
+	}
+	if d.Kind != KindVXLAN {
+		d.VXLAN = VXLAN{}
+	}
+	return d, nil
+}
+
+func decodeLinkInfo(b []byte, d *device) {
+	var data, port []byte
+	slave := ""
+	for kind, v := range walk(b) {
+		switch kind {
+		case unix.IFLA_INFO_KIND:
+			d.Kind = LinkKind(unix.ByteSliceToString(v))
+		case unix.IFLA_INFO_DATA:
+			data = v
+		case unix.IFLA_INFO_SLAVE_KIND:
+			slave = unix.ByteSliceToString(v)
+		case unix.IFLA_INFO_SLAVE_DATA:
+			port = v
+		}
+	}
+	switch d.Kind {
+	case KindBridge:
+		decodeBridge(data, d)
+	case KindVXLAN:
+		decodeVXLAN(data, d)
+	}
+	if slave == "bridge" {
+		decodePort(port, d)
+	}
+}
+
+func decodeBridge(b []byte, d *device) {
+	for kind, v := range walk(b) {
+		if kind == nl.IFLA_BR_MCAST_SNOOPING {
+			d.Bridge.MulticastSnooping = getU8(v) != 0
+		}
+	}
+}
+
+func decodeVXLAN(b []byte, d *device) {
+	for kind, v := range walk(b) {
+		switch kind {
+		case nl.IFLA_VXLAN_ID:
+			d.VXLAN.VNI = getU32(v)
+		case nl.IFLA_VXLAN_PORT:
+			d.VXLAN.Port = getPort(v)
+		case nl.IFLA_VXLAN_LOCAL, nl.IFLA_VXLAN_LOCAL6:
+			d.VXLAN.Local = getAddr(v)
+		case nl.IFLA_VXLAN_LEARNING:
+			d.VXLAN.Learning = getU8(v) != 0
+		case nl.IFLA_VXLAN_PROXY:
+			d.VXLAN.Proxy = getU8(v) != 0
+		case nl.IFLA_VXLAN_FLOWBASED:
+			d.mode.metadata = getU8(v) != 0
+		case nl.IFLA_VXLAN_GBP:
+			d.mode.gbp = true
+		}
+	}
+}
+
+func decodePort(b []byte, d *device) {
+	for kind, v := range walk(b) {
+		switch kind {
+		case nl.IFLA_BRPORT_STATE:
+			d.state = getU8(v)
+		case nl.IFLA_BRPORT_LEARNING:
+			d.Port.Learning = getU8(v) != 0
+		case nl.IFLA_BRPORT_UNICAST_FLOOD:
+			d.Port.Flood = getU8(v) != 0
+		case nl.IFLA_BRPORT_MODE:
+			d.Port.Hairpin = getU8(v) != 0
+		case nl.IFLA_BRPORT_ISOLATED:
+			d.Port.Isolated = getU8(v) != 0
+		}
+	}
+}
+
+func decodeAddrGen(b []byte, d *device) {
+	for family, v := range walk(b) {
+		if family != unix.AF_INET6 {
+			continue
+		}
+		for kind, mode := range walk(v) {
+			if kind == unix.IFLA_INET6_ADDR_GEN_MODE {
+				d.VXLAN.AddrGenNone = getU8(mode) == addrGenNone
+			}
+		}
+	}
+}
+
+// ifInfo is the head of every message about a link. Index 0 leaves it to an
+// IFLA_IFNAME attribute to say which.
+func ifInfo(index int, flags, change uint32) *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index = int32(index)
+	m.Flags = flags
+	m.Change = change
+	return m
+}
+
+func setUp(index int) message {
+	return newMessage(unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP))
+}
+
+func setDown(index int) message {
+	return newMessage(unix.RTM_NEWLINK, 0, ifInfo(index, 0, unix.IFF_UP))
+}
+
+// setAlias marks a new link as ours. The kernel ignores an alias in the message
+// that makes a link (its rtnl_create_link does not look at it), so this one
+// follows at once, by name, in the same pack.
+func setAlias(name, alias string) message {
+	return newMessage(unix.RTM_SETLINK, 0, ifInfo(0, 0, 0),
+		rtaText(unix.IFLA_IFNAME, name), rta(unix.IFLA_IFALIAS, []byte(alias)))
+}
+
+func setAddrGen(index int, mode uint8) message {
+	return newMessage(unix.RTM_SETLINK, 0, ifInfo(index, 0, 0),
+		nest(unix.IFLA_AF_SPEC, nest(unix.AF_INET6, rtaU8(unix.IFLA_INET6_ADDR_GEN_MODE, mode))))
+}
+
+// setPort sets the flags of a bridge port, in one message.
+func setPort(index int, p Port) message {
+	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index), nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED,
+		rtaFlag(nl.IFLA_BRPORT_LEARNING, p.Learning),
+		rtaFlag(nl.IFLA_BRPORT_UNICAST_FLOOD, p.Flood),
+		rtaFlag(nl.IFLA_BRPORT_MODE, p.Hairpin),
+		rtaFlag(nl.IFLA_BRPORT_ISOLATED, p.Isolated),
+	))
+}
+
+func setPortState(index int, state uint8) message {
+	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index),
+		nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, rtaU8(nl.IFLA_BRPORT_STATE, state)))
+}
+
+func bridgeInfo(index int) *nl.IfInfomsg {
+	m := ifInfo(index, 0, 0)
+	m.Family = unix.AF_BRIDGE
+	return m
+}
+
+func setMaster(index, master int) message {
+	return newMessage(unix.RTM_SETLINK, 0, ifInfo(index, 0, 0), rtaU32(unix.IFLA_MASTER, uint32(master)))
+}
+
+// vxlanConflict explains why a VXLAN device cannot be made or opened, by naming
+// the foreign device in the way.
+func (c *conn) vxlanConflict(name string, want VXLAN, cause error) error {
+	all, err := c.links(0)
+	if err != nil {
+		return cause
+	}
+	for _, d := range all {
+		if d.Kind != KindVXLAN || d.name == name {
+			continue
+		}
+		same := d.VXLAN.Port == want.Port
+		switch {
+		case errors.Is(cause, unix.EEXIST) && same && d.VXLAN.VNI == want.VNI:
+			return overspan.Errorf(overspan.ErrInUse, "VNI %d is in use by the foreign device %s: remove it, or give the network another VNI", want.VNI, d.name)
+		case errors.Is(cause, unix.EEXIST) && same && d.mode.metadata,
+			errors.Is(cause, unix.EADDRINUSE) && same && d.mode != (vxlanMode{}):
+			return overspan.Errorf(overspan.ErrInUse, "UDP port %d is in use by the foreign device %s in collect-metadata or gbp mode: remove it, or use another --vxlan-port", want.Port, d.name)
+		}
+	}
+	if errors.Is(cause, unix.EADDRINUSE) {
+		return overspan.Errorf(overspan.ErrInUse, "UDP port %d is in use by another program: stop it, or use another --vxlan-port", want.Port)
+	}
+	return cause
+}
+
+// checkOurs refuses to touch a link that bears a name of ours but not our
+// alias.
+func checkOurs(d device) error {
+	if d.ours() {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrExists, "%s exists and is not ours (no overspan alias): remove or rename it", d.name)
+}
+
+// describe names a link in an error.
+func describe(verb, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", verb, name, err)
+}

@@ -1,0 +1,204 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Netns says which network namespace a path names. The error is of class
+// ErrNotFound if there is nothing, ErrInvalid if it is something else.
+func (h *Host) Netns(path string) (overspan.NetnsID, error) {
+	ns, err := openNetns(path)
+	if err != nil {
+		return overspan.NetnsID{}, err
+	}
+	defer ns.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns), &st); err != nil {
+		return overspan.NetnsID{}, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return overspan.NetnsID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// Interfaces returns the sorted names of all interfaces in the namespace at
+// path, lo included. Those that the reaper is about to delete do not count:
+// AddLink may have their names.
+func (h *Host) Interfaces(path string) ([]string, error) {
+	c, err := dialAt(path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	links, err := c.links(0)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces in %s: %w", path, err)
+	}
+	var names []string
+	for _, d := range links {
+		if _, doomed := h.doomedHost(d); !doomed {
+			names = append(names, d.name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// openNetns opens a network namespace. Nothing but a namespace is ever opened:
+// the path comes from a user and may name a FIFO or a device.
+func openNetns(path string) (netns.NsHandle, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ESRCH):
+		return netns.None(), overspan.Errorf(overspan.ErrNotFound, "network namespace %s not found", path)
+	case err != nil:
+		return netns.None(), fmt.Errorf("stat network namespace %s: %w", path, err)
+	case st.Type != unix.NSFS_MAGIC:
+		return netns.None(), overspan.Errorf(overspan.ErrInvalid, "%s is not a network namespace", path)
+	}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return netns.None(), fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	kind, err := unix.IoctlRetInt(int(ns), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		ns.Close()
+		return netns.None(), overspan.Errorf(overspan.ErrInvalid, "%s is not a network namespace", path)
+	}
+	return ns, nil
+}
+
+// do runs f inside a network namespace, on a thread that is thrown away: a
+// thread that failed to come back would poison the whole process.
+func do(ns netns.NsHandle, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// dialAt opens a netlink socket inside the namespace at path.
+func dialAt(path string) (*conn, error) {
+	ns, err := openNetns(path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return dialIn(ns)
+}
+
+// dialIn opens a netlink socket inside a namespace.
+func dialIn(ns netns.NsHandle) (*conn, error) {
+	var c *conn
+	err := do(ns, func() (err error) {
+		c, err = dial(unix.NETLINK_ROUTE)
+		return err
+	})
+	return c, err
+}
+
+// readPins lists the namespaces that are pinned in the host's directory.
+func (h *Host) readPins() (map[string]struct{}, error) {
+	pins := map[string]struct{}{}
+	if h.config.NetnsDir == "" {
+		return pins, nil
+	}
+	entries, err := os.ReadDir(h.config.NetnsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pins, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pinned namespaces: %w", err)
+	}
+	for _, e := range entries {
+		// A file without a mount is what a reboot leaves behind: not a pin.
+		path := filepath.Join(h.config.NetnsDir, e.Name())
+		if _, err := h.Netns(path); err == nil {
+			pins[path] = struct{}{}
+		}
+	}
+	return pins, nil
+}
+
+// addPin makes a network namespace and keeps it alive by a bind mount at path,
+// as ip-netns(8) does. Its loopback is up.
+func (h *Host) addPin(path string) error {
+	if _, err := h.Netns(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("add netns %s: %w", path, err)
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("add netns %s: %w", path, err)
+	}
+	file.Close()
+	if err := mountNetns(path); err != nil {
+		os.Remove(path)
+		return fmt.Errorf("add netns %s: %w", path, err)
+	}
+	return nil
+}
+
+func mountNetns(path string) error {
+	ns, err := newNetns()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	c, err := dialIn(ns)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := c.exec(setUp(loopbackIndex)); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns), path, "none", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind mount: %w", err)
+	}
+	return nil
+}
+
+// newNetns makes a network namespace, on a thread that is thrown away.
+func newNetns() (netns.NsHandle, error) {
+	ns := netns.None()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: see do
+		var err error
+		if ns, err = netns.New(); err != nil {
+			err = fmt.Errorf("make network namespace: %w", err)
+		}
+		done <- err
+	}()
+	return ns, <-done
+}
+
+// delPin lets a pinned namespace go. It lives on while something is in it.
+func (h *Host) delPin(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("del netns %s: unmount: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("del netns %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-iptables/iptables"
+	"github.com/overspan/overspan"
+)
+
+// chainPrefix begins the name of every chain of ours.
+const chainPrefix = "OVERSPAN-"
+
+// ruleTables are the tables that chains of ours may be in.
+func ruleTables() []string { return []string{"filter", "raw"} }
+
+// A ruleTool is iptables or ip6tables, legacy or nft, whichever the host's
+// administrator made the default.
+type ruleTool struct {
+	family        overspan.Family
+	tables        *iptables.IPTables
+	save, restore string // programs
+}
+
+// findRuleTools probes the tools of both families. One that is missing is
+// logged and left out: its family then has no rules.
+func findRuleTools(log *slog.Logger) map[overspan.Family]*ruleTool {
+	tools := map[overspan.Family]*ruleTool{}
+	for family, proto := range map[overspan.Family]iptables.Protocol{
+		overspan.IPv4: iptables.ProtocolIPv4,
+		overspan.IPv6: iptables.ProtocolIPv6,
+	} {
+		tool, err := findRuleTool(family, proto)
+		if err != nil {
+			log.Warn("no packet filter rules", "family", family, "err", err)
+			continue
+		}
+		tools[family] = tool
+	}
+	return tools
+}
+
+func findRuleTool(family overspan.Family, proto iptables.Protocol) (*ruleTool, error) {
+	name := "iptables"
+	if family == overspan.IPv6 {
+		name = "ip6tables"
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	// The three programs are from one package: never mix legacy and nft.
+	dir := filepath.Dir(path)
+	t := &ruleTool{family: family, save: filepath.Join(dir, name+"-save"), restore: filepath.Join(dir, name+"-restore")}
+	for _, p := range []string{t.save, t.restore} {
+		if _, err := exec.LookPath(p); err != nil {
+			return nil, err
+		}
+	}
+	t.tables, err = iptables.New(iptables.IPFamily(proto), iptables.Path(path))
+	return t, err
+}
+
+// A savedTable is what iptables-save prints of one table.
+type savedTable struct {
+	builtin []string            // its built-in chains
+	chains  []string            // all others
+	rules   map[string][]string // by chain, each without "-A CHAIN "
+}
+
+// readChains reads our chains of all tables and families.
+func (h *Host) readChains() (map[ChainKey]Chain, error) {
+	chains := map[ChainKey]Chain{}
+	var errs []error
+	for family, tool := range h.rules {
+		for _, name := range ruleTables() {
+			t, err := h.readTable(tool, name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			for _, chain := range t.chains {
+				if strings.HasPrefix(chain, chainPrefix) {
+					chains[ChainKey{Family: family, Table: name, Name: chain}] = t.chain(chain)
+				}
+			}
+		}
+	}
+	return chains, errors.Join(errs...)
+}
+
+func (h *Host) readTable(tool *ruleTool, name string) (savedTable, error) {
+	out, err := h.run(context.Background(), nil, tool.save, "-t", name)
+	if err != nil {
+		return savedTable{}, fmt.Errorf("read %s table %s: %w", tool.family, name, err)
+	}
+	return parseTable(string(out)), nil
+}
+
+// parseTable reads the output of iptables-save for one table.
+func parseTable(text string) savedTable {
+	t := savedTable{rules: map[string][]string{}}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if decl, ok := strings.CutPrefix(line, ":"); ok {
+			name, policy, _ := strings.Cut(decl, " ")
+			if strings.HasPrefix(policy, "-") {
+				t.chains = append(t.chains, name)
+			} else {
+				t.builtin = append(t.builtin, name)
+			}
+		} else if rule, ok := strings.CutPrefix(line, "-A "); ok {
+			name, spec, _ := strings.Cut(rule, " ")
+			t.rules[name] = append(t.rules[name], spec)
+		}
+	}
+	return t
+}
+
+var ruleComment = regexp.MustCompile(`--comment "?` + rulePrefix + `([0-9a-f]+)"?`)
+
+// chain returns a chain of ours. Its hook is the built-in chain whose first
+// rule jumps to it, if that is the only jump there is from built-in chains.
+func (t savedTable) chain(name string) Chain {
+	var c Chain
+	jumps := 0
+	for _, hook := range t.builtin {
+		for i, spec := range t.rules[hook] {
+			if !isJump(spec, name) {
+				continue
+			}
+			jumps++
+			if i == 0 {
+				c.Hook = hook
+			}
+		}
+	}
+	if jumps != 1 {
+		c.Hook = ""
+	}
+	for _, spec := range t.rules[name] {
+		if m := ruleComment.FindStringSubmatch(spec); m != nil {
+			c.Rules = append(c.Rules, Rule{Hash: m[1]})
+		} else {
+			c.Rules = append(c.Rules, Rule{Text: spec})
+		}
+	}
+	return c
+}
+
+// isJump reports whether a rule jumps to a chain, whatever it matches.
+func isJump(spec, chain string) bool {
+	words := strings.Fields(spec)
+	for i, w := range words[:max(0, len(words)-1)] {
+		if (w == "-j" || w == "-g") && words[i+1] == chain {
+			return true
+		}
+	}
+	return false
+}
+
+// applyRules carries out the ops on chains. A family whose tools are missing
+// has no rules: NewHost has said so.
+func (h *Host) applyRules(ctx context.Context, op Op) error {
+	switch o := op.(type) {
+	case AddChain:
+		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.addChain(tool, o.Key) })
+	case LoadChains:
+		return h.withTool(o.Family, func(tool *ruleTool) error { return h.restore(ctx, tool, o.Render()) })
+	case AddJump:
+		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.setJump(ctx, tool, o.Key, o.Hook) })
+	case DelJump:
+		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.setJump(ctx, tool, o.Key, "") })
+	case DelChains:
+		return h.withTool(o.Family, func(tool *ruleTool) error { return h.delChains(ctx, tool, o) })
+	}
+	return fmt.Errorf("%T is no op on chains", op)
+}
+
+func (h *Host) withTool(family overspan.Family, f func(*ruleTool) error) error {
+	if tool, ok := h.rules[family]; ok {
+		return f(tool)
+	}
+	return nil
+}
+
+func (h *Host) addChain(tool *ruleTool, key ChainKey) error {
+	return do(h.ns, func() error {
+		if ok, err := tool.tables.ChainExists(key.Table, key.Name); ok || err != nil {
+			return err
+		}
+		return tool.tables.NewChain(key.Table, key.Name)
+	})
+}
+
+// setJump makes the first rule of a built-in chain a jump to a chain of ours
+// and deletes every other jump to it from built-in chains, in one atomic step.
+// Without a hook it deletes them all.
+func (h *Host) setJump(ctx context.Context, tool *ruleTool, key ChainKey, hook string) error {
+	t, err := h.readTable(tool, key.Table)
+	if err != nil {
+		return err
+	}
+	lines := t.deleteJumps(key.Name, t.builtin)
+	if hook != "" {
+		lines = append(lines, fmt.Sprintf("-I %s 1 -j %s", hook, key.Name))
+	}
+	return h.restoreLines(ctx, tool, key.Table, lines)
+}
+
+// delChains deletes chains of ours, and before them what still refers to them.
+func (h *Host) delChains(ctx context.Context, tool *ruleTool, o DelChains) error {
+	t, err := h.readTable(tool, o.Table)
+	if err != nil {
+		return err
+	}
+	var unlink, flush, remove []string
+	others := slices.Concat(t.builtin, t.chains)
+	others = slices.DeleteFunc(others, func(c string) bool { return slices.Contains(o.Names, c) })
+	for _, name := range o.Names {
+		if !slices.Contains(t.chains, name) {
+			continue
+		}
+		unlink = append(unlink, t.deleteJumps(name, others)...)
+		flush = append(flush, "-F "+name)
+		remove = append(remove, "-X "+name)
+	}
+	return h.restoreLines(ctx, tool, o.Table, slices.Concat(unlink, flush, remove))
+}
+
+// deleteJumps returns the commands that delete all jumps to a chain from
+// others.
+func (t savedTable) deleteJumps(name string, from []string) []string {
+	var lines []string
+	for _, chain := range from {
+		for _, spec := range t.rules[chain] {
+			if isJump(spec, name) {
+				lines = append(lines, "-D "+chain+" "+spec)
+			}
+		}
+	}
+	return lines
+}
+
+func (h *Host) restoreLines(ctx context.Context, tool *ruleTool, table string, lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	return h.restore(ctx, tool, "*"+table+"\n"+strings.Join(lines, "\n")+"\nCOMMIT\n")
+}
+
+// restore changes a table in one atomic step; what the text does not name stays
+// as it is. It waits for others who hold the lock of the legacy tools.
+func (h *Host) restore(ctx context.Context, tool *ruleTool, text string) error {
+	_, err := h.run(ctx, []byte(text), tool.restore, "--noflush", "-w")
+	return err
+}
+
+// run executes a program in the host's namespace and returns its output.
+func (h *Host) run(ctx context.Context, input []byte, program string, args ...string) ([]byte, error) {
+	var out, errOut bytes.Buffer
+	err := do(h.ns, func() error {
+		cmd := exec.CommandContext(ctx, program, args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &errOut
+		return cmd.Run()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(program), err, bytes.TrimSpace(errOut.Bytes()))
+	}
+	return out.Bytes(), nil
+}

@@ -1,0 +1,257 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// watchBytes is asked for as the receive queue of an event socket.
+	watchBytes = 16 << 20
+
+	// watchPoll bounds how long a watcher overlooks the end of its context.
+	watchPoll = 200 * time.Millisecond
+
+	// watchRetry is the pause before a lost subscription is made again.
+	watchRetry = time.Second
+
+	// nftGroup is NFNLGRP_NFTABLES: what changes nftables, and so the nft
+	// flavour of iptables, is announced there. The legacy tools announce nothing.
+	nftGroup = 7
+)
+
+// rtGroups are the rtnetlink groups that a watcher listens to.
+func rtGroups() []int {
+	return []int{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	}
+}
+
+// Watch sends hints at changes in the host's namespace until ctx ends, then
+// closes the channel. Hints wait in a set while nobody reads, so a burst of
+// events is a few hints, and none is ever lost: where the kernel dropped
+// events, one hint says that anything may have changed. Changes that this Host
+// makes are hinted at as well, but for neighbours.
+func (h *Host) Watch(ctx context.Context) <-chan Hint {
+	out := make(chan Hint)
+	p := &pending{hints: map[Hint]struct{}{}, wake: make(chan struct{}, 1)}
+	var readers sync.WaitGroup
+	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, to: p}) })
+	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, ruleEvents{p}) })
+	go func() {
+		defer close(out)
+		p.deliver(ctx, out)
+		readers.Wait()
+	}()
+	return out
+}
+
+// events turns one kind of netlink events into hints.
+type events interface {
+	// restart is called when a subscription begins: what happened before it
+	// is unknown.
+	restart()
+	event(kind uint16, sender uint32, body []byte)
+}
+
+// watchFamily listens until ctx ends, and subscribes again after any error.
+func (h *Host) watchFamily(ctx context.Context, family int, groups []int, to events) {
+	for {
+		err := h.listen(ctx, family, groups, to)
+		if ctx.Err() != nil {
+			return
+		}
+		h.log.Warn("kernel events lost", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchRetry):
+		}
+	}
+}
+
+func (h *Host) listen(ctx context.Context, family int, groups []int, to events) error {
+	var c *conn
+	err := do(h.ns, func() (err error) {
+		c, err = dial(family)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := c.subscribe(groups); err != nil {
+		return err
+	}
+	to.restart()
+	for ctx.Err() == nil {
+		msgs, err := c.receive()
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.ENOBUFS):
+			to.restart() // the queue overflowed; the subscription goes on
+		case err != nil:
+			return err
+		}
+		for _, m := range msgs {
+			to.event(m.Header.Type, m.Header.Pid, m.Data)
+		}
+	}
+	return nil
+}
+
+func (c *conn) subscribe(groups []int) error {
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBytes)
+	poll := unix.NsecToTimeval(watchPoll.Nanoseconds())
+	if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &poll); err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g); err != nil {
+			return fmt.Errorf("subscribe to netlink group %d: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// pending is the hints that wait for their reader.
+type pending struct {
+	wake chan struct{} // size 1: there are hints
+
+	mu    sync.Mutex
+	hints map[Hint]struct{} // guarded by mu
+}
+
+// add never blocks: the kernel's queue must be drained.
+func (p *pending) add(hint Hint) {
+	p.mu.Lock()
+	p.hints[hint] = struct{}{}
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *pending) take() map[Hint]struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.hints
+	p.hints = map[Hint]struct{}{}
+	return taken
+}
+
+func (p *pending) deliver(ctx context.Context, out chan<- Hint) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		}
+		for hint := range p.take() {
+			select {
+			case <-ctx.Done():
+				return
+			case out <- hint:
+			}
+		}
+	}
+}
+
+// ruleEvents hints at every change of nftables.
+type ruleEvents struct{ to *pending }
+
+func (r ruleEvents) restart()                     { r.to.add(Hint{Rules: true}) }
+func (r ruleEvents) event(uint16, uint32, []byte) { r.to.add(Hint{Rules: true}) }
+
+// linkEvents hints at changes of our devices, and of the host's own addresses
+// and routes.
+type linkEvents struct {
+	conn  *conn
+	to    *pending
+	names map[int]string // of our devices, by index
+}
+
+// restart learns the names; from then on the events tell them.
+func (l *linkEvents) restart() {
+	l.names = map[int]string{}
+	if links, err := l.conn.links(0); err == nil {
+		for _, d := range links {
+			l.learn(d)
+		}
+	}
+	l.to.add(Hint{All: true})
+}
+
+// learn notes the name of a link, if it is one of ours. The alias follows the
+// link a moment later, so the name alone must do.
+func (l *linkEvents) learn(d device) {
+	if hasOurName(d.name) {
+		l.names[d.index] = d.name
+	} else {
+		delete(l.names, d.index)
+	}
+}
+
+func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
+	switch kind {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		l.link(kind, body)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		e, err := decodeEntry(body)
+		if err == nil && sender != l.conn.port {
+			l.device(e.index)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if a, err := decodeAddr(body); err == nil && !l.device(a.index) {
+			l.to.add(Hint{Routes: true})
+		}
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if _, ok := l.names[routeDevice(body)]; !ok {
+			l.to.add(Hint{Routes: true})
+		}
+	}
+}
+
+// link hints at a link of ours, under the name that it had and the one that it
+// has: a rename takes it away.
+func (l *linkEvents) link(kind uint16, body []byte) {
+	d, err := decodeLink(body)
+	if err != nil {
+		return
+	}
+	l.device(d.index)
+	if body[0] == unix.AF_BRIDGE {
+		return // about the port, not the link: RTM_DELLINK means that it left its bridge
+	}
+	l.learn(d)
+	l.device(d.index)
+	if kind == unix.RTM_DELLINK {
+		delete(l.names, d.index)
+	}
+}
+
+// device hints at a device if it is ours.
+func (l *linkEvents) device(index int) bool {
+	name, ok := l.names[index]
+	if ok {
+		l.to.add(Hint{Dev: name})
+	}
+	return ok
+}
+
+func routeDevice(b []byte) int {
+	for kind, v := range walk(b[min(len(b), unix.SizeofRtMsg):]) {
+		if kind == unix.RTA_OIF {
+			return int(getU32(v))
+		}
+	}
+	return 0
+}
