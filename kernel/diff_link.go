@@ -19,7 +19,6 @@ func (d *differ) clearWay() {
 }
 
 // delOrphans deletes containers' ends whose host end is not where it should be.
-// What is still left of Insides after that belongs to a link that is there.
 func (d *differ) delOrphans() {
 	if d.partial {
 		return
@@ -69,9 +68,10 @@ func (l Link) convertible(want Link) bool {
 	return l.VXLAN == want.VXLAN
 }
 
-// convertible reports whether SetInside can make want of i.
+// convertible reports whether SetInside can make want of i. What is planned is
+// never missing.
 func (i Inside) convertible(want Inside) bool {
-	return !i.Missing && i.Netns == want.Netns
+	return i.Missing == want.Missing && i.Netns == want.Netns
 }
 
 // inTheWay reports whether a link that nobody wants holds what a wanted one
@@ -155,6 +155,8 @@ func (l Link) asWanted(want Link) Link {
 	return l
 }
 
+// setInsides comes before new veths are made: a name that is to change may be
+// wanted by one of them.
 func (d *differ) setInsides() {
 	for _, veth := range slices.Sorted(maps.Keys(d.want.Insides)) {
 		have, read := d.have.Insides[veth]

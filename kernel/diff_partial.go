@@ -35,7 +35,7 @@ func union(have, want State) State {
 // back has no text, so there is no way to keep it in a chain that is loaded
 // anew.
 func unionChain(name string, have, want Chain) Chain {
-	if want.Hook == "" {
+	if have.Hook != "" {
 		want.Hook = have.Hook
 	}
 	ids := want.ids(name)

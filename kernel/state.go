@@ -175,11 +175,9 @@ type Scope struct {
 	Networks []overspan.NetworkID
 
 	// Endpoints takes one veth each: both ends and its static bridge entry.
+	// All and Networks take the host ends only: to enter a container's
+	// namespace its path has to be known.
 	Endpoints []EndpointKey
-
-	// Insides takes, also under All and Networks, the containers' ends of all
-	// veths. Endpoints are always taken whole.
-	Insides bool
 
 	// Sysctls are the paths that are wanted, all others are left unread: which
 	// of the host's thousands matter only a plan knows. An absent one (its
@@ -192,7 +190,7 @@ type Scope struct {
 type EndpointKey struct {
 	Network  overspan.NetworkID
 	Endpoint overspan.EndpointID
-	Netns    string
+	Netns    string // path of the container's namespace; "" leaves its end unread
 }
 
 // A Hint is a change in the kernel that somebody may have to look at.

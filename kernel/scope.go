@@ -1,0 +1,59 @@
+package kernel
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// Within returns the part of s that a Read of the scope returns.
+func (s State) Within(scope Scope) State {
+	out := s.Clone()
+	insides := make(map[string]string) // namespace by veth
+	for _, key := range scope.Endpoints {
+		insides[overspan.VethName(key.Endpoint)] = key.Netns
+	}
+	maps.DeleteFunc(out.Insides, func(veth string, _ Inside) bool { return insides[veth] == "" })
+	maps.DeleteFunc(out.Sysctls, func(path, _ string) bool { return !slices.Contains(scope.Sysctls, path) })
+	if scope.All {
+		return out
+	}
+	if !scope.Global {
+		out.Netns, out.Sets, out.Chains = nil, nil, nil
+	}
+	maps.DeleteFunc(out.Links, func(name string, l Link) bool { return !scope.takes(name, l) })
+	out.keepEntriesOf(out.Links)
+	if len(scope.Networks) == 0 {
+		maps.DeleteFunc(out.Doomed, func(name string, _ struct{}) bool {
+			_, named := insides[name]
+			return !named
+		})
+	}
+	return out
+}
+
+// takes reports whether a link is in the scope, by its alias or its name.
+func (sc Scope) takes(name string, l Link) bool {
+	network, _, _ := overspan.ParseAlias(l.Alias)
+	return slices.Contains(sc.Networks, network) ||
+		slices.ContainsFunc(sc.Endpoints, func(k EndpointKey) bool { return overspan.VethName(k.Endpoint) == name })
+}
+
+// keepEntriesOf drops the entries of all devices but links.
+func (s *State) keepEntriesOf(links map[string]Link) {
+	other := func(dev string) bool {
+		_, ok := links[dev]
+		return !ok
+	}
+	maps.DeleteFunc(s.Insides, func(veth string, _ Inside) bool { return other(veth) })
+	maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return other(k.Dev) })
+	maps.DeleteFunc(s.Statics, func(k FDBKey, _ struct{}) bool { return other(k.Dev) })
+	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return other(k.Dev) })
+	s.dropAddrs(func(a Addr) bool { return other(a.Dev) })
+}
+
+// isOurs reports whether a device's name is one that we give.
+func isOurs(dev string) bool { return strings.HasPrefix(dev, overspan.LinkPrefix) }
