@@ -1,0 +1,44 @@
+# The commands of this repository; "make" alone lists them.
+
+GO        ?= go
+TOOL      := $(GO) tool -modfile=tools/go.mod
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+LDFLAGS   := -X github.com/overspan/overspan.Version=$(VERSION)
+
+# How many packages are tested at once, and how long one may take.
+P       ?= 2
+TIMEOUT ?= 15m
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench generate build deps
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: deps build ## three hosts, an overlay, a full mesh of pings; gone afterwards (root)
+	$(GO) run ./e2e/demo
+
+test: deps lint ## everything that a change must pass (root)
+	$(GO) test -race -p $(P) -timeout $(TIMEOUT) ./...
+	@# Each benchmark once, so that none rots; nobody reads the times.
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e)
+
+lint: ## format, vet, staticcheck, and generated code against its sources
+	@unformatted=$$($(TOOL) gofumpt -l .); if [ -n "$$unformatted" ]; then \
+		echo "not gofumpt's format; run: $(TOOL) gofumpt -w ."; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) buf lint
+	tools/drift.sh
+
+bench: deps ## measure, and write docs/benchmarks.md (root; a quiet machine)
+	tools/bench.sh
+
+generate: ## generate Go from proto/
+	$(TOOL) buf generate
+
+build: ## bin/agent and bin/ctl
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl
+
+deps: ## install the system packages that the tests and the demo call
+	@tools/deps.sh

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs every benchmark and writes docs/benchmarks.md: benchstat's tables, with
+# the machine and the date. COUNT is how often each one runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+count=${COUNT:-6}
+out=docs/benchmarks.md
+raw=$(mktemp)
+trap 'rm -f "$raw"' EXIT
+
+# One package at a time: two would share the processors.
+go test -run '^$' -bench . -benchmem -count "$count" -p 1 -timeout 60m ./... | tee "$raw"
+
+{
+	echo "# Benchmarks"
+	echo
+	echo "Written by \`make bench\`; each benchmark ran $count times. Compare only within one run: the"
+	echo "reference that a number is held against is measured beside it."
+	echo
+	echo "- date: $(date -u +%Y-%m-%d)"
+	echo "- commit: $(git rev-parse --short HEAD)"
+	echo "- processor: $(nproc) × $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
+	echo "- memory: $(awk '/^MemTotal/{printf "%.0f GiB", $2/1048576}' /proc/meminfo)"
+	echo "- kernel: $(uname -r)"
+	echo "- Go: $(go env GOVERSION)"
+	echo
+	echo '```'
+	go tool -modfile=tools/go.mod benchstat "$raw"
+	echo '```'
+} >"$out"
+echo "wrote $out"
