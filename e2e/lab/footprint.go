@@ -1,0 +1,118 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A Footprint is what a host holds that Overspan could leave behind, as sorted
+// lines: links, addresses, routes, permanent neighbours, forwarding entries,
+// iptables chains and rules, ipsets, mounts, named namespaces and processes.
+type Footprint []string
+
+// footprintCommands print what a Footprint is made of.
+var footprintCommands = [][]string{
+	{"ip", "-o", "link", "show"},
+	{"ip", "-o", "addr", "show"},
+	{"ip", "route", "show", "table", "all"},
+	{"ip", "-6", "route", "show", "table", "all"},
+	{"ip", "rule", "show"},
+	{"ip", "neigh", "show", "nud", "permanent"},
+	{"bridge", "fdb", "show"},
+	{"iptables-save"},
+	{"ip6tables-save"},
+	{"ipset", "save"},
+	{"ip", "netns", "list"},
+}
+
+// volatile are parts of the commands' output that change by themselves:
+// counters, lifetimes, peers' indexes, and a router's own dump times.
+var volatile = regexp.MustCompile(`^#.*|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
+
+// Footprint reads what the host holds now.
+func (h *Host) Footprint(ctx context.Context) (Footprint, error) {
+	var out Footprint
+	for _, words := range footprintCommands {
+		text, err := h.Exec(ctx, words[0], words[1:]...)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(text) {
+			line = strings.Join(strings.Fields(volatile.ReplaceAllString(line, "")), " ")
+			if line != "" {
+				out = append(out, words[0]+": "+line)
+			}
+		}
+	}
+	mounts, err := h.mounts()
+	if err != nil {
+		return nil, err
+	}
+	processes, err := h.processes()
+	if err != nil {
+		return nil, err
+	}
+	out = append(append(out, mounts...), processes...)
+	slices.Sort(out)
+	return out, nil
+}
+
+// mounts returns where something is mounted on the host.
+func (h *Host) mounts() ([]string, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.first.PID()))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		if fields := strings.Fields(line); len(fields) > 4 { // proc_pid_mountinfo(5)
+			out = append(out, "mount: "+fields[4])
+		}
+	}
+	return out, nil
+}
+
+// processes returns the names of the host's processes, by the program that
+// they run; those that have ended are none.
+func (h *Host) processes() ([]string, error) {
+	dirs, err := filepath.Glob(h.Path("/proc/[0-9]*"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, dir := range dirs {
+		// No such file: it has ended, or is a thread of the kernel.
+		if exe, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
+			out = append(out, "process: "+filepath.Base(exe))
+		}
+	}
+	return out, nil
+}
+
+// Diff returns what is in g and not in f with a plus, what is in f and not in
+// g with a minus.
+func (f Footprint) Diff(g Footprint) []string {
+	count := map[string]int{}
+	for _, line := range f {
+		count[line]--
+	}
+	for _, line := range g {
+		count[line]++
+	}
+	var out []string
+	for line, n := range count {
+		for ; n > 0; n-- {
+			out = append(out, "+ "+line)
+		}
+		for ; n < 0; n++ {
+			out = append(out, "- "+line)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,148 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sys/unix"
+)
+
+// roleVar tells a copy of this program that it was started as a part of a lab.
+const roleVar = "OVERSPAN_LAB_ROLE"
+
+// The roles.
+const (
+	roleHost = "host" // first process of a host: args name, directory
+	roleEtcd = "etcd" // etcd server: args data directory, client URL
+)
+
+// ready is what a role prints once it stands.
+const ready = "ready\n"
+
+// RunRole must be the first thing that a program with a lab does, in main or
+// TestMain. It returns at once, unless the lab has started the program anew as
+// one of its parts: then it plays that part and ends the process.
+func RunRole() {
+	var err error
+	switch os.Getenv(roleVar) {
+	case "":
+		return
+	case roleHost:
+		err = playHost(os.Args[1], os.Args[2])
+	case roleEtcd:
+		err = playEtcd(os.Args[1], os.Args[2])
+	default:
+		err = fmt.Errorf("unknown role %s", os.Getenv(roleVar))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// playHost is process 1 of a host. It furnishes the host's namespaces, in which
+// it was started, and lives until its input ends; the kernel then kills
+// whatever still runs on the host.
+func playHost(name, dir string) error {
+	if err := furnish(name, dir); err != nil {
+		return err
+	}
+	orphans := make(chan os.Signal, 1)
+	signal.Notify(orphans, syscall.SIGCHLD)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		io.Copy(io.Discard, os.Stdin)
+	}()
+	if _, err := os.Stdout.WriteString(ready); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-orphans:
+			reap()
+		case <-ended:
+			return nil
+		}
+	}
+}
+
+// reap buries all dead children.
+func reap() {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if pid <= 0 && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// furnish gives the host its name, its own /proc, /sys, /run and machine id.
+func furnish(name, dir string) error {
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	mounts := []struct {
+		source, target, kind string
+		flags                uintptr
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
+		{"proc", "/proc", "proc", 0},
+		{"sysfs", "/sys", "sysfs", 0},
+		{filepath.Join(dir, "run"), "/run", "", unix.MS_BIND},
+		{filepath.Join(dir, "machine-id"), "/etc/machine-id", "", unix.MS_BIND},
+	}
+	for _, m := range mounts {
+		err := unix.Mount(m.source, m.target, m.kind, m.flags, "")
+		if errors.Is(err, unix.ENOENT) && m.target == "/etc/machine-id" {
+			continue // a system without one has none to hide
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	return nil
+}
+
+// playEtcd runs an etcd server until SIGTERM.
+func playEtcd(dir, client string) error {
+	at, err := url.Parse(client)
+	if err != nil {
+		return fmt.Errorf("client URL: %w", err)
+	}
+	cfg := embed.NewConfig()
+	cfg.Dir = dir
+	cfg.LogLevel = "warn"
+	cfg.LogOutputs = []string{"stderr"}
+	cfg.ListenClientUrls = []url.URL{*at}
+	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	server, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return fmt.Errorf("start etcd: %w", err)
+	}
+	defer server.Close()
+	isReady := server.Server.ReadyNotify()
+	for {
+		select {
+		case <-isReady:
+			isReady = nil
+			if _, err := os.Stdout.WriteString(ready); err != nil {
+				return err
+			}
+		case <-term:
+			return nil
+		case err := <-server.Err():
+			return fmt.Errorf("serve etcd: %w", err)
+		}
+	}
+}
