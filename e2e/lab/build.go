@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,21 +12,27 @@ import (
 // Binaries are the programs that a lab runs.
 type Binaries struct{ Agent, Ctl string }
 
-// Build builds the programs into a directory, with the race detector if asked.
-// It must be called from within the module.
+// Build builds the programs into a directory; the agent with the race detector
+// if asked. It must be called from within the module.
 func Build(ctx context.Context, dir string, race bool) (Binaries, error) {
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return Binaries{}, fmt.Errorf("find the module: %w", err)
 	}
-	args := []string{"build", "-o", dir + "/"}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return Binaries{}, err
+	}
+	bin := Binaries{Agent: filepath.Join(dir, "agent"), Ctl: filepath.Join(dir, "ctl")}
+	agent := []string{"build", "-o", bin.Agent}
 	if race {
-		args = append(args, "-race")
+		agent = append(agent, "-race")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./agent", "./ctl")...)
-	cmd.Dir = strings.TrimSpace(string(root))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return Binaries{}, fmt.Errorf("build agent and ctl: %w\n%s", err, out)
+	for _, args := range [][]string{append(agent, "./agent"), {"build", "-o", bin.Ctl, "./ctl"}} {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = strings.TrimSpace(string(root))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return Binaries{}, fmt.Errorf("go %s: %w\n%s", shown(args...), err, out)
+		}
 	}
-	return Binaries{Agent: filepath.Join(dir, "agent"), Ctl: filepath.Join(dir, "ctl")}, nil
+	return bin, nil
 }

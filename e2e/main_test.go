@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/overspan/overspan/e2e/lab"
+)
+
+// raceVar set to 0 builds the agents without the race detector.
+const raceVar = "OVERSPAN_E2E_RACE"
+
+func TestMain(m *testing.M) {
+	lab.RunRole()
+	os.Exit(runTests(m))
+}
+
+// binDir is where this run's agent and ctl are built.
+var binDir string
+
+func runTests(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "e2e: the lab makes namespaces: run as root, or under unshare -Urnm")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "overspan-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binDir = dir
+	return m.Run()
+}
+
+// checkedBinaries have the race detector, fastBinaries have not: they are for
+// measurements and for labs of many nodes. Each is built once, when first asked for.
+var (
+	checkedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
+		if os.Getenv(raceVar) == "0" {
+			return fastBinaries()
+		}
+		return lab.Build(context.Background(), binDir+"/checked", true)
+	})
+	fastBinaries = sync.OnceValues(func() (lab.Binaries, error) {
+		return lab.Build(context.Background(), binDir+"/fast", false)
+	})
+)
