@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"path"
@@ -114,4 +115,28 @@ func (s *Sandbox) Link(dev string) (*netlink.LinkAttrs, error) {
 		return nil, fmt.Errorf("find %s in %s: %w", dev, s.Name, err)
 	}
 	return link.Attrs(), nil
+}
+
+// Plug joins the sandbox to its node by a bare veth pair with an address at the
+// sandbox's end: what an attach costs at the least.
+func (s *Sandbox) Plug(outside, inside string, addr *net.IPNet) error {
+	veth := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: outside, Flags: net.FlagUp},
+		PeerName:      inside,
+		PeerNamespace: netlink.NsFd(s.net.fd()),
+	}
+	if err := s.Node.links.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth %s: %w", outside, err)
+	}
+	end, err := s.links.LinkByName(inside)
+	if err != nil {
+		return fmt.Errorf("find %s in %s: %w", inside, s.Name, err)
+	}
+	if err := s.links.AddrAdd(end, &netlink.Addr{IPNet: addr}); err != nil {
+		return fmt.Errorf("add address %s in %s: %w", addr, s.Name, err)
+	}
+	if err := s.links.LinkSetUp(end); err != nil {
+		return fmt.Errorf("set %s up in %s: %w", inside, s.Name, err)
+	}
+	return nil
 }

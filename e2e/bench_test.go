@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/overspan/overspan/e2e/lab"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// times are how long something took, over and over.
+type times []time.Duration
+
+func (ts *times) measure(f func() error) error {
+	begin := time.Now()
+	err := f()
+	*ts = append(*ts, time.Since(begin))
+	return err
+}
+
+// quantile returns the duration that a share of the times does not exceed.
+func (ts times) quantile(share float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(ts))
+	return sorted[int(share*float64(len(sorted)-1))]
+}
+
+// report adds the median and the 99th percentile to a benchmark's line.
+func (ts times) report(b *testing.B, name string) {
+	b.ReportMetric(float64(ts.quantile(0.5).Microseconds()), name+"-p50-µs")
+	b.ReportMetric(float64(ts.quantile(0.99).Microseconds()), name+"-p99-µs")
+}
+
+// over returns by how much the median is above another's.
+func (ts times) over(floor times) float64 {
+	return float64(ts.quantile(0.5)) / float64(floor.quantile(0.5))
+}
+
+// bench is a lab under measurement and a connection to the first node's agent.
+type bench struct {
+	*lab.Lab
+	b        *testing.B
+	networks overspanv1.NetworkServiceClient
+}
+
+func startBench(b *testing.B) *bench {
+	b.Helper()
+	bin, err := fastBinaries()
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := lab.New(b.Context(), lab.Options{Nodes: 2, Bin: bin, Flags: []string{"--log-level", "warn"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := l.Close(context.Background()); err != nil {
+			b.Error(err)
+		}
+	})
+	m := &bench{Lab: l, b: b}
+	m.must(l.Start(b.Context()))
+	conn, err := grpc.NewClient("unix:"+l.Nodes[0].Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	m.must(err)
+	b.Cleanup(func() { conn.Close() })
+	m.networks = overspanv1.NewNetworkServiceClient(conn)
+	return m
+}
+
+func (m *bench) must(err error) {
+	m.b.Helper()
+	if err != nil {
+		m.b.Fatal(err)
+	}
+}
+
+// create makes a network so large that no address is used twice in a run.
+func (m *bench) create(name string) {
+	m.b.Helper()
+	_, err := m.networks.CreateNetwork(m.b.Context(), &overspanv1.CreateNetworkRequest{
+		Name: name, Driver: "overlay", Subnets: []string{"10.128.0.0/9"},
+	})
+	m.must(err)
+}
+
+func (m *bench) netns(n *lab.Node, name string) *lab.Sandbox {
+	m.b.Helper()
+	box, err := n.AddNetns(m.b.Context(), name)
+	m.must(err)
+	return box
+}
+
+func (m *bench) attach(network, target string) error {
+	_, err := m.networks.Connect(m.b.Context(), &overspanv1.ConnectRequest{Network: network, Target: target})
+	return err
+}
+
+func (m *bench) detach(network, target string) error {
+	_, err := m.networks.Disconnect(m.b.Context(), &overspanv1.DisconnectRequest{Network: network, Target: target})
+	return err
+}
+
+// BenchmarkAttach measures attach and detach by RPC, turn and turn about with
+// the least that any attach must do: make a veth pair across two namespaces,
+// give its inner end an address and set both up.
+func BenchmarkAttach(b *testing.B) {
+	m := startBench(b)
+	m.create("demo")
+	h1 := m.Nodes[0]
+	m.netns(m.Nodes[1], "peer")
+	m.must(m.attach("demo", m.netns(h1, "first").Name)) // the network's devices stand from here on
+	var floor, attach, detach times
+	for i := 0; b.Loop(); i++ {
+		bare := m.netns(h1, fmt.Sprintf("bare%d", i))
+		addr := &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(24, 32)}
+		m.must(floor.measure(func() error { return bare.Plug(fmt.Sprintf("v%d", i), eth0, addr) }))
+		box := m.netns(h1, fmt.Sprintf("box%d", i))
+		m.must(attach.measure(func() error { return m.attach("demo", box.Name) }))
+		m.must(detach.measure(func() error { return m.detach("demo", box.Name) }))
+		m.must(bare.DelNetns(b.Context()))
+		m.must(box.DelNetns(b.Context()))
+	}
+	floor.report(b, "floor")
+	attach.report(b, "attach")
+	detach.report(b, "detach")
+	b.ReportMetric(attach.over(floor), "attach/floor")
+	b.ReportMetric(detach.over(floor), "detach/floor")
+}
+
+// BenchmarkFirstPacket attaches sandboxes one after the other and sends a
+// single packet from another node to each the moment its attach returns.
+func BenchmarkFirstPacket(b *testing.B) {
+	const attaches = 1000
+	b.Run(fmt.Sprintf("attaches=%d", attaches), func(b *testing.B) {
+		m := startBench(b)
+		m.create("demo")
+		peer := m.netns(m.Nodes[1], "peer")
+		_, err := m.Nodes[1].MustCtl(b.Context(), "network", "connect", "demo", "peer")
+		m.must(err)
+		lost := 0
+		for round := 0; b.Loop(); round++ {
+			for i := range attaches {
+				box := m.netns(m.Nodes[0], fmt.Sprintf("box%d-%d", round, i))
+				m.must(m.attach("demo", box.Name))
+				addrs, err := box.Addrs(eth0)
+				m.must(err)
+				silent, err := peer.PingOnce(addrs...)
+				m.must(err)
+				lost += len(silent)
+				m.must(m.detach("demo", box.Name))
+				m.must(box.DelNetns(b.Context()))
+			}
+		}
+		b.ReportMetric(float64(lost)/float64(b.N), "lost/op")
+	})
+}
+
+// BenchmarkCreateNetwork measures the making of a network by RPC, turn and turn
+// about with a single write to the same etcd.
+func BenchmarkCreateNetwork(b *testing.B) {
+	m := startBench(b)
+	client, err := m.Etcd.Client()
+	m.must(err)
+	var write, create times
+	for i := 0; b.Loop(); i++ {
+		name := fmt.Sprintf("net%d", i)
+		m.must(write.measure(func() error {
+			_, err := client.Put(b.Context(), "/bench", name)
+			return err
+		}))
+		m.must(create.measure(func() error {
+			_, err := m.networks.CreateNetwork(b.Context(), &overspanv1.CreateNetworkRequest{Name: name, Driver: "overlay"})
+			return err
+		}))
+		_, err := m.networks.RemoveNetwork(b.Context(), &overspanv1.RemoveNetworkRequest{Network: name})
+		m.must(err)
+	}
+	write.report(b, "write")
+	create.report(b, "create")
+	b.ReportMetric(create.over(write), "create/write")
+}
