@@ -1,0 +1,77 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+type endpointService struct {
+	overspanv1.UnimplementedEndpointServiceServer
+	*reader
+}
+
+func (s *endpointService) ListEndpoints(ctx context.Context, req *overspanv1.ListEndpointsRequest) (*overspanv1.ListEndpointsResponse, error) {
+	v, found, err := s.endpoints(ctx, req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.ListEndpointsResponse{Endpoints: found, Stale: v.stale}, nil
+}
+
+func (s *endpointService) GetEndpoint(ctx context.Context, req *overspanv1.GetEndpointRequest) (*overspanv1.GetEndpointResponse, error) {
+	v, found, err := s.endpoints(ctx, req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	e, err := findEndpoint(found, req.GetEndpoint())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.GetEndpointResponse{Endpoint: e, Stale: v.stale}, nil
+}
+
+// endpoints returns those of one network, or of every network that this node
+// follows.
+func (s *endpointService) endpoints(ctx context.Context, network string) (*view, []*overspanv1.EndpointView, error) {
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	interiors, err := v.followed(ctx, network)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out []*overspanv1.EndpointView
+	for _, i := range interiors {
+		out = append(out, v.endpointViews(i)...)
+	}
+	return v, out, nil
+}
+
+// findEndpoint is overspan.Match for names that may be in use in several
+// networks; the error says in which.
+func findEndpoint(all []*overspanv1.EndpointView, ref string) (*overspanv1.EndpointView, error) {
+	byID := map[overspan.EndpointID]*overspanv1.EndpointView{}
+	names := map[overspan.EndpointID]string{}
+	var networks []string
+	for _, e := range all {
+		id := overspan.EndpointID(e.GetEndpoint().GetId())
+		byID[id], names[id] = e, e.GetEndpoint().GetName()
+		if names[id] == ref {
+			networks = append(networks, e.GetNetworkName())
+		}
+	}
+	if len(networks) > 1 {
+		slices.Sort(networks)
+		return nil, overspan.Errorf(overspan.ErrInvalid, "endpoint %s is ambiguous: the networks %s have one each; name the network, or the endpoint's id", ref, strings.Join(networks, ", "))
+	}
+	id, err := overspan.Match("endpoint", ref, names)
+	if err != nil {
+		return nil, err
+	}
+	return byID[id], nil
+}

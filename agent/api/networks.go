@@ -1,0 +1,189 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+type networkService struct {
+	overspanv1.UnimplementedNetworkServiceServer
+	*reader
+	networks Networks
+}
+
+func (s *networkService) CreateNetwork(ctx context.Context, req *overspanv1.CreateNetworkRequest) (*overspanv1.CreateNetworkResponse, error) {
+	n, err := s.networks.CreateNetwork(ctx, CreateRequest{
+		Spec: ipam.Spec{
+			Name:     req.GetName(),
+			Driver:   req.GetDriver(),
+			Subnets:  req.GetSubnets(),
+			Gateways: req.GetGateways(),
+			Ranges:   req.GetIpRanges(),
+			Aux:      req.GetAuxAddresses(),
+			IPv6:     req.GetIpv6(),
+			NoIPv4:   req.GetNoIpv4(),
+		},
+		Internal: req.GetInternal(),
+		Options:  req.GetOptions(),
+		Labels:   req.GetLabels(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.CreateNetworkResponse{Network: overspanv1.NetworkRecord(*n)}, nil
+}
+
+func (s *networkService) ListNetworks(ctx context.Context, req *overspanv1.ListNetworksRequest) (*overspanv1.ListNetworksResponse, error) {
+	wanted, err := parseFilters(req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := predefined()
+	for _, n := range v.networks() {
+		all = append(all, overspanv1.NetworkRecord(*n))
+	}
+	slices.SortStableFunc(all, func(a, b *overspanv1.Network) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	resp := &overspanv1.ListNetworksResponse{Stale: v.stale}
+	for _, n := range all {
+		if wanted(n) {
+			resp.Networks = append(resp.Networks, n)
+		}
+	}
+	return resp, nil
+}
+
+func (s *networkService) GetNetwork(ctx context.Context, req *overspanv1.GetNetworkRequest) (*overspanv1.GetNetworkResponse, error) {
+	if n := findPredefined(req.GetNetwork()); n != nil {
+		return &overspanv1.GetNetworkResponse{Network: n, Predefined: true}, nil
+	}
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := v.network(req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	segment, err := v.segment(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	in := interior{n, segment}
+	resp := &overspanv1.GetNetworkResponse{
+		Network: overspanv1.NetworkRecord(*n),
+		Blocks:  v.blockViews(in),
+		Stale:   v.stale,
+	}
+	for _, e := range in.endpoints() {
+		resp.Endpoints = append(resp.Endpoints, v.endpointView(n, *e))
+	}
+	return resp, nil
+}
+
+func (s *networkService) RemoveNetwork(ctx context.Context, req *overspanv1.RemoveNetworkRequest) (*overspanv1.RemoveNetworkResponse, error) {
+	id, err := s.networks.RemoveNetwork(ctx, req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.RemoveNetworkResponse{Id: string(id)}, nil
+}
+
+// PruneNetworks removes the networks that nothing is plugged into. One that is
+// taken into use or removed meanwhile is left to whoever did so.
+func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.PruneNetworksRequest) (*overspanv1.PruneNetworksResponse, error) {
+	wanted, err := parseFilters(req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if v.stale != nil {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "etcd is not reachable: cannot tell which networks are in use: %s", v.stale.GetReason())
+	}
+	resp := &overspanv1.PruneNetworksResponse{}
+	for _, n := range v.networks() {
+		if !wanted(overspanv1.NetworkRecord(*n)) {
+			continue
+		}
+		removed, err := s.removeUnused(ctx, v, n)
+		if err != nil {
+			return nil, fmt.Errorf("remove network %s (removed so far: %s): %w", n.Name, cmp.Or(strings.Join(resp.GetNames(), ", "), "none"), err)
+		}
+		if removed {
+			resp.Names = append(resp.Names, n.Name)
+		}
+	}
+	return resp, nil
+}
+
+func (s *networkService) removeUnused(ctx context.Context, v *view, n *overspan.Network) (bool, error) {
+	segment, err := v.segment(ctx, n)
+	if err != nil || len(segment.Endpoints) > 0 {
+		return false, err
+	}
+	_, err = s.networks.RemoveNetwork(ctx, string(n.ID))
+	if errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectRequest) (*overspanv1.ConnectResponse, error) {
+	wait, err := waitOf(req.GetWait())
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.networks.Connect(ctx, ConnectRequest{
+		Network:   req.GetNetwork(),
+		Target:    req.GetTarget(),
+		Name:      req.GetName(),
+		IP:        req.GetIp(),
+		IP6:       req.GetIp6(),
+		MAC:       req.GetMac(),
+		Interface: req.GetInterface(),
+		Wait:      wait,
+	})
+	if err != nil {
+		return nil, err
+	}
+	v := s.latest()
+	return &overspanv1.ConnectResponse{
+		Endpoint:    v.endpointView(v.Networks[result.Endpoint.Network], result.Endpoint),
+		Unconfirmed: result.Unconfirmed,
+	}, nil
+}
+
+func waitOf(w overspanv1.Wait) (Wait, error) {
+	switch w {
+	case overspanv1.Wait_WAIT_UNSPECIFIED, overspanv1.Wait_WAIT_PEERS:
+		return WaitPeers, nil
+	case overspanv1.Wait_WAIT_LOCAL:
+		return WaitLocal, nil
+	case overspanv1.Wait_WAIT_NONE:
+		return WaitNone, nil
+	}
+	return 0, overspan.Errorf(overspan.ErrInvalid, "unknown wait %d: use peers, local or none", w)
+}
+
+func (s *networkService) Disconnect(ctx context.Context, req *overspanv1.DisconnectRequest) (*overspanv1.DisconnectResponse, error) {
+	e, pending, err := s.networks.Disconnect(ctx, req.GetNetwork(), req.GetTarget())
+	if err != nil {
+		return nil, err
+	}
+	v := s.latest()
+	return &overspanv1.DisconnectResponse{Endpoint: v.endpointView(v.Networks[e.Network], e), Pending: pending}, nil
+}

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// driverNull is what docker calls the driver of network none.
+const driverNull = "null"
+
+// predefined returns the networks host and none. They are no records and hold
+// nothing: they are listed as docker lists its own. Their ids follow from
+// their names, so that they are the same everywhere.
+func predefined() []*overspanv1.Network {
+	return []*overspanv1.Network{
+		{Id: predefinedID(overspan.DriverHost), Name: string(overspan.DriverHost), Driver: string(overspan.DriverHost)},
+		{Id: predefinedID(overspan.DriverNone), Name: string(overspan.DriverNone), Driver: driverNull},
+	}
+}
+
+func predefinedID(d overspan.Driver) string {
+	sum := sha256.Sum256([]byte("overspan predefined network " + d))
+	return hex.EncodeToString(sum[:])
+}
+
+func isPredefined(n *overspanv1.Network) bool {
+	return n.GetDriver() == string(overspan.DriverHost) || n.GetDriver() == driverNull
+}
+
+// findPredefined finds a predefined network by its name, its id, or as much of
+// it as tables show; nil if ref names none.
+func findPredefined(ref string) *overspanv1.Network {
+	for _, n := range predefined() {
+		if ref == n.GetName() || len(ref) >= len(overspan.ShortID(n.GetId())) && strings.HasPrefix(n.GetId(), ref) {
+			return n
+		}
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// syncBound is how long a read waits for a snapshot as new as itself. A read
+// that cannot have one is answered from the newest there is, and says so.
+const syncBound = time.Second
+
+// reader makes the views from which reads are answered.
+type reader struct {
+	cluster     Cluster
+	attachments func() []overspan.Attachment
+}
+
+// A view is one snapshot as readers on this node see it: without the local
+// networks of other nodes, without networks that are being removed.
+type view struct {
+	*overspan.Snapshot
+	self        overspan.NodeID
+	attachments map[overspan.EndpointID]overspan.Attachment
+	stale       *overspanv1.Staleness // nil if it is as new as the read
+
+	// fetch reads the interior of a network that is not followed.
+	fetch func(context.Context, overspan.NetworkID) (*overspan.Segment, error)
+}
+
+// fresh returns a view that is as new as the call; if etcd is away, the newest
+// there is, marked stale.
+func (r *reader) fresh(ctx context.Context) (*view, error) {
+	stale := r.sync(ctx)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if r.cluster.Snapshot() == nil {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "this node has not heard from etcd yet: nothing is known of the cluster; see the agent's log and its --etcd-endpoints")
+	}
+	v := r.latest()
+	v.stale = stale
+	return v, nil
+}
+
+// latest returns a view of the newest snapshot, of an empty one before the first.
+func (r *reader) latest() *view {
+	v := &view{
+		Snapshot:    r.cluster.Snapshot(),
+		self:        r.cluster.Self(),
+		attachments: map[overspan.EndpointID]overspan.Attachment{},
+		fetch:       r.cluster.Segment,
+	}
+	if v.Snapshot == nil {
+		v.Snapshot = &overspan.Snapshot{}
+	}
+	for _, a := range r.attachments() {
+		v.attachments[a.Endpoint.ID] = a
+	}
+	return v
+}
+
+// sync waits for a snapshot as new as the call. While etcd is known to be away
+// it does not wait.
+func (r *reader) sync(ctx context.Context) *overspanv1.Staleness {
+	called := time.Now()
+	if since, reason := r.cluster.Stale(); !since.IsZero() {
+		return staleness(since, reason)
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncBound)
+	defer cancel()
+	err := r.cluster.Sync(ctx)
+	if err == nil {
+		return nil
+	}
+	if since, reason := r.cluster.Stale(); !since.IsZero() {
+		return staleness(since, reason)
+	}
+	return staleness(called, err.Error())
+}
+
+func staleness(since time.Time, reason string) *overspanv1.Staleness {
+	return &overspanv1.Staleness{Since: timestamppb.New(since), Reason: reason}
+}
+
+// visible reports whether readers on this node see the network.
+func (v *view) visible(n *overspan.Network) bool {
+	return !n.Deleting && (n.Node == "" || n.Node == v.self)
+}
+
+// networks returns the networks that readers see, by name.
+func (v *view) networks() []*overspan.Network {
+	var out []*overspan.Network
+	for _, n := range v.Networks {
+		if v.visible(n) {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b *overspan.Network) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// network finds the network that ref names; predefined ones are not among them.
+func (v *view) network(ref string) (*overspan.Network, error) {
+	names := map[overspan.NetworkID]string{}
+	for id, n := range v.Networks {
+		if v.visible(n) {
+			names[id] = n.Name
+		}
+	}
+	id, err := overspan.Match("network", ref, names)
+	if err != nil {
+		return nil, err
+	}
+	return v.Networks[id], nil
+}
+
+// nodes returns all nodes, by name.
+func (v *view) nodes() []*overspan.Node {
+	return slices.SortedFunc(maps.Values(v.Nodes), func(a, b *overspan.Node) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+// nodeName returns a node's name, or its short id if it is not registered.
+func (v *view) nodeName(id overspan.NodeID) string {
+	if n := v.Nodes[id]; n != nil {
+		return n.Name
+	}
+	return overspan.ShortID(id)
+}
+
+func (v *view) up(id overspan.NodeID) bool {
+	n := v.Nodes[id]
+	return n != nil && n.Presence != nil
+}
+
+// segment returns a network's interior. While etcd is away the interior of a
+// network that is not followed is unknown: the segment is empty and the view
+// says so in stale.
+func (v *view) segment(ctx context.Context, n *overspan.Network) (*overspan.Segment, error) {
+	if s := v.Segments[n.ID]; s != nil {
+		return s, nil
+	}
+	s, err := v.fetch(ctx, n.ID)
+	if err == nil {
+		return s, nil
+	}
+	if !errors.Is(err, overspan.ErrUnavailable) || v.stale == nil {
+		return nil, err
+	}
+	v.stale.Reason += "; this node does not follow network " + n.Name + ", so what is in it is not known"
+	return &overspan.Segment{}, nil
+}
+
+// followed returns the visible networks whose interior the snapshot holds, or
+// the one that ref names.
+func (v *view) followed(ctx context.Context, ref string) ([]interior, error) {
+	if ref != "" {
+		n, err := v.network(ref)
+		if err != nil {
+			return nil, err
+		}
+		s, err := v.segment(ctx, n)
+		return []interior{{n, s}}, err
+	}
+	var out []interior
+	for _, n := range v.networks() {
+		if s := v.Segments[n.ID]; s != nil {
+			out = append(out, interior{n, s})
+		}
+	}
+	return out, nil
+}
+
+// An interior is a network and what is in it.
+type interior struct {
+	network *overspan.Network
+	segment *overspan.Segment
+}
+
+// endpoints returns a network's endpoints by slot, those that own several once.
+func (i interior) endpoints() []*overspan.Endpoint {
+	var out []*overspan.Endpoint
+	for slot, e := range i.segment.Endpoints {
+		if slot == e.Slot {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b *overspan.Endpoint) int { return cmp.Compare(a.Slot, b.Slot) })
+	return out
+}
+
+// blocks returns a network's blocks by their first slot.
+func (i interior) blocks() []overspan.Block {
+	return slices.SortedFunc(maps.Values(i.segment.Blocks), func(a, b overspan.Block) int {
+		return cmp.Compare(a.First, b.First)
+	})
+}

@@ -1,0 +1,52 @@
+package api
+
+import (
+	"context"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+type sandboxService struct {
+	overspanv1.UnimplementedSandboxServiceServer
+	*reader
+	sandboxes Sandboxes
+}
+
+func (s *sandboxService) CreateSandbox(ctx context.Context, req *overspanv1.CreateSandboxRequest) (*overspanv1.CreateSandboxResponse, error) {
+	sb, err := s.sandboxes.CreateSandbox(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.CreateSandboxResponse{Sandbox: overspanv1.SandboxRecord(sb)}, nil
+}
+
+// ListSandboxes needs no etcd: sandboxes are this node's own.
+func (s *sandboxService) ListSandboxes(context.Context, *overspanv1.ListSandboxesRequest) (*overspanv1.ListSandboxesResponse, error) {
+	v := s.latest()
+	resp := &overspanv1.ListSandboxesResponse{}
+	for _, sb := range s.sandboxes.Sandboxes() {
+		resp.Sandboxes = append(resp.Sandboxes, v.sandboxView(sb))
+	}
+	return resp, nil
+}
+
+func (s *sandboxService) GetSandbox(_ context.Context, req *overspanv1.GetSandboxRequest) (*overspanv1.GetSandboxResponse, error) {
+	byID := map[overspan.SandboxID]overspan.Sandbox{}
+	names := map[overspan.SandboxID]string{}
+	for _, sb := range s.sandboxes.Sandboxes() {
+		byID[sb.ID], names[sb.ID] = sb, sb.Name
+	}
+	id, err := overspan.Match("sandbox", req.GetSandbox(), names)
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.GetSandboxResponse{Sandbox: s.latest().sandboxView(byID[id])}, nil
+}
+
+func (s *sandboxService) RemoveSandbox(ctx context.Context, req *overspanv1.RemoveSandboxRequest) (*overspanv1.RemoveSandboxResponse, error) {
+	if err := s.sandboxes.RemoveSandbox(ctx, req.GetSandbox()); err != nil {
+		return nil, err
+	}
+	return &overspanv1.RemoveSandboxResponse{}, nil
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+type systemService struct {
+	overspanv1.UnimplementedSystemServiceServer
+	*reader
+	system   System
+	dial     DialFunc
+	stopping <-chan struct{}
+}
+
+// Status answers also before the first snapshot: it is what an operator asks
+// when nothing works.
+func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest) (*overspanv1.StatusResponse, error) {
+	stale := s.sync(ctx)
+	v := s.latest()
+	st := s.system.Status(ctx)
+	resp := &overspanv1.StatusResponse{
+		Cluster:          s.cluster.Cluster(),
+		ClusterId:        v.Meta.ClusterID,
+		Self:             &overspanv1.NodeView{Node: &overspanv1.Node{Id: string(v.self)}, Self: true},
+		Version:          overspan.Version,
+		Started:          timestamp(st.Started),
+		Etcd:             etcdMembers(st.Etcd),
+		Stale:            stale,
+		Nodes:            v.nodeViews(),
+		Networks:         uint32(len(v.networks())),
+		SnapshotRevision: st.SnapshotRevision,
+		AppliedRevision:  st.AppliedRevision,
+		Drift:            uint32(st.Drift),
+		LastError:        st.LastError,
+		LastFullPass:     timestamp(st.LastFullPass),
+		Warnings:         st.Warnings,
+		PendingReleases:  uint32(st.PendingReleases),
+	}
+	if n := v.Nodes[v.self]; n != nil {
+		resp.Self = v.nodeView(n, v.memberships()[n.ID])
+	}
+	for id, segment := range v.Segments {
+		if n := v.Networks[id]; n != nil && v.visible(n) {
+			resp.Blocks += uint32(len(segment.Blocks))
+			resp.Endpoints += uint32(len(interior{n, segment}.endpoints()))
+		}
+	}
+	return resp, nil
+}
+
+func etcdMembers(in []EtcdMember) []*overspanv1.EtcdMember {
+	var out []*overspanv1.EtcdMember
+	for _, m := range in {
+		member := &overspanv1.EtcdMember{
+			Endpoint:      m.Endpoint,
+			Healthy:       m.Err == nil,
+			Version:       m.Version,
+			Leader:        m.Leader,
+			LatencyMicros: m.Latency.Microseconds(),
+		}
+		if m.Err != nil {
+			member.Error = m.Err.Error()
+		}
+		out = append(out, member)
+	}
+	return out
+}
+
+func (s *systemService) ListBlocks(ctx context.Context, req *overspanv1.ListBlocksRequest) (*overspanv1.ListBlocksResponse, error) {
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	interiors, err := v.followed(ctx, req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	resp := &overspanv1.ListBlocksResponse{Stale: v.stale}
+	for _, i := range interiors {
+		resp.Blocks = append(resp.Blocks, v.blockViews(i)...)
+	}
+	return resp, nil
+}
+
+// Events streams until the caller goes or the agent stops.
+func (s *systemService) Events(_ *overspanv1.EventsRequest, stream grpc.ServerStreamingServer[overspanv1.EventsResponse]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	events := s.system.Subscribe(ctx)
+	// The headers tell the caller that from now on nothing is missed.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-s.stopping:
+			return overspan.Errorf(overspan.ErrUnavailable, "the agent is stopping")
+		case e, ok := <-events:
+			if !ok {
+				return ctx.Err()
+			}
+			if err := stream.Send(&overspanv1.EventsResponse{Event: eventRecord(e)}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func eventRecord(e Event) *overspanv1.Event {
+	return &overspanv1.Event{
+		Time:       timestamp(e.Time),
+		Type:       e.Type,
+		Action:     e.Action,
+		Id:         e.ID,
+		Name:       e.Name,
+		Attributes: e.Attributes,
+	}
+}
+
+func (s *systemService) Version(context.Context, *overspanv1.VersionRequest) (*overspanv1.VersionResponse, error) {
+	resp := &overspanv1.VersionResponse{Version: overspan.Version, GoVersion: runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				resp.Commit = setting.Value
+			}
+		}
+	}
+	return resp, nil
+}
+
+// timestamp leaves the zero time unset.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

@@ -1,0 +1,154 @@
+package api
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// endpointView shows an endpoint; n is nil if its network is not known.
+func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint) *overspanv1.EndpointView {
+	out := &overspanv1.EndpointView{
+		Endpoint:    overspanv1.EndpointRecord(e),
+		NetworkName: overspan.ShortID(e.Network),
+		NodeName:    v.nodeName(e.Node),
+		Local:       e.Node == v.self,
+		Lost:        v.attachments[e.ID].Lost,
+	}
+	if n != nil {
+		out.NetworkName = n.Name
+		out.Ipv4Bits, out.Ipv6Bits = prefixBits(n.IPv4), prefixBits(n.IPv6)
+	}
+	return out
+}
+
+func prefixBits(s overspan.Subnet) uint32 {
+	if !s.IsValid() {
+		return 0
+	}
+	return uint32(s.Prefix.Bits())
+}
+
+// endpointViews shows a network's endpoints, and those of this node that were
+// lost: their records may be gone, their ports are still there.
+func (v *view) endpointViews(i interior) []*overspanv1.EndpointView {
+	var out []*overspanv1.EndpointView
+	seen := map[overspan.EndpointID]bool{}
+	for _, e := range i.endpoints() {
+		seen[e.ID] = true
+		out = append(out, v.endpointView(i.network, *e))
+	}
+	for _, a := range v.attached() {
+		if a.Lost != "" && a.Endpoint.Network == i.network.ID && !seen[a.Endpoint.ID] {
+			out = append(out, v.endpointView(i.network, a.Endpoint))
+		}
+	}
+	return out
+}
+
+// attached returns this node's attachments, by network and interface.
+func (v *view) attached() []overspan.Attachment {
+	var out []overspan.Attachment
+	for _, a := range v.attachments {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b overspan.Attachment) int {
+		return cmp.Or(
+			cmp.Compare(a.Endpoint.Interface, b.Endpoint.Interface),
+			cmp.Compare(a.Endpoint.Network, b.Endpoint.Network),
+			cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
+		)
+	})
+	return out
+}
+
+// nodeView shows a node. A registered node without presence is down.
+func (v *view) nodeView(n *overspan.Node, networks []string) *overspanv1.NodeView {
+	return &overspanv1.NodeView{
+		Node:         overspanv1.NodeRecord(*n),
+		Up:           v.up(n.ID),
+		Registration: n.CreateRevision,
+		Self:         n.ID == v.self,
+		Networks:     networks,
+	}
+}
+
+func (v *view) nodeViews() []*overspanv1.NodeView {
+	memberships := v.memberships()
+	var out []*overspanv1.NodeView
+	for _, n := range v.nodes() {
+		out = append(out, v.nodeView(n, memberships[n.ID]))
+	}
+	return out
+}
+
+// memberships returns the names of the networks in which each node holds a
+// block, of those networks that this node follows.
+func (v *view) memberships() map[overspan.NodeID][]string {
+	out := map[overspan.NodeID][]string{}
+	for _, n := range v.networks() {
+		s := v.Segments[n.ID]
+		if s == nil {
+			continue
+		}
+		holders := map[overspan.NodeID]bool{}
+		for _, b := range s.Blocks {
+			holders[b.Node] = true
+		}
+		for id := range holders {
+			out[id] = append(out[id], n.Name)
+		}
+	}
+	return out
+}
+
+// blockViews shows a network's blocks, and how much of each is used.
+func (v *view) blockViews(i interior) []*overspanv1.BlockView {
+	used := map[overspan.Slot]uint64{}
+	for slot := range i.segment.Endpoints {
+		if b, ok := i.segment.Holder(slot); ok {
+			used[b.First]++
+		}
+	}
+	var out []*overspanv1.BlockView
+	for _, b := range i.blocks() {
+		out = append(out, &overspanv1.BlockView{
+			Network:      string(i.network.ID),
+			NetworkName:  i.network.Name,
+			Node:         string(b.Node),
+			NodeName:     v.nodeName(b.Node),
+			Up:           v.up(b.Node),
+			First:        uint64(b.First),
+			Size:         b.Size,
+			Used:         used[b.First],
+			Epoch:        b.CreateRevision,
+			FirstAddress: slotAddress(i.network, b.First),
+			LastAddress:  slotAddress(i.network, b.Last()),
+		})
+	}
+	return out
+}
+
+// slotAddress returns the address of a slot, IPv4 where there is one.
+func slotAddress(n *overspan.Network, s overspan.Slot) string {
+	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
+		if a := subnet.Addr(s); a != (netip.Addr{}) {
+			return a.String()
+		}
+	}
+	return ""
+}
+
+// sandboxView shows a sandbox with its endpoints.
+func (v *view) sandboxView(s overspan.Sandbox) *overspanv1.SandboxView {
+	out := &overspanv1.SandboxView{Sandbox: overspanv1.SandboxRecord(s)}
+	for _, a := range v.attached() {
+		if a.Sandbox == s.ID {
+			out.Endpoints = append(out.Endpoints, v.endpointView(v.Networks[a.Endpoint.Network], a.Endpoint))
+		}
+	}
+	return out
+}
