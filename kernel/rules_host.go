@@ -127,20 +127,22 @@ func parseTable(text string) savedTable {
 
 var ruleComment = regexp.MustCompile(`--comment "?` + rulePrefix + `([0-9a-f]+)"?`)
 
-// chain returns a chain of ours. Its hook is the built-in chain whose first
-// rule jumps to it, if that is the only jump there is from built-in chains.
+// chain returns a chain of ours. Its hook is the built-in chain that jumps to
+// it before any rule of others, if that is the only jump there is from built-in
+// chains. Several chains of ours may share a hook: their jumps stand together.
 func (t savedTable) chain(name string) Chain {
 	var c Chain
 	jumps := 0
 	for _, hook := range t.builtin {
-		for i, spec := range t.rules[hook] {
-			if !isJump(spec, name) {
-				continue
+		first := true
+		for _, spec := range t.rules[hook] {
+			if isJump(spec, name) {
+				jumps++
+				if first {
+					c.Hook = hook
+				}
 			}
-			jumps++
-			if i == 0 {
-				c.Hook = hook
-			}
+			first = first && strings.HasPrefix(spec, "-j "+chainPrefix)
 		}
 	}
 	if jumps != 1 {

@@ -144,7 +144,7 @@ type Chain struct {
 	// what it holds is neither compared nor touched.
 	Open bool
 
-	// Hook is the built-in chain whose first rule jumps here; "" if other
+	// Hook is the built-in chain that jumps here before any foreign rule; "" if other
 	// chains of ours do.
 	Hook  string
 	Rules []Rule

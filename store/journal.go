@@ -65,7 +65,7 @@ func OpenJournal(path string) (*Journal, error) {
 
 func (j *Journal) setUp() error {
 	return j.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range []string{bucketIdentity, bucketSandboxes, bucketAttachments, bucketReleases, bucketSnapshot} {
+		for _, name := range []string{bucketIdentity, bucketSandboxes, bucketAttachments, bucketReleases, bucketSnapshot, bucketFollowed} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/daemon"
 	"github.com/overspan/overspan/ipam"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
@@ -20,7 +21,7 @@ type networkService struct {
 }
 
 func (s *networkService) CreateNetwork(ctx context.Context, req *overspanv1.CreateNetworkRequest) (*overspanv1.CreateNetworkResponse, error) {
-	n, err := s.networks.CreateNetwork(ctx, CreateRequest{
+	n, err := s.networks.CreateNetwork(ctx, daemon.CreateRequest{
 		Spec: ipam.Spec{
 			Name:     req.GetName(),
 			Driver:   req.GetDriver(),
@@ -147,7 +148,7 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.networks.Connect(ctx, ConnectRequest{
+	result, err := s.networks.Connect(ctx, daemon.ConnectRequest{
 		Network:   req.GetNetwork(),
 		Target:    req.GetTarget(),
 		Name:      req.GetName(),
@@ -167,14 +168,14 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 	}, nil
 }
 
-func waitOf(w overspanv1.Wait) (Wait, error) {
+func waitOf(w overspanv1.Wait) (daemon.Wait, error) {
 	switch w {
 	case overspanv1.Wait_WAIT_UNSPECIFIED, overspanv1.Wait_WAIT_PEERS:
-		return WaitPeers, nil
+		return daemon.WaitPeers, nil
 	case overspanv1.Wait_WAIT_LOCAL:
-		return WaitLocal, nil
+		return daemon.WaitLocal, nil
 	case overspanv1.Wait_WAIT_NONE:
-		return WaitNone, nil
+		return daemon.WaitNone, nil
 	}
 	return 0, overspan.Errorf(overspan.ErrInvalid, "unknown wait %d: use peers, local or none", w)
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/daemon"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -57,7 +58,7 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 	return resp, nil
 }
 
-func etcdMembers(in []EtcdMember) []*overspanv1.EtcdMember {
+func etcdMembers(in []daemon.EtcdMember) []*overspanv1.EtcdMember {
 	var out []*overspanv1.EtcdMember
 	for _, m := range in {
 		member := &overspanv1.EtcdMember{
@@ -115,7 +116,7 @@ func (s *systemService) Events(_ *overspanv1.EventsRequest, stream grpc.ServerSt
 	}
 }
 
-func eventRecord(e Event) *overspanv1.Event {
+func eventRecord(e daemon.Event) *overspanv1.Event {
 	return &overspanv1.Event{
 		Time:       timestamp(e.Time),
 		Type:       e.Type,

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/overspan/overspan"
+)
+
+// defaultConfigFile is read if it is there; one named by --config must be.
+const defaultConfigFile = "/etc/overspan/agent.yaml"
+
+// A config is everything that the agent is told. Each flag is also a variable
+// OVERSPAN_… in the environment and a key in the file; a flag outweighs the
+// environment, which outweighs the file.
+type config struct {
+	ConfigFile       string
+	NodeName         string
+	AdvertiseAddress []string
+	Interface        string
+	EtcdEndpoints    []string
+	EmbeddedEtcd     bool
+	EtcdListen       []string
+	EtcdCA           string
+	EtcdCert         string
+	EtcdKey          string
+	EtcdUser         string
+	EtcdPassword     string
+	Cluster          string
+	StateDir         string
+	RunDir           string
+	Listen           []string
+	SocketGroup      string
+	TLSCA            string
+	TLSCert          string
+	TLSKey           string
+	VXLANPort        uint16
+	PresenceTTL      time.Duration
+	Resync           time.Duration
+	BlockIdle        time.Duration
+	DockerSocket     string
+	MetricsListen    string
+	LogLevel         string
+	LogFormat        string
+	Version          bool
+}
+
+// flags declares the flags, with their defaults, into c.
+func (c *config) flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	f.SortFlags = false
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	f.StringVar(&c.ConfigFile, "config", defaultConfigFile, "file with any of these settings")
+	f.StringVar(&c.NodeName, "node-name", host, "name of this node; need not be unique")
+	f.StringSliceVar(&c.AdvertiseAddress, "advertise-address", nil, "this node's underlay address, at most one of each family")
+	f.StringVar(&c.Interface, "interface", "", "underlay device, instead of --advertise-address")
+	f.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "URLs of etcd, version 3.5.13 or newer")
+	f.BoolVar(&c.EmbeddedEtcd, "embedded-etcd", false, "run a one-member etcd inside this agent, data under the state directory")
+	f.StringSliceVar(&c.EtcdListen, "embedded-etcd-listen", nil, "client URLs of the embedded etcd (default: port 2379 of loopback and of the underlay address)")
+	f.StringVar(&c.EtcdCA, "etcd-ca", "", "CA certificate of etcd, PEM file")
+	f.StringVar(&c.EtcdCert, "etcd-cert", "", "certificate shown to etcd, PEM file")
+	f.StringVar(&c.EtcdKey, "etcd-key", "", "key of --etcd-cert, PEM file")
+	f.StringVar(&c.EtcdUser, "etcd-user", "", "etcd user")
+	f.StringVar(&c.EtcdPassword, "etcd-password", "", "etcd password; better given as OVERSPAN_ETCD_PASSWORD")
+	f.StringVar(&c.Cluster, "cluster", "default", "name of the cluster: several can share one etcd")
+	f.StringVar(&c.StateDir, "state-dir", "/var/lib/overspan", "directory that survives a reboot")
+	f.StringVar(&c.RunDir, "run-dir", "/run/overspan", "directory that does not")
+	f.StringSliceVar(&c.Listen, "listen", nil, "sockets of the API: unix:///path, tcp://host:port with mutual TLS (default unix://<run-dir>/agent.sock)")
+	f.StringVar(&c.SocketGroup, "socket-group", "", "group that may use the unix socket besides root")
+	f.StringVar(&c.TLSCA, "tls-ca", "", "CA that signs the clients and agents of the API, PEM file")
+	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate of this agent's API, PEM file")
+	f.StringVar(&c.TLSKey, "tls-key", "", "key of --tls-cert, PEM file")
+	f.Uint16Var(&c.VXLANPort, "vxlan-port", 4789, "UDP port of VXLAN, the same on all nodes")
+	f.DurationVar(&c.PresenceTTL, "presence-ttl", 15*time.Second, "how long after its end a node counts as up")
+	f.DurationVar(&c.Resync, "resync", 30*time.Second, "time between two full comparisons of kernel and plan")
+	f.DurationVar(&c.BlockIdle, "block-idle", 5*time.Minute, "how long a block of addresses stays unused before it is given back")
+	f.StringVar(&c.DockerSocket, "docker-socket", "/var/run/docker.sock", "socket of the Docker engine, for targets docker:NAME")
+	f.StringVar(&c.MetricsListen, "metrics-listen", "127.0.0.1:9469", "address of the metrics; empty for none")
+	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	f.BoolVar(&c.Version, "version", false, "print the version and exit")
+	return f
+}
+
+// parse reads the settings from arguments, environment and file.
+func parse(args []string, env []string, usage io.Writer) (*config, error) {
+	c := &config{}
+	f := c.flags()
+	f.SetOutput(usage)
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	given := map[string]string{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		if flag, ours := strings.CutPrefix(name, "OVERSPAN_"); ours {
+			given[strings.ToLower(strings.ReplaceAll(flag, "_", "-"))] = value
+		}
+	}
+	if err := setUnset(f, given, "environment variable for"); err != nil {
+		return nil, err
+	}
+	file, err := readFile(c.ConfigFile, f.Changed("config"))
+	if err != nil {
+		return nil, err
+	}
+	for name := range file {
+		if f.Lookup(name) == nil {
+			return nil, fmt.Errorf("%s: unknown setting %q", c.ConfigFile, name)
+		}
+	}
+	if err := setUnset(f, file, c.ConfigFile+":"); err != nil {
+		return nil, err
+	}
+	if c.Version {
+		return c, nil
+	}
+	return c, c.check()
+}
+
+// setUnset sets the flags that nothing has set so far. Names of no flag are
+// passed over: OVERSPAN_HOST, for one, is ctl's.
+func setUnset(f *pflag.FlagSet, values map[string]string, where string) error {
+	for name, value := range values {
+		if f.Lookup(name) == nil || f.Changed(name) {
+			continue
+		}
+		if err := f.Set(name, value); err != nil {
+			return fmt.Errorf("%s %s: %w", where, name, err)
+		}
+	}
+	return nil
+}
+
+// readFile reads a YAML file of flag names and scalar or list values.
+func readFile(path string, must bool) (map[string]string, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && !must {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var doc map[string]yaml.Node
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	out := map[string]string{}
+	for name, node := range doc {
+		switch node.Kind {
+		case yaml.ScalarNode:
+			out[name] = node.Value
+		case yaml.SequenceNode:
+			var list []string
+			if err := node.Decode(&list); err != nil {
+				return nil, fmt.Errorf("read %s: %s: %w", path, name, err)
+			}
+			out[name] = strings.Join(list, ",")
+		default:
+			return nil, fmt.Errorf("read %s: %s: want a value or a list", path, name)
+		}
+	}
+	return out, nil
+}
+
+// check refuses what cannot work, before anything is touched.
+func (c *config) check() error {
+	switch {
+	case c.NodeName == "":
+		return errors.New("--node-name is empty")
+	case len(c.AdvertiseAddress) == 0 && c.Interface == "":
+		return errors.New("say where the other nodes reach this one: --advertise-address ADDR or --interface DEV")
+	case len(c.AdvertiseAddress) > 0 && c.Interface != "":
+		return errors.New("--advertise-address and --interface exclude each other")
+	case len(c.EtcdEndpoints) == 0 && !c.EmbeddedEtcd:
+		return errors.New("say where etcd is: --etcd-endpoints URL,… or --embedded-etcd")
+	case len(c.EtcdEndpoints) > 0 && c.EmbeddedEtcd:
+		return errors.New("--etcd-endpoints and --embedded-etcd exclude each other")
+	case c.PresenceTTL < 2*time.Second:
+		return fmt.Errorf("--presence-ttl %s is too short: at least 2s", c.PresenceTTL)
+	case c.Resync < time.Second:
+		return fmt.Errorf("--resync %s is too short: at least 1s", c.Resync)
+	case c.VXLANPort == 0:
+		return errors.New("--vxlan-port 0 is not a port")
+	case strings.Contains(c.Cluster, "/"):
+		return fmt.Errorf("--cluster %q: a name without '/' is wanted", c.Cluster)
+	}
+	if len(c.Listen) == 0 {
+		c.Listen = []string{"unix://" + c.RunDir + "/agent.sock"}
+	}
+	return overspan.CheckName("node", c.NodeName)
+}
+
+// underlay returns what names the node's place in the underlay.
+func (c *config) underlay() []string {
+	if c.Interface != "" {
+		return []string{c.Interface}
+	}
+	return c.AdvertiseAddress
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFlagOutweighsEnvironmentOutweighsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	text := `
+node-name: from-file
+cluster: from-file
+presence-ttl: 20s
+etcd-endpoints: [http://10.0.0.1:2379, http://10.0.0.2:2379]
+advertise-address: 10.0.0.9
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"OVERSPAN_CLUSTER=from-env", "OVERSPAN_NODE_NAME=from-env", "OVERSPAN_HOST=unix:///not/ours", "PATH=/bin"}
+	c, err := parse([]string{"--config", file, "--node-name", "from-flag"}, env, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NodeName != "from-flag" || c.Cluster != "from-env" || c.PresenceTTL != 20*time.Second {
+		t.Errorf("node %q, cluster %q, ttl %s", c.NodeName, c.Cluster, c.PresenceTTL)
+	}
+	if got := strings.Join(c.EtcdEndpoints, " "); got != "http://10.0.0.1:2379 http://10.0.0.2:2379" {
+		t.Errorf("etcd endpoints %q", got)
+	}
+	if want := "unix://" + c.RunDir + "/agent.sock"; len(c.Listen) != 1 || c.Listen[0] != want {
+		t.Errorf("listen %v, want %s", c.Listen, want)
+	}
+}
+
+func TestBadSettingsAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ok := []string{"--advertise-address", "10.0.0.1", "--etcd-endpoints", "http://10.0.0.1:2379"}
+	for _, test := range []struct {
+		name string
+		args []string
+		env  string
+		want string
+	}{
+		{name: "no underlay", args: ok[2:], want: "--advertise-address"},
+		{name: "no etcd", args: ok[:2], want: "--etcd-endpoints"},
+		{name: "two underlays", args: append([]string{"--interface", "eth0"}, ok...), want: "exclude each other"},
+		{name: "two etcds", args: append([]string{"--embedded-etcd"}, ok...), want: "exclude each other"},
+		{name: "node name", args: append([]string{"--node-name", "a b"}, ok...), want: `invalid node name "a b"`},
+		{name: "short ttl", args: append([]string{"--presence-ttl", "1s"}, ok...), want: "too short"},
+		{name: "stray argument", args: append([]string{"start"}, ok...), want: `unexpected argument "start"`},
+		{name: "bad variable", args: ok, env: "OVERSPAN_VXLAN_PORT=many", want: "vxlan-port"},
+		{name: "missing file", args: append([]string{"--config", filepath.Join(dir, "none")}, ok...), want: "no such file"},
+		{name: "unknown setting", args: append([]string{"--config", write("unknown.yaml", "colour: red")}, ok...), want: `unknown setting "colour"`},
+		{name: "nested setting", args: append([]string{"--config", write("nested.yaml", "cluster: {a: b}")}, ok...), want: "cluster: want a value"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := parse(test.args, []string{test.env}, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an error with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"--version"}, nil, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "overspan agent ") {
+		t.Errorf("--version: exit %d, %q", code, out.String())
+	}
+	if code := run([]string{"--help"}, nil, &out, &errs); code != 0 || !strings.Contains(errs.String(), "--embedded-etcd") {
+		t.Errorf("--help: exit %d, %q", code, errs.String())
+	}
+	errs.Reset()
+	if code := run([]string{"--no-such-flag"}, nil, &out, &errs); code != 2 || !strings.Contains(errs.String(), "no-such-flag") {
+		t.Errorf("unknown flag: exit %d, %q", code, errs.String())
+	}
+}

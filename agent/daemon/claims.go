@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+)
+
+// askBound is how long a node waits for a holder to answer its want.
+const askBound = 2 * time.Second
+
+// claims lets the allocator see and change who holds what: it is ipam.Claims
+// over the mirror and the session.
+type claims struct{ d *Daemon }
+
+// View returns what the newest snapshot says of a network that is followed.
+func (c claims) View(_ context.Context, id overspan.NetworkID) (ipam.View, error) {
+	s := c.d.Snapshot()
+	if s == nil {
+		return ipam.View{}, errNoSnapshot
+	}
+	n, seg := s.Networks[id], s.Segments[id]
+	if n == nil {
+		return ipam.View{}, overspan.Errorf(overspan.ErrNotFound, "network %s not found: it was removed", overspan.ShortID(id))
+	}
+	if seg == nil {
+		return ipam.View{}, overspan.Errorf(overspan.ErrUnavailable, "network %s has not been read from etcd yet", n.Name)
+	}
+	return ipam.View{
+		Network: n,
+		Segment: seg,
+		Self:    c.d.Self(),
+		Up:      func(id overspan.NodeID) bool { return s.Nodes[id] != nil && s.Nodes[id].Presence != nil },
+		Name:    func(id overspan.NodeID) string { return nodeLabel(s, id) },
+	}, nil
+}
+
+// Refresh returns once View is at least as new as the moment of the call.
+func (c claims) Refresh(ctx context.Context, _ overspan.NetworkID) error { return c.d.Sync(ctx) }
+
+// Claim takes a block, and returns once the mirror shows it.
+func (c claims) Claim(ctx context.Context, n *overspan.Network, r overspan.Range) error {
+	session, err := c.d.session.get()
+	if err != nil {
+		return err
+	}
+	if err := c.d.journal.PutFollowed(n.ID); err != nil {
+		return err
+	}
+	b, err := session.Claim(ctx, n, r, true)
+	if err != nil {
+		return err
+	}
+	c.d.log.Info("claimed a block", "network", n.Name, "slots", r.String(), "epoch", b.CreateRevision)
+	return c.d.mirror.WaitSegment(ctx, n.ID, b.ModRevision)
+}
+
+// Ask leaves a want with a holder and waits for its answer. Whatever that is,
+// View shows it when Ask returns nil.
+func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.NodeID, slot *overspan.Slot) error {
+	session, err := c.d.session.get()
+	if err != nil {
+		return err
+	}
+	if err := c.d.journal.PutFollowed(n.ID); err != nil {
+		return err
+	}
+	want, err := session.PutWant(ctx, n, holder, slot)
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	for {
+		changed := c.d.snapshots.wait()
+		if answered(c.d.Snapshot(), want) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-wait.Done():
+			// The holder may answer until the want is gone; then View tells.
+			if err := session.DropWant(context.WithoutCancel(ctx), want); err != nil {
+				return err
+			}
+			if err := c.d.Sync(ctx); err != nil {
+				return err
+			}
+			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", nodeLabel(c.d.Snapshot(), holder), askBound, n.Name)
+		}
+	}
+}
+
+// answered reports whether a want is gone.
+func answered(s *overspan.Snapshot, want overspan.Want) bool {
+	if s == nil || s.Segments[want.Network] == nil || s.Segments[want.Network].Revision < want.CreateRevision {
+		return false
+	}
+	for _, w := range s.Segments[want.Network].Wants {
+		if w.Holder == want.Holder && w.Asker == want.Asker && w.CreateRevision == want.CreateRevision {
+			return false
+		}
+	}
+	return true
+}

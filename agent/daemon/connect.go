@@ -1,0 +1,363 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
+)
+
+// attachTries bounds how often an attach starts anew after its block was split
+// for another node between the choice of the slot and the transaction.
+const attachTries = 8
+
+// requestBound is how long a request may take that needs etcd: what cannot be
+// done by then is undone and said.
+const requestBound = 5 * time.Second
+
+// undoBound is how long the undoing of half an attach may take before the
+// caller hears of it; what is left is finished in the background.
+const undoBound = 2 * time.Second
+
+// Connect plugs a sandbox into a network.
+//
+//	choose a slot → [record in etcd ∥ veth, not yet on the bridge]
+//	             → [journal ∥ onto the bridge] → wait for the peers
+//
+// Whatever fails, all of it is undone.
+func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	n, err := d.network(ctx, req.Network)
+	if err != nil {
+		return ConnectResult{}, err
+	}
+	want, err := parseConnect(n, req)
+	if err != nil {
+		return ConnectResult{}, err
+	}
+	sb, err := d.target(ctx, req.Target)
+	if err != nil {
+		return ConnectResult{}, err
+	}
+	unlock := d.gates.lock(string(sb.ID))
+	defer unlock()
+	a, err := d.attach(ctx, n, sb, want)
+	if err != nil {
+		d.forgetIfUnused(sb)
+		return ConnectResult{}, err
+	}
+	d.events.publish(endpointEvent("connect", n, a))
+	var missing []string
+	if req.Wait == WaitPeers {
+		missing = d.awaitPeers(ctx, n, a.Endpoint)
+	}
+	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
+}
+
+// connectWant is a checked request: what the user fixed of the endpoint.
+type connectWant struct {
+	ip, ip6   netip.Addr
+	mac       overspan.MAC
+	name      string
+	ifname    string
+	waitLocal bool
+}
+
+func parseConnect(n *overspan.Network, req ConnectRequest) (connectWant, error) {
+	w := connectWant{name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone}
+	if n.Driver != overspan.DriverOverlay {
+		return w, overspan.Errorf(overspan.ErrUnsupported, "network %s has the driver %s: this version attaches to overlay networks only", n.Name, n.Driver)
+	}
+	var err error
+	if w.ip, err = parseIP(req.IP, overspan.IPv4); err != nil {
+		return w, err
+	}
+	if w.ip6, err = parseIP(req.IP6, overspan.IPv6); err != nil {
+		return w, err
+	}
+	if req.MAC != "" {
+		if w.mac, err = overspan.ParseMAC(req.MAC); err != nil {
+			return w, err
+		}
+		if w.mac.IsDerived() {
+			return w, overspan.Errorf(overspan.ErrInvalid, "MAC address %s is reserved: 02:42:… belongs to the addresses of the network; choose another", w.mac)
+		}
+	}
+	if req.Name != "" {
+		if err := overspan.CheckName("endpoint", req.Name); err != nil {
+			return w, err
+		}
+	}
+	return w, checkInterfaceName(req.Interface)
+}
+
+func parseIP(s string, f overspan.Family) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || overspan.FamilyOf(a) != f || a.Zone() != "" {
+		return netip.Addr{}, overspan.Errorf(overspan.ErrInvalid, "invalid %s address %q", f, s)
+	}
+	return a, nil
+}
+
+// attach makes the endpoint of a sandbox whose gate the caller holds.
+func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
+	session, err := d.session.get()
+	if err != nil {
+		return overspan.Attachment{}, err
+	}
+	if err := d.follow(ctx, n.ID); err != nil {
+		return overspan.Attachment{}, err
+	}
+	defer d.settle(n.ID)
+	e, err := d.describe(ctx, n, sb, want)
+	if err != nil {
+		return overspan.Attachment{}, err
+	}
+	for range attachTries {
+		var a overspan.Attachment
+		a, err = d.attachOnce(ctx, session, n, sb, e, want)
+		if !errors.Is(err, overspan.ErrConflict) {
+			return a, err
+		}
+		if err := d.Sync(ctx); err != nil {
+			return a, err
+		}
+		if n, err = d.network(ctx, string(n.ID)); err != nil {
+			return a, err
+		}
+	}
+	return overspan.Attachment{}, overspan.Errorf(overspan.ErrConflict, "network %s: its addresses change hands faster than one could be taken; try again: %w", n.Name, err)
+}
+
+// describe fills in all of an endpoint but its addresses.
+func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Endpoint, error) {
+	here := d.local.inSandbox(sb.ID)
+	for _, a := range here {
+		if a.Endpoint.Network == n.ID {
+			return overspan.Endpoint{}, overspan.Errorf(overspan.ErrExists, "%s is connected to network %s already, as %s (%s)", sb.Name, n.Name, a.Endpoint.Name, a.Endpoint.Interface)
+		}
+	}
+	if d.doomedIn(sb.ID) {
+		// An interface that is on its way out still bears its name.
+		if err := d.rec.flush(ctx); err != nil {
+			return overspan.Endpoint{}, fmt.Errorf("delete the interfaces that %s left: %w", sb.Name, err)
+		}
+	}
+	taken, err := d.host.Interfaces(sb.Netns)
+	if err != nil {
+		return overspan.Endpoint{}, err
+	}
+	for _, a := range here {
+		taken = append(taken, a.Endpoint.Interface)
+	}
+	ifname, err := chooseInterface(want.ifname, taken, sb.Name)
+	if err != nil {
+		return overspan.Endpoint{}, err
+	}
+	name := want.name
+	if name == "" {
+		name = sb.Name
+	}
+	return overspan.Endpoint{
+		ID:        overspan.EndpointID(overspan.NewID()),
+		Network:   n.ID,
+		Node:      d.Self(),
+		Name:      name,
+		Sandbox:   sb.Name,
+		Interface: ifname,
+		Created:   time.Now().UTC(),
+	}, nil
+}
+
+// attachOnce takes a slot and brings the endpoint up in etcd and in the kernel
+// at the same time. On error nothing of it is left.
+func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (overspan.Attachment, error) {
+	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
+	if err != nil {
+		return overspan.Attachment{}, err
+	}
+	e = address(n, e, lease, want)
+	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns}
+	d.local.putAttachment(a)
+
+	var flown error
+	var g errgroup.Group
+	g.Go(func() error {
+		var stored overspan.Endpoint
+		stored, flown = session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
+		if flown == nil {
+			e = stored
+		}
+		return flown
+	})
+	g.Go(func() error { return d.prepare(ctx, a) })
+	if err := g.Wait(); err != nil {
+		d.undo(ctx, session, a, flown)
+		return a, err
+	}
+
+	a.Endpoint, a.Committed = e, true
+	d.local.putAttachment(a)
+	g.Go(func() error { return d.journal.PutAttachment(a) })
+	if want.waitLocal {
+		g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
+	} else {
+		d.rec.dirty.mark(endpointScope(a), causeChange)
+	}
+	g.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
+	if err := g.Wait(); err != nil {
+		d.undo(ctx, session, a, nil)
+		return a, err
+	}
+	return a, nil
+}
+
+// address gives an endpoint the addresses of its slots. The slot of the IPv4
+// address comes first: the MAC follows from it.
+func address(n *overspan.Network, e overspan.Endpoint, lease ipam.Lease, want connectWant) overspan.Endpoint {
+	e.Slots, e.Slot = lease.Slots, lease.Slots[0]
+	e.IPv4, e.IPv6 = lease.IPv4, lease.IPv6
+	e.MAC = want.mac
+	if e.MAC.IsZero() {
+		e.MAC = n.MAC(e.Slot)
+	}
+	e.Ack = n.IsException(e)
+	return e
+}
+
+// prepare makes the endpoint's veth, and the network's devices where this is
+// its first endpoint on the node.
+func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
+	if !d.realised.has(a.Endpoint.Network) {
+		scope := kernel.Scope{Global: true, Networks: []overspan.NetworkID{a.Endpoint.Network}}
+		if err := d.rec.do(ctx, scope); err != nil {
+			return err
+		}
+	}
+	return d.rec.do(ctx, endpointScope(a))
+}
+
+// undo takes back an attach that failed: off the kernel first, then out of
+// etcd. Flown is what became of its transaction; nil if it was committed.
+func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.Attachment, flown error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	d.local.dropAttachment(a.Endpoint.ID)
+	if err := d.rec.do(ctx, endpointScope(a)); err != nil {
+		d.log.Warn("cannot take back a veth; the next full pass will", "endpoint", a.Endpoint.Name, "error", err)
+		d.rec.dirty.mark(endpointScope(a), causeChange)
+	}
+	d.noteDoomed(a.Sandbox)
+	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
+		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
+	}
+	if flown != nil {
+		// A transaction of unknown outcome is settled, and undone if need be,
+		// by the session itself.
+		d.alloc.Release(a.Endpoint.Network, a.Endpoint.Slots, errors.Is(flown, overspan.ErrUnavailable))
+		return
+	}
+	d.release(ctx, session, a.Endpoint)
+}
+
+// Disconnect takes an endpoint of this node off a network: port first, so that
+// nothing can still answer under the address when etcd lends it again.
+func (d *Daemon) Disconnect(ctx context.Context, network, target string) (overspan.Endpoint, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	a, err := d.findAttachment(ctx, network, target)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	unlock := d.gates.lock(string(a.Sandbox))
+	defer unlock()
+	pending, err := d.detach(ctx, a)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	if sb, ok := d.local.sandbox(a.Sandbox); ok {
+		d.forgetIfUnused(sb)
+	}
+	return a.Endpoint, pending, nil
+}
+
+// detach ends an attachment whose sandbox's gate the caller holds. Pending
+// says that etcd is away: the record is released when it is back.
+func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
+	if !d.local.dropAttachment(a.Endpoint.ID) {
+		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
+	}
+	var g errgroup.Group
+	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
+	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
+	if err := g.Wait(); err != nil {
+		d.rec.dirty.mark(endpointScope(a), causeChange)
+		return false, fmt.Errorf("disconnect %s: %w", a.Endpoint.Name, err)
+	}
+	d.noteDoomed(a.Sandbox)
+	if n := d.networkByID(a.Endpoint.Network); n != nil {
+		d.events.publish(endpointEvent("disconnect", n, a))
+	}
+	session, err := d.session.get()
+	if err != nil {
+		return true, nil
+	}
+	return !d.release(ctx, session, a.Endpoint), nil
+}
+
+// release takes an endpoint's record out of etcd and frees its slots. If etcd
+// cannot be reached, the journal remembers, and the release is tried again.
+func (d *Daemon) release(ctx context.Context, session *store.Session, e overspan.Endpoint) bool {
+	rev, err := session.Detach(ctx, e)
+	if err != nil {
+		d.log.Warn("release is pending", "endpoint", e.Name, "error", err)
+		if err := d.journal.Defer(e); err != nil {
+			d.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
+		}
+		d.wakeReleases()
+		return false
+	}
+	if err := d.mirror.WaitSegment(ctx, e.Network, rev); err != nil {
+		d.log.Debug("released, but the mirror lags", "endpoint", e.Name, "error", err)
+	}
+	d.alloc.Release(e.Network, e.Slots, true)
+	if err := d.journal.DeleteRelease(e.ID); err != nil {
+		d.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
+	}
+	return true
+}
+
+func endpointScope(a overspan.Attachment) kernel.Scope {
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
+}
+
+func endpointKey(a overspan.Attachment) kernel.EndpointKey {
+	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
+}
+
+func endpointEvent(action string, n *overspan.Network, a overspan.Attachment) Event {
+	return Event{
+		Type:   "endpoint",
+		Action: action,
+		ID:     string(a.Endpoint.ID),
+		Name:   a.Endpoint.Name,
+		Attributes: map[string]string{
+			"network":   n.Name,
+			"sandbox":   a.Endpoint.Sandbox,
+			"interface": a.Endpoint.Interface,
+			"addresses": fmt.Sprint(a.Endpoint.Addrs()),
+		},
+	}
+}

@@ -1,0 +1,334 @@
+// Package daemon is the agent without its sockets: it keeps this node's kernel
+// in line with what etcd says, and carries out what users ask for.
+//
+// There is one loop. Handlers write desired state and wait until it is
+// applied; snapshots, kernel events and a timer only say "look again"; the
+// reconciler alone reads the kernel, compares it with the plan and changes it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
+)
+
+// A Host answers what the daemon must know of the machine and changes nothing.
+type Host interface {
+	Netns(path string) (overspan.NetnsID, error)
+	Interfaces(netns string) ([]string, error)
+	HostRoutes() ([]netip.Prefix, error)
+	Underlay(spec string) (kernel.Underlay, error)
+	Watch(ctx context.Context) <-chan kernel.Hint
+	CheckSupport(ctx context.Context) []string
+}
+
+// Config is what a daemon is told at its start.
+type Config struct {
+	NodeName   string        // of this node; need not be unique
+	Underlay   []string      // VTEP addresses, at most one of each family, or one device
+	Cluster    string        // key prefix in etcd
+	StateDir   string        // survives a reboot: journal
+	RunDir     string        // does not: pinned namespaces
+	VXLANPort  uint16        // UDP
+	TTL        time.Duration // of the presence
+	Resync     time.Duration // between full passes
+	BlockIdle  time.Duration // how long a block stays empty before it is given back
+	DockerSock string        // the Docker engine's socket
+}
+
+// NetnsDir is where the namespaces of our own sandboxes are pinned.
+func (c Config) NetnsDir() string { return filepath.Join(c.RunDir, "netns") }
+
+// JournalPath is the file of the node's journal.
+func (c Config) JournalPath() string { return filepath.Join(c.StateDir, "journal.db") }
+
+// Parts are what a daemon works with. It owns none of them but closes none
+// either: who made them does.
+type Parts struct {
+	KV      store.KV
+	Journal *store.Journal
+	Kernel  Kernel
+	Host    Host
+	Log     *slog.Logger
+}
+
+// Daemon is one node's agent.
+type Daemon struct {
+	cfg     Config
+	log     *slog.Logger
+	kv      store.KV
+	journal *store.Journal
+	host    Host
+	docker  *docker
+	mirror  *store.Mirror
+	alloc   *ipam.Allocator
+	rec     *reconciler
+	local   *local
+	events  *bus
+	started time.Time
+
+	process   overspan.Presence
+	known     store.Identity // of the last session; only keepSession uses it
+	session   sessionSlot
+	snapshots *beacon    // fires when Snapshot changes
+	gates     keyedLocks // one change at a time in a sandbox
+	admit     sync.Mutex // guards the choice of new sandboxes' names and identities
+	realised  networkSet // networks whose devices a pass has brought in line
+	follows   followers  // why networks are followed
+	doomed    doomedSet  // sandboxes with an interface on its way out
+	health    *health    // what status tells of the passes
+	meter     *meter
+	confirmed confirmedBlocks
+	fallback  snapshotSlot  // the journal's snapshot, until etcd has told one
+	releases  chan struct{} // size 1: releases are pending
+	deaths    chan struct{} // size 1: a sandbox may be gone
+	routes    chan struct{} // size 1: the host's routes or devices changed
+}
+
+// New makes a daemon. Nothing is read or written before Run.
+func New(cfg Config, parts Parts) (*Daemon, error) {
+	sandboxes, err := parts.Journal.Sandboxes()
+	if err != nil {
+		return nil, err
+	}
+	attachments, err := parts.Journal.Attachments()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := store.NewKeys(cfg.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	process, err := describeProcess()
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		process:   process,
+		cfg:       cfg,
+		log:       parts.Log,
+		kv:        parts.KV,
+		journal:   parts.Journal,
+		host:      parts.Host,
+		docker:    newDocker(cfg.DockerSock),
+		mirror:    store.NewMirror(parts.KV, keys, store.MirrorConfig{Log: parts.Log.With("part", "mirror")}),
+		local:     newLocal(sandboxes, attachments),
+		events:    newBus(),
+		started:   time.Now(),
+		known:     parts.Journal.Identity(),
+		snapshots: newBeacon(),
+		health:    newHealth(),
+		meter:     newMeter(),
+		releases:  make(chan struct{}, 1),
+		deaths:    make(chan struct{}, 1),
+		routes:    make(chan struct{}, 1),
+	}
+	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
+	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
+	d.rec.passed = d.passed
+	d.rec.reaped = d.doomed.clear
+	return d, nil
+}
+
+// Run keeps the node in the cluster until ctx ends. What the kernel holds then
+// stays as it is. An error means that this agent must not go on: another one
+// uses its identity.
+func (d *Daemon) Run(ctx context.Context) error {
+	if err := d.restore(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, task := range []func(context.Context) error{
+		d.mirror.Run,
+		d.keepSession,
+		d.followSnapshots,
+		d.followKernel,
+		d.watchSandboxes,
+		d.answerWants,
+		d.acknowledge,
+		d.finishReleases,
+		d.publishNode,
+		d.housekeep,
+		func(ctx context.Context) error { return d.rec.run(ctx, d.cfg.Resync) },
+	} {
+		g.Go(func() error { return task(ctx) })
+	}
+	return g.Wait()
+}
+
+// restore brings back what the journal knows: the networks to follow, the
+// slots in use, and the last snapshot, for the case that etcd is away.
+func (d *Daemon) restore() error {
+	followed, err := d.journal.Followed()
+	if err != nil {
+		return err
+	}
+	for _, id := range followed {
+		d.follows.keep(id)
+		d.mirror.Follow(id)
+	}
+	for _, a := range d.local.allAttachments() {
+		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
+		d.follows.keep(a.Endpoint.Network)
+		d.mirror.Follow(a.Endpoint.Network)
+	}
+	if err := d.journal.SetInstance(d.process.Instance); err != nil {
+		return err
+	}
+	last, err := d.journal.Snapshot()
+	if err != nil {
+		d.log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
+	}
+	d.fallback.set(last)
+	d.wakeReleases()
+	return nil
+}
+
+// Self returns this node's id.
+func (d *Daemon) Self() overspan.NodeID { return d.journal.Identity().Node }
+
+// Cluster returns the cluster's name.
+func (d *Daemon) Cluster() string { return d.cfg.Cluster }
+
+// Snapshot returns the newest snapshot: the mirror's, else the journal's once
+// etcd has had its chance; nil before the first.
+func (d *Daemon) Snapshot() *overspan.Snapshot {
+	if s := d.mirror.Snapshot(); s != nil {
+		return s
+	}
+	return d.fallback.get()
+}
+
+// Stale tells since when nothing was heard from etcd; zero if all is fresh.
+func (d *Daemon) Stale() (time.Time, string) {
+	since, err := d.mirror.Stale()
+	if err == nil {
+		return time.Time{}, ""
+	}
+	return since, err.Error()
+}
+
+// Ready waits until the node can serve: it is registered and its kernel is in
+// line with etcd, or etcd is away and the journal's snapshot stands in. It
+// returns false if ctx ended first.
+func (d *Daemon) Ready(ctx context.Context) bool {
+	for {
+		changed := d.health.changed.wait()
+		_, err := d.session.get()
+		if d.health.looked() && (err == nil || d.mirror.Snapshot() == nil) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Sync returns once Snapshot is at least as new as the moment of the call.
+func (d *Daemon) Sync(ctx context.Context) error { return d.mirror.Sync(ctx) }
+
+// Segment returns the interior of a network, also of one that is not followed.
+func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
+	if s := d.Snapshot(); s != nil && s.Segments[id] != nil {
+		return s.Segments[id], nil
+	}
+	return d.mirror.Segment(ctx, id)
+}
+
+// Subscribe returns the events from now on, until ctx ends.
+func (d *Daemon) Subscribe(ctx context.Context) <-chan Event { return d.events.subscribe(ctx) }
+
+// planInput is what the reconciler plans from; ok is false while nothing is known.
+func (d *Daemon) planInput() (planInput, bool) {
+	s := d.Snapshot()
+	if s == nil {
+		return planInput{}, false
+	}
+	return planInput{
+		Snapshot:    s,
+		Self:        d.Self(),
+		Sandboxes:   d.local.allSandboxes(),
+		Attachments: d.local.allAttachments(),
+		VXLANPort:   d.cfg.VXLANPort,
+	}, true
+}
+
+// passed notes what a pass did: for the status, for acknowledgements, and as
+// an event where it had to repair what nobody here had changed.
+func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err error) {
+	d.health.note(scope, res, err)
+	d.meter.count(cause, res.Ops, res.Took, err)
+	if err != nil {
+		d.log.Error("pass", "cause", cause, "ops", len(res.Ops), "error", err)
+		d.health.changed.fire()
+		wake(d.deaths)
+	} else {
+		for _, id := range scope.Networks {
+			d.realised.add(id)
+		}
+		d.health.applied(res.Segments)
+	}
+	if cause != causeHint && cause != causeResync {
+		return
+	}
+	for _, op := range res.Ops {
+		d.log.Warn("repaired", "op", op.String())
+		d.events.publish(Event{Type: "kernel", Action: "repair", Name: op.String(), Attributes: map[string]string{"cause": cause}})
+	}
+}
+
+func (d *Daemon) noteDoomed(id overspan.SandboxID)    { d.doomed.add(id) }
+func (d *Daemon) doomedIn(id overspan.SandboxID) bool { return d.doomed.has(id) }
+
+// Verify compares the whole kernel with the plan and changes nothing.
+func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
+	res, err := d.rec.verify(ctx)
+	drift := make([]string, 0, len(res.Ops))
+	for _, op := range res.Ops {
+		drift = append(drift, op.String())
+	}
+	d.health.drifted(len(drift))
+	return res.Revision, drift, err
+}
+
+// keepSession registers the node, and again whenever it has lost its
+// registration, until ctx ends.
+func (d *Daemon) keepSession(ctx context.Context) error {
+	for ctx.Err() == nil {
+		session, err := d.register(ctx)
+		if err != nil {
+			return err
+		}
+		if session == nil {
+			return nil
+		}
+		d.session.set(session)
+		d.health.changed.fire()
+		d.wakeReleases()
+		d.log.Info("registered", "node", overspan.ShortID(d.Self()), "registration", session.Registration())
+		err = session.Run(ctx)
+		d.session.set(nil)
+		if err != nil && !errors.Is(err, overspan.ErrFenced) {
+			return fmt.Errorf("session: %w", err)
+		}
+		if err != nil {
+			d.log.Warn("registration lost; registering anew", "error", err)
+			d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+		}
+	}
+	return nil
+}

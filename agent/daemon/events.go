@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// subscriberBuffer is how many events a reader may lag behind; one that lags
+// further misses some, and is told so by the gap in time alone.
+const subscriberBuffer = 256
+
+// bus hands every event to all who listen. It never blocks who publishes.
+type bus struct {
+	mu   sync.Mutex // guards subs
+	subs map[chan Event]struct{}
+}
+
+func newBus() *bus { return &bus{subs: map[chan Event]struct{}{}} }
+
+// publish sends an event to all listeners.
+func (b *bus) publish(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for sub := range b.subs {
+		select {
+		case sub <- e:
+		default:
+		}
+	}
+}
+
+// subscribe returns the events from now on; the channel closes when ctx ends.
+func (b *bus) subscribe(ctx context.Context) <-chan Event {
+	sub := make(chan Event, subscriberBuffer)
+	b.mu.Lock()
+	b.subs[sub] = struct{}{}
+	b.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.subs, sub)
+		close(sub)
+	})
+	return sub
+}
+
+// beacon wakes all who wait for the next change of something.
+type beacon struct {
+	mu   sync.Mutex // guards next
+	next chan struct{}
+}
+
+func newBeacon() *beacon { return &beacon{next: make(chan struct{})} }
+
+// wait returns a channel that closes at the next change after the call.
+func (b *beacon) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next
+}
+
+func (b *beacon) fire() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.next)
+	b.next = make(chan struct{})
+}

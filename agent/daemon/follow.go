@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// fallbackAfter is how long etcd has at the start to tell the cluster's state
+// before the journal's is taken.
+const fallbackAfter = 3 * time.Second
+
+// journalEvery is how often at most the snapshot goes into the journal.
+const journalEvery = 2 * time.Second
+
+// followers knows which networks are followed, and how many attaches are at
+// work in each.
+type followers struct {
+	mu   sync.Mutex // guards refs
+	refs map[overspan.NetworkID]int
+}
+
+// keep follows a network for no attach in particular.
+func (f *followers) keep(id overspan.NetworkID) { f.count(id, 0) }
+
+// count adds to the attaches at work in a network, and returns how many there
+// are and whether it was followed before.
+func (f *followers) count(id overspan.NetworkID, by int) (n int, before bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refs == nil {
+		f.refs = map[overspan.NetworkID]int{}
+	}
+	n, before = f.refs[id]
+	f.refs[id] = n + by
+	return n + by, before
+}
+
+// dropIdle stops following a network in which no attach is at work.
+func (f *followers) dropIdle(id overspan.NetworkID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n, followed := f.refs[id]; !followed || n > 0 {
+		return false
+	}
+	delete(f.refs, id)
+	return true
+}
+
+func (f *followers) all() []overspan.NetworkID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ids := make([]overspan.NetworkID, 0, len(f.refs))
+	for id := range f.refs {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// follow returns once the snapshot shows the network's interior. The caller
+// ends its interest with settle.
+func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
+	if _, before := d.follows.count(id, 1); !before {
+		d.mirror.Follow(id)
+	}
+	for {
+		changed := d.snapshots.wait()
+		s := d.mirror.Snapshot()
+		if s != nil && s.Segments[id] != nil {
+			return nil
+		}
+		if s != nil && s.Networks[id] == nil {
+			d.settle(id)
+			return overspan.Errorf(overspan.ErrNotFound, "network %s not found: it was removed", overspan.ShortID(id))
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			d.settle(id)
+			return overspan.Errorf(overspan.ErrUnavailable, "network %s could not be read from etcd in time: %w", overspan.ShortID(id), ctx.Err())
+		}
+	}
+}
+
+// settle ends an attach's interest in a network.
+func (d *Daemon) settle(id overspan.NetworkID) {
+	d.follows.count(id, -1)
+	d.reconsider(id)
+}
+
+// reconsider stops following a network that this node is no member of any
+// more: it has no endpoint there, holds no block, and attaches none.
+func (d *Daemon) reconsider(id overspan.NetworkID) {
+	s := d.mirror.Snapshot()
+	if s == nil || len(d.local.inNetwork(id)) > 0 {
+		return
+	}
+	if seg := s.Segments[id]; s.Networks[id] != nil && (seg == nil || holds(seg, d.Self())) {
+		return
+	}
+	if !d.follows.dropIdle(id) {
+		return
+	}
+	d.mirror.Unfollow(id)
+	d.realised.drop(id)
+	if err := d.journal.DeleteFollowed(id); err != nil {
+		d.log.Error("cannot forget a network", "network", overspan.ShortID(id), "error", err)
+	}
+	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
+}
+
+// leaveRemoved waits until this node's kernel has lost a removed network.
+func (d *Daemon) leaveRemoved(ctx context.Context, id overspan.NetworkID) error {
+	d.reconsider(id)
+	return d.rec.do(ctx, kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}})
+}
+
+// followSnapshots turns each new snapshot into what has to be looked at again.
+func (d *Daemon) followSnapshots(ctx context.Context) error {
+	fallback := time.NewTimer(fallbackAfter)
+	defer fallback.Stop()
+	save := time.NewTicker(journalEvery)
+	defer save.Stop()
+	var last, saved *overspan.Snapshot
+	for {
+		select {
+		case <-ctx.Done():
+			d.saveSnapshot(last, saved)
+			return nil
+		case <-fallback.C:
+			if last == nil && d.fallback.allow() {
+				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
+				d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+				d.snapshots.fire()
+				d.awaken(ctx)
+			}
+		case <-save.C:
+			d.saveSnapshot(last, saved)
+			saved = last
+		case <-d.mirror.Changed():
+			s := d.mirror.Snapshot()
+			if s == nil || s == last {
+				continue
+			}
+			d.snapshots.fire()
+			d.look(ctx, last, s)
+			last = s
+		}
+	}
+}
+
+// look marks what differs between two snapshots.
+func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
+	if old == nil {
+		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+		d.awaken(ctx)
+		d.releaseOrphans(new)
+	} else if networks, global := changed(old, new); len(networks) > 0 || global {
+		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
+	}
+	for _, id := range d.follows.all() {
+		d.reconsider(id)
+	}
+	for _, e := range differences(old, new) {
+		d.events.publish(e)
+	}
+}
+
+// awaken looks after this node's sandboxes once the cluster's state is known
+// for the first time: some may be gone since the agent last ran.
+func (d *Daemon) awaken(ctx context.Context) {
+	if err := d.reviveSandboxes(ctx); err != nil {
+		d.log.Error("cannot bring sandboxes back", "error", err)
+	}
+	wake(d.deaths)
+}
+
+func (d *Daemon) saveSnapshot(s, saved *overspan.Snapshot) {
+	if s == nil || s == saved {
+		return
+	}
+	if err := d.journal.SaveSnapshot(s, d.Self()); err != nil {
+		d.log.Error("cannot keep the snapshot in the journal", "error", err)
+	}
+}
+
+// differences tells what a user would call news between two snapshots; nothing
+// at the first.
+func differences(old, new *overspan.Snapshot) []Event {
+	if old == nil {
+		return nil
+	}
+	var out []Event
+	for id, n := range new.Networks {
+		if was := old.Networks[id]; was == nil {
+			out = append(out, networkEvent("create", n))
+		}
+	}
+	for id, n := range old.Networks {
+		if new.Networks[id] == nil {
+			out = append(out, networkEvent("destroy", n))
+		}
+	}
+	for id, n := range new.Nodes {
+		was := old.Nodes[id]
+		switch up := n.Presence != nil; {
+		case up && (was == nil || was.Presence == nil):
+			out = append(out, nodeEvent("up", n))
+		case !up && was != nil && was.Presence != nil:
+			out = append(out, nodeEvent("down", n))
+		}
+	}
+	for id, n := range old.Nodes {
+		if new.Nodes[id] == nil {
+			out = append(out, nodeEvent("remove", n))
+		}
+	}
+	return out
+}
+
+func nodeEvent(action string, n *overspan.Node) Event {
+	return Event{Type: "node", Action: action, ID: string(n.ID), Name: n.Name}
+}

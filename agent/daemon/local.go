@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/overspan/overspan"
+)
+
+// local is what this node alone knows: its sandboxes and which endpoint is
+// plugged in where. The journal holds the same on disk; local is what the
+// planner reads.
+type local struct {
+	mu          sync.Mutex // guards all below
+	sandboxes   map[overspan.SandboxID]overspan.Sandbox
+	attachments map[overspan.EndpointID]overspan.Attachment
+}
+
+func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
+	l := &local{
+		sandboxes:   map[overspan.SandboxID]overspan.Sandbox{},
+		attachments: map[overspan.EndpointID]overspan.Attachment{},
+	}
+	for _, s := range sandboxes {
+		l.sandboxes[s.ID] = s
+	}
+	for _, a := range attachments {
+		l.attachments[a.Endpoint.ID] = a
+	}
+	return l
+}
+
+func (l *local) putSandbox(s overspan.Sandbox) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sandboxes[s.ID] = s
+}
+
+func (l *local) dropSandbox(id overspan.SandboxID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sandboxes, id)
+}
+
+func (l *local) putAttachment(a overspan.Attachment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.attachments[a.Endpoint.ID] = a
+}
+
+// dropAttachment reports whether the attachment was still there, so that of
+// two who end it at once only one goes on.
+func (l *local) dropAttachment(id overspan.EndpointID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, there := l.attachments[id]
+	delete(l.attachments, id)
+	return there
+}
+
+func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, ok := l.sandboxes[id]
+	return s, ok
+}
+
+func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, ok := l.attachments[id]
+	return a, ok
+}
+
+// allSandboxes returns the sandboxes, oldest first.
+func (l *local) allSandboxes() []overspan.Sandbox {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.SortedFunc(maps.Values(l.sandboxes), func(a, b overspan.Sandbox) int {
+		return a.Created.Compare(b.Created)
+	})
+}
+
+// allAttachments returns the attachments, oldest first.
+func (l *local) allAttachments() []overspan.Attachment {
+	return l.filter(func(overspan.Attachment) bool { return true })
+}
+
+// inNetwork returns the attachments to one network, oldest first.
+func (l *local) inNetwork(id overspan.NetworkID) []overspan.Attachment {
+	return l.filter(func(a overspan.Attachment) bool { return a.Endpoint.Network == id })
+}
+
+// inSandbox returns the attachments of one sandbox, oldest first.
+func (l *local) inSandbox(id overspan.SandboxID) []overspan.Attachment {
+	return l.filter(func(a overspan.Attachment) bool { return a.Sandbox == id })
+}
+
+func (l *local) filter(keep func(overspan.Attachment) bool) []overspan.Attachment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []overspan.Attachment
+	for _, a := range l.attachments {
+		if keep(a) {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, func(a, b overspan.Attachment) int {
+		return a.Endpoint.Created.Compare(b.Endpoint.Created)
+	})
+	return out
+}

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/overspan/overspan/kernel"
+)
+
+// The metrics that the daemon tells. Names and units follow the conventions of
+// Prometheus: base units, _total for counters.
+var (
+	descPasses = prometheus.NewDesc("overspan_reconcile_passes_total",
+		"Passes of the reconciler, by what led to them and whether they succeeded.", []string{"cause", "result"}, nil)
+	descSeconds = prometheus.NewDesc("overspan_reconcile_seconds_total",
+		"Time spent in passes, by what led to them.", []string{"cause"}, nil)
+	descOps = prometheus.NewDesc("overspan_kernel_ops_total",
+		"Changes made to the kernel, by what led to them. Those of hint and resync are repairs.", []string{"cause"}, nil)
+	descRevision = prometheus.NewDesc("overspan_snapshot_revision",
+		"etcd revision of the newest snapshot.", nil, nil)
+	descEndpoints = prometheus.NewDesc("overspan_endpoints",
+		"Endpoints of this node.", nil, nil)
+	descNodes = prometheus.NewDesc("overspan_nodes",
+		"Registered nodes, by whether they are up.", []string{"state"}, nil)
+	descStale = prometheus.NewDesc("overspan_etcd_stale_seconds",
+		"Time since etcd was last heard from; 0 while it answers.", nil, nil)
+)
+
+// meter counts what the reconciler does.
+type meter struct {
+	mu     sync.Mutex // guards all below
+	passes map[[2]string]float64
+	took   map[string]float64
+	ops    map[string]float64
+}
+
+func newMeter() *meter {
+	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}}
+}
+
+func (m *meter) count(cause string, ops []kernel.Op, took time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.passes[[2]string{cause, result}]++
+	m.took[cause] += took.Seconds()
+	m.ops[cause] += float64(len(ops))
+}
+
+// Describe implements prometheus.Collector.
+func (d *Daemon) Describe(c chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRevision, descEndpoints, descNodes, descStale} {
+		c <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (d *Daemon) Collect(c chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descEndpoints, float64(len(d.local.allAttachments())))
+	if s := d.Snapshot(); s != nil {
+		gauge(descRevision, float64(s.Revision))
+		up := 0
+		for _, n := range s.Nodes {
+			if n.Presence != nil {
+				up++
+			}
+		}
+		gauge(descNodes, float64(up), "up")
+		gauge(descNodes, float64(len(s.Nodes)-up), "down")
+	}
+	stale := 0.0
+	if since, reason := d.Stale(); reason != "" {
+		stale = time.Since(since).Seconds()
+	}
+	gauge(descStale, stale)
+	d.meter.collect(c)
+}
+
+func (m *meter) collect(c chan<- prometheus.Metric) {
+	counter := func(desc *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, labels...)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, n := range m.passes {
+		counter(descPasses, n, key[0], key[1])
+	}
+	for cause, s := range m.took {
+		counter(descSeconds, s, cause)
+	}
+	for cause, n := range m.ops {
+		counter(descOps, n, cause)
+	}
+}

@@ -1,0 +1,253 @@
+package daemon
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/overlay"
+	"github.com/overspan/overspan/store"
+)
+
+// minMTU is the least that IPv6 lets a link have (RFC 8200 section 5), and
+// minMTU4 the least for IPv4 (RFC 791); maxMTU is the kernel's for a veth.
+const (
+	minMTU  = 1280
+	minMTU4 = 68
+	maxMTU  = 65535
+)
+
+// The options of an overlay network.
+const (
+	optionMTU = "mtu"
+	optionVNI = "vni"
+)
+
+// CreateNetwork makes a network on every node at once.
+func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspan.Network, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	draft, addresses, err := draft(req)
+	if err != nil {
+		return nil, err
+	}
+	session, err := d.session.get()
+	if err != nil {
+		return nil, err
+	}
+	snapshot := d.Snapshot()
+	n, err := session.CreateNetwork(ctx, func(taken store.Taken) (overspan.Network, error) {
+		if err := taken.CheckName(draft.Name, draft.Node); err != nil {
+			return overspan.Network{}, err
+		}
+		return complete(draft, addresses, snapshot, taken)
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("created a network", "network", n.Name, "id", overspan.ShortID(n.ID), "ipv4", n.IPv4.Prefix, "ipv6", n.IPv6.Prefix, "vni", n.VNI)
+	return &n, d.mirror.WaitRevision(ctx, n.ModRevision)
+}
+
+// draft checks the user's words and makes a network that still lacks what only
+// the cluster can give: a VNI, an MTU, and subnets where none were named.
+func draft(req CreateRequest) (overspan.Network, ipam.Plan, error) {
+	addresses, err := ipam.ParseSpec(req.Spec)
+	if err != nil {
+		return overspan.Network{}, ipam.Plan{}, err
+	}
+	if req.Name == string(overspan.DriverHost) || req.Name == string(overspan.DriverNone) {
+		return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrExists, "network with name %s already exists: it is predefined", req.Name)
+	}
+	if addresses.Driver != overspan.DriverOverlay {
+		return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrUnsupported, "driver %s is not supported by this version: use -d overlay", addresses.Driver)
+	}
+	for key := range req.Options {
+		if key != optionMTU && key != optionVNI {
+			return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrInvalid, "unknown option %q of driver overlay: use %s or %s", key, optionMTU, optionVNI)
+		}
+	}
+	return overspan.Network{
+		ID:       overspan.NetworkID(overspan.NewID()),
+		Name:     req.Name,
+		Driver:   addresses.Driver,
+		Internal: req.Internal,
+		Options:  req.Options,
+		Labels:   req.Labels,
+		Created:  time.Now().UTC(),
+	}, addresses, nil
+}
+
+// complete gives a drafted network what it still lacks. It is pure; store
+// calls it again if another network came in between.
+func complete(n overspan.Network, addresses ipam.Plan, s *overspan.Snapshot, taken store.Taken) (overspan.Network, error) {
+	var busy []ipam.Taken
+	for _, t := range taken.Subnets {
+		busy = append(busy, ipam.Taken{Prefix: t.Prefix, By: networkLabel(s, t.Network)})
+	}
+	for _, node := range s.Nodes {
+		for _, r := range node.Routes {
+			busy = append(busy, ipam.Taken{Prefix: r, By: "a route of node " + node.Name})
+		}
+	}
+	var err error
+	if n.IPv4, n.IPv6, err = addresses.Settle(s.Meta.Pools, busy); err != nil {
+		return n, err
+	}
+	if n.VNI, err = chooseVNI(n, s, taken); err != nil {
+		return n, err
+	}
+	n.Underlay = underlayFamily(s.Nodes)
+	n.MTU, err = chooseMTU(n, s.Nodes)
+	return n, err
+}
+
+// networkLabel names a network for people: its name, and its id where that is
+// not known yet.
+func networkLabel(s *overspan.Snapshot, id overspan.NetworkID) string {
+	if n := s.Networks[id]; n != nil {
+		return "network " + n.Name
+	}
+	return "network " + overspan.ShortID(id)
+}
+
+// chooseVNI takes the one that -o vni= names, or the first free one from a
+// start that the network's random id gives, so that nodes that create networks
+// at the same moment rarely want the same.
+func chooseVNI(n overspan.Network, s *overspan.Snapshot, taken store.Taken) (uint32, error) {
+	pool := s.Meta.VNIs
+	if text, set := n.Options[optionVNI]; set {
+		v, err := strconv.ParseUint(text, 10, 24)
+		if err != nil || !pool.Contains(uint32(v)) {
+			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option vni=%s: want a number from %d to %d", text, pool.First, pool.Last)
+		}
+		if owner, used := taken.VNIs[uint32(v)]; used {
+			return 0, overspan.Errorf(overspan.ErrExists, "VNI %d is in use by %s; choose another, or leave the choice to the cluster", v, networkLabel(s, owner))
+		}
+		return uint32(v), nil
+	}
+	raw, err := hex.DecodeString(string(n.ID[:8]))
+	if err != nil {
+		return 0, overspan.Errorf(overspan.ErrInvalid, "network id %q is not hexadecimal", n.ID)
+	}
+	size := uint64(pool.Last-pool.First) + 1
+	start := uint64(binary.BigEndian.Uint32(raw))
+	for i := range size {
+		v := pool.First + uint32((start+i)%size)
+		if _, used := taken.VNIs[v]; !used {
+			return v, nil
+		}
+	}
+	return 0, overspan.Errorf(overspan.ErrExhausted, "no VNI is free from %d to %d: remove a network first", pool.First, pool.Last)
+}
+
+// underlayFamily returns the family that every registered node has a VTEP in,
+// IPv4 where both would do.
+func underlayFamily(nodes map[overspan.NodeID]*overspan.Node) overspan.Family {
+	for _, n := range nodes {
+		if !n.VTEP(overspan.IPv4).IsValid() {
+			return overspan.IPv6
+		}
+	}
+	return overspan.IPv4
+}
+
+// chooseMTU takes the one that -o mtu= names, or what the smallest underlay of
+// all registered nodes leaves.
+func chooseMTU(n overspan.Network, nodes map[overspan.NodeID]*overspan.Node) (int, error) {
+	least := minMTU4
+	if n.IPv6.IsValid() {
+		least = minMTU
+	}
+	if text, set := n.Options[optionMTU]; set {
+		mtu, err := strconv.Atoi(text)
+		if err != nil || mtu < least || mtu > maxMTU {
+			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option mtu=%s: want a number of bytes from %d to %d", text, least, maxMTU)
+		}
+		return mtu, nil
+	}
+	smallest, owner := maxMTU, ""
+	for _, node := range nodes {
+		if mtu := overlay.MTU(node.MTU, n.Underlay); mtu < smallest {
+			smallest, owner = mtu, node.Name
+		}
+	}
+	if smallest < least {
+		return 0, overspan.Errorf(overspan.ErrInvalid, "the underlay of node %s leaves an MTU of %d bytes, less than the %d that network %s needs", owner, smallest, least, n.Name)
+	}
+	return smallest, nil
+}
+
+// RemoveNetwork removes a network without endpoints from the whole cluster.
+func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.NetworkID, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	n, err := d.network(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	session, err := d.session.get()
+	if err != nil {
+		return "", err
+	}
+	if err := session.RemoveNetwork(ctx, n); err != nil {
+		return "", err
+	}
+	d.log.Info("removed a network", "network", n.Name, "id", overspan.ShortID(n.ID))
+	if err := d.Sync(ctx); err != nil {
+		return "", err
+	}
+	return n.ID, d.leaveRemoved(ctx, n.ID)
+}
+
+// network finds a network by name, id, or a unique prefix of its id. One that
+// the snapshot does not show yet is looked for in etcd before it is refused.
+func (d *Daemon) network(ctx context.Context, ref string) (*overspan.Network, error) {
+	n, err := findNetwork(d.Snapshot(), d.Self(), ref)
+	if !errors.Is(err, overspan.ErrNotFound) {
+		return n, err
+	}
+	if syncErr := d.Sync(ctx); syncErr != nil {
+		return nil, syncErr
+	}
+	return findNetwork(d.Snapshot(), d.Self(), ref)
+}
+
+// findNetwork finds a network among those that a node may name: the global
+// ones and its own local ones.
+func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overspan.Network, error) {
+	if s == nil {
+		return nil, errNoSnapshot
+	}
+	if ref == string(overspan.DriverHost) || ref == string(overspan.DriverNone) {
+		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined and holds nothing: it cannot be connected, disconnected or removed", ref)
+	}
+	names := map[overspan.NetworkID]string{}
+	for id, n := range s.Networks {
+		if !n.Deleting && (n.Node == "" || n.Node == self) {
+			names[id] = n.Name
+		}
+	}
+	id, err := overspan.Match("network", ref, names)
+	if err != nil {
+		return nil, err
+	}
+	return s.Networks[id], nil
+}
+
+func (d *Daemon) networkByID(id overspan.NetworkID) *overspan.Network {
+	if s := d.Snapshot(); s != nil {
+		return s.Networks[id]
+	}
+	return nil
+}
+
+// networkEvent tells of a network that came or went.
+func networkEvent(action string, n *overspan.Network) Event {
+	return Event{Type: "network", Action: action, ID: string(n.ID), Name: n.Name, Attributes: map[string]string{"driver": string(n.Driver)}}
+}

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// peersBound is how long connect waits for the peers.
+const peersBound = 2 * time.Second
+
+// The peers' acknowledgements are read again after pollFirst, then ever more
+// rarely up to pollMost: nobody watches them, so that they cost nothing when
+// nobody waits.
+const (
+	pollFirst = time.Millisecond
+	pollMost  = 50 * time.Millisecond
+)
+
+// blockKey is a block as long as it stays the same one.
+type blockKey struct {
+	network overspan.NetworkID
+	first   overspan.Slot
+	epoch   int64
+}
+
+// confirmedBlocks is the own blocks that every member was seen to have
+// programmed: attaches into them need not wait.
+type confirmedBlocks struct {
+	mu  sync.Mutex // guards set
+	set map[blockKey]struct{}
+}
+
+func (c *confirmedBlocks) add(keys []blockKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.set == nil {
+		c.set = map[blockKey]struct{}{}
+	}
+	for _, k := range keys {
+		c.set[k] = struct{}{}
+	}
+}
+
+func (c *confirmedBlocks) has(k blockKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.set[k]
+	return ok
+}
+
+// awaitPeers waits until every present member of the network has programmed
+// what leads to the endpoint, and returns the names of those that had not
+// when the time was up.
+func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan.Endpoint) []string {
+	ctx, cancel := context.WithTimeout(ctx, peersBound)
+	defer cancel()
+	pause := pollFirst
+	for {
+		s := d.Snapshot()
+		seg := s.Segments[n.ID]
+		if seg == nil {
+			return nil
+		}
+		need, keys := d.unconfirmed(n, seg, e)
+		if need == 0 {
+			return nil
+		}
+		missing := presentMembers(s, seg, d.Self())
+		if len(missing) > 0 {
+			session, err := d.session.get()
+			if err != nil {
+				return d.labels(missing)
+			}
+			if acks, err := session.Acks(ctx, n.ID); err == nil {
+				missing = slices.DeleteFunc(missing, func(id overspan.NodeID) bool { return acks[id] >= need })
+			}
+		}
+		if len(missing) == 0 {
+			d.confirmed.add(keys)
+			return nil
+		}
+		if sleep(ctx, pause) != nil {
+			return d.labels(missing)
+		}
+		pause = min(2*pause, pollMost)
+	}
+}
+
+// unconfirmed returns the revision that peers must have applied for the
+// endpoint to be reachable, 0 if that is known already; and the blocks that
+// are confirmed once they have.
+func (d *Daemon) unconfirmed(n *overspan.Network, seg *overspan.Segment, e overspan.Endpoint) (need int64, keys []blockKey) {
+	if n.IsException(e) {
+		need = e.ModRevision
+	}
+	for _, slot := range e.Slots {
+		b, ok := seg.Holder(slot)
+		if !ok {
+			continue
+		}
+		key := blockKey{network: n.ID, first: b.First, epoch: b.CreateRevision}
+		if !d.confirmed.has(key) {
+			need = max(need, b.ModRevision)
+			keys = append(keys, key)
+		}
+	}
+	return need, keys
+}
+
+// presentMembers lists the other nodes that hold a block and are up.
+func presentMembers(s *overspan.Snapshot, seg *overspan.Segment, self overspan.NodeID) []overspan.NodeID {
+	var out []overspan.NodeID
+	for _, b := range seg.Blocks {
+		if n := s.Nodes[b.Node]; b.Node != self && n != nil && n.Presence != nil {
+			out = append(out, b.Node)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (d *Daemon) labels(ids []overspan.NodeID) []string {
+	names := make([]string, 0, len(ids))
+	for _, id := range ids {
+		names = append(names, nodeLabel(d.Snapshot(), id))
+	}
+	return names
+}
+
+// returnIdle gives back blocks that stayed empty for long enough.
+func (d *Daemon) returnIdle(ctx context.Context) {
+	for _, id := range d.follows.all() {
+		if err := d.alloc.GiveBack(ctx, id, d.giveBack); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+			d.log.Warn("cannot give back blocks", "network", overspan.ShortID(id), "error", err)
+		}
+		d.reconsider(id)
+	}
+}
+
+func (d *Daemon) giveBack(ctx context.Context, n *overspan.Network, b overspan.Block) error {
+	session, err := d.session.get()
+	if err != nil {
+		return err
+	}
+	if err := session.ReleaseBlock(ctx, n.ID, b); err != nil {
+		return err
+	}
+	d.log.Info("gave back a block", "network", n.Name, "slots", b.String())
+	return nil
+}

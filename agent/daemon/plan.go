@@ -1,0 +1,260 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/overlay"
+)
+
+// planInput is all that a plan depends on.
+type planInput struct {
+	Snapshot    *overspan.Snapshot
+	Self        overspan.NodeID
+	Sandboxes   []overspan.Sandbox
+	Attachments []overspan.Attachment
+	VXLANPort   uint16
+}
+
+// plan says what the kernel should hold within a scope. It is pure. Warnings
+// are what an operator should know of it; what they are about is left out.
+func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
+	state := kernel.State{Partial: in.Snapshot.Frozen}
+	var warnings []string
+	networks := scope.Networks
+	if scope.All {
+		networks = in.members()
+	}
+	for _, id := range networks {
+		part, warns := in.network(id)
+		state.Add(part)
+		warnings = append(warnings, warns...)
+	}
+	if !scope.All {
+		for _, key := range scope.Endpoints {
+			state.Add(in.endpoint(key))
+		}
+	}
+	if scope.All || scope.Global {
+		state.Add(in.global())
+	}
+	return state, warnings
+}
+
+// members lists the networks that this node takes part in: it has an endpoint
+// there, or holds a block, so that the next attach finds all in place.
+func (in planInput) members() []overspan.NetworkID {
+	ids := map[overspan.NetworkID]struct{}{}
+	for _, a := range in.Attachments {
+		ids[a.Endpoint.Network] = struct{}{}
+	}
+	for id, seg := range in.Snapshot.Segments {
+		if holds(seg, in.Self) {
+			ids[id] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// frontiers returns up to which revision each network of a scope is known.
+func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
+	networks := scope.Networks
+	if scope.All {
+		networks = in.members()
+	}
+	out := map[overspan.NetworkID]int64{}
+	for _, id := range networks {
+		if seg := in.Snapshot.Segments[id]; seg != nil {
+			out[id] = seg.Revision
+		}
+	}
+	return out
+}
+
+// holds reports whether a node holds a block of the network.
+func holds(seg *overspan.Segment, node overspan.NodeID) bool {
+	for _, b := range seg.Blocks {
+		if b.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// network plans one network's devices, ports and forwarding. A network of
+// which this node is no member any more plans to nothing; one that it is a
+// member of but cannot see is unknown.
+func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
+	var ports []bridge.Port
+	for _, a := range in.Attachments {
+		if a.Endpoint.Network == id {
+			ports = append(ports, in.port(a))
+		}
+	}
+	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
+	if n == nil || seg == nil {
+		return kernel.State{Partial: len(ports) > 0}, nil
+	}
+	if len(ports) == 0 && !holds(seg, in.Self) {
+		return kernel.State{}, nil
+	}
+	state := bridge.Plan(n, ports)
+	var warnings []string
+	if n.Driver == overspan.DriverOverlay {
+		part, warns := overlay.Plan(n, in.Self, seg, in.Snapshot.Nodes, in.VXLANPort)
+		state.Add(part)
+		warnings = warns
+	}
+	return state, warnings
+}
+
+// endpoint plans one veth.
+func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
+	for _, a := range in.Attachments {
+		if a.Endpoint.ID != key.Endpoint {
+			continue
+		}
+		n := in.Snapshot.Networks[key.Network]
+		if n == nil {
+			return kernel.State{Partial: true}
+		}
+		return bridge.PlanPort(n, in.port(a))
+	}
+	return kernel.State{}
+}
+
+// port says how an attachment is plugged in: on the bridge once its record
+// stands in etcd, and only while no other node holds its slots.
+func (in planInput) port(a overspan.Attachment) bridge.Port {
+	return bridge.Port{
+		Endpoint: a.Endpoint,
+		Netns:    a.Netns,
+		Enslaved: a.Committed && a.Lost == "" && in.foreignHolder(a.Endpoint) == "",
+	}
+}
+
+// foreignHolder returns another node that holds one of the endpoint's slots.
+func (in planInput) foreignHolder(e overspan.Endpoint) overspan.NodeID {
+	seg := in.Snapshot.Segments[e.Network]
+	if seg == nil {
+		return ""
+	}
+	for _, slot := range e.Slots {
+		if b, ok := seg.Holder(slot); ok && b.Node != in.Self {
+			return b.Node
+		}
+	}
+	return ""
+}
+
+// global plans what belongs to no network: the rules, the set of VTEPs, and
+// the namespaces of the sandboxes that we made.
+func (in planInput) global() kernel.State {
+	var local []*overspan.Network
+	known := true
+	for _, id := range in.members() {
+		if n := in.Snapshot.Networks[id]; n != nil {
+			local = append(local, n)
+		} else {
+			known = false
+		}
+	}
+	state := bridge.Rules(local)
+	state.Add(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
+	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
+	state.Netns = map[string]struct{}{}
+	for _, s := range in.Sandboxes {
+		if s.Kind == overspan.SandboxMade {
+			state.Netns[s.Netns] = struct{}{}
+		}
+	}
+	return state
+}
+
+// changed lists the networks whose forwarding differs between two snapshots,
+// and whether the rules or the VTEPs do. A nil old snapshot differs in all.
+func changed(old, new *overspan.Snapshot) (networks []overspan.NetworkID, global bool) {
+	if old == nil || old.Meta != new.Meta || !sameUnderlay(old.Nodes, new.Nodes) {
+		// A VTEP moved, came or went: every network's destinations may.
+		return slices.Sorted(maps.Keys(new.Segments)), true
+	}
+	for id, seg := range new.Segments {
+		if old.Segments[id] == nil {
+			global = true
+		}
+		if !sameForwarding(old.Networks[id], new.Networks[id], old.Segments[id], seg) {
+			networks = append(networks, id)
+		}
+	}
+	for id := range old.Segments {
+		if new.Segments[id] == nil {
+			networks, global = append(networks, id), true
+		}
+	}
+	slices.Sort(networks)
+	return networks, global
+}
+
+func sameUnderlay(a, b map[overspan.NodeID]*overspan.Node) bool {
+	return maps.EqualFunc(a, b, func(x, y *overspan.Node) bool {
+		return x == y || slices.Equal(x.VTEPs, y.VTEPs)
+	})
+}
+
+// sameForwarding reports whether a network's plan is the same but for the
+// ports of this node: blocks and exceptions decide it.
+func sameForwarding(n, m *overspan.Network, a, b *overspan.Segment) bool {
+	if n == nil || m == nil || a == nil || n.ModRevision != m.ModRevision {
+		return false
+	}
+	if a == b {
+		return true
+	}
+	if a.Bad != b.Bad || !maps.Equal(a.Blocks, b.Blocks) {
+		return false
+	}
+	return maps.Equal(exceptions(n, a), exceptions(m, b))
+}
+
+// exceptions returns the mod-revision of every endpoint that is programmed
+// from its own record.
+func exceptions(n *overspan.Network, seg *overspan.Segment) map[overspan.Slot]int64 {
+	out := map[overspan.Slot]int64{}
+	for slot, e := range seg.Endpoints {
+		if n.IsException(*e) {
+			out[slot] = e.ModRevision
+		}
+	}
+	return out
+}
+
+// acknowledge returns the newest revision in a segment that asks its members,
+// of whom self is one, to acknowledge it; 0 if nothing does.
+func acknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
+	var newest int64
+	for _, b := range seg.Blocks {
+		if b.Ack && b.Node != self {
+			newest = max(newest, b.ModRevision)
+		}
+	}
+	for _, e := range seg.Endpoints {
+		if e.Ack && e.Node != self {
+			newest = max(newest, e.ModRevision)
+		}
+	}
+	return newest
+}
+
+// nodeLabel names a node for people: its name, and its id where that is unknown.
+func nodeLabel(s *overspan.Snapshot, id overspan.NodeID) string {
+	if s != nil {
+		if n := s.Nodes[id]; n != nil && n.Name != "" {
+			return n.Name
+		}
+	}
+	return fmt.Sprintf("node %s", overspan.ShortID(id))
+}

@@ -1,0 +1,202 @@
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+const (
+	selfNode  = overspan.NodeID("aaaa")
+	otherNode = overspan.NodeID("bbbb")
+	demoNet   = overspan.NetworkID("1111111111222222222233333333334444444444555555555566666666667777")
+	webEnd    = overspan.EndpointID("8888888888222222222233333333334444444444555555555566666666667777")
+)
+
+func demo() *overspan.Network {
+	return &overspan.Network{
+		ID:       demoNet,
+		Name:     "demo",
+		Driver:   overspan.DriverOverlay,
+		IPv4:     overspan.Subnet{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Gateway: netip.MustParseAddr("10.1.0.1")},
+		VNI:      1 << 20,
+		Underlay: overspan.IPv4,
+		MTU:      1450,
+	}
+}
+
+// twoNodes is demo with a block on each of two nodes, and web1 on this one.
+func twoNodes() planInput {
+	n := demo()
+	web := overspan.Endpoint{
+		ID: webEnd, Network: n.ID, Node: selfNode, Name: "web1", Slot: 2, Slots: []overspan.Slot{2},
+		IPv4: netip.MustParseAddr("10.1.0.2"), MAC: n.MAC(2), Interface: "eth0",
+	}
+	return planInput{
+		Self: selfNode,
+		Snapshot: &overspan.Snapshot{
+			Revision: 7,
+			Nodes: map[overspan.NodeID]*overspan.Node{
+				selfNode:  {ID: selfNode, Name: "h1", VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.1")}, MTU: 1500},
+				otherNode: {ID: otherNode, Name: "h2", VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.2")}, MTU: 1500},
+			},
+			Networks: map[overspan.NetworkID]*overspan.Network{n.ID: n},
+			Segments: map[overspan.NetworkID]*overspan.Segment{n.ID: {
+				Revision: 7,
+				Blocks: map[overspan.Slot]overspan.Block{
+					0:  {Range: overspan.Range{First: 0, Size: 16}, Node: selfNode, CreateRevision: 3, ModRevision: 3},
+					16: {Range: overspan.Range{First: 16, Size: 2}, Node: otherNode, CreateRevision: 4, ModRevision: 4, Ack: true},
+				},
+				Endpoints: map[overspan.Slot]*overspan.Endpoint{2: &web},
+			}},
+		},
+		Attachments: []overspan.Attachment{{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true}},
+		VXLANPort:   4789,
+	}
+}
+
+var wholeNetwork = kernel.Scope{Networks: []overspan.NetworkID{demoNet}}
+
+func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
+	veth := overspan.VethName(webEnd)
+	for _, test := range []struct {
+		name   string
+		change func(*planInput)
+		master string
+	}{
+		{"committed in an own block", func(*planInput) {}, overspan.BridgeName(demoNet)},
+		{"not committed yet", func(in *planInput) { in.Attachments[0].Committed = false }, ""},
+		{"known to be lost", func(in *planInput) { in.Attachments[0].Lost = "removed" }, ""},
+		{"in a block that another node holds now", func(in *planInput) {
+			seg := in.Snapshot.Segments[demoNet]
+			b := seg.Blocks[0]
+			b.Node = otherNode
+			seg.Blocks[0] = b
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := twoNodes()
+			test.change(&in)
+			state, _ := plan(in, wholeNetwork)
+			if got := state.Links[veth].Master; got != test.master {
+				t.Errorf("master %q, want %q", got, test.master)
+			}
+			only, _ := plan(in, kernel.Scope{Endpoints: []kernel.EndpointKey{{Network: demoNet, Endpoint: webEnd}}})
+			if diff := cmp.Diff(state.Links[veth], only.Links[veth], cmp.Comparer(sameAddr)); diff != "" {
+				t.Errorf("the endpoint's own scope plans it differently (-network +endpoint):\n%s", diff)
+			}
+		})
+	}
+}
+
+func sameAddr(a, b netip.Addr) bool { return a == b }
+
+func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		change  func(*planInput)
+		scope   kernel.Scope
+		partial bool
+	}{
+		{"all known", func(*planInput) {}, wholeNetwork, false},
+		{"interior not read", func(in *planInput) { delete(in.Snapshot.Segments, demoNet) }, wholeNetwork, true},
+		{"record not read", func(in *planInput) { delete(in.Snapshot.Networks, demoNet) }, wholeNetwork, true},
+		{"an unreadable block", func(in *planInput) { in.Snapshot.Segments[demoNet].Bad = 1 }, wholeNetwork, true},
+		{"frozen", func(in *planInput) { in.Snapshot.Frozen = true }, wholeNetwork, true},
+		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
+		{"no endpoint and no block here", func(in *planInput) {
+			in.Attachments = nil
+			delete(in.Snapshot.Segments[demoNet].Blocks, 0)
+		}, wholeNetwork, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := twoNodes()
+			test.change(&in)
+			if state, _ := plan(in, test.scope); state.Partial != test.partial {
+				t.Errorf("partial %t, want %t", state.Partial, test.partial)
+			}
+		})
+	}
+}
+
+func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
+	networks := func(ids ...overspan.NetworkID) []overspan.NetworkID { return ids }
+	for _, test := range []struct {
+		name     string
+		change   func(*overspan.Snapshot, *overspan.Segment)
+		networks []overspan.NetworkID
+		global   bool
+	}{
+		{"nothing", func(*overspan.Snapshot, *overspan.Segment) {}, nil, false},
+		{"an endpoint in a block", func(_ *overspan.Snapshot, seg *overspan.Segment) {
+			e := *seg.Endpoints[2]
+			e.Slot, e.Slots, e.MAC, e.IPv4 = 3, []overspan.Slot{3}, demo().MAC(3), netip.MustParseAddr("10.1.0.3")
+			seg.Endpoints[3] = &e
+		}, nil, false},
+		{"an exception", func(_ *overspan.Snapshot, seg *overspan.Segment) {
+			e := *seg.Endpoints[2]
+			e.Slot, e.Slots, e.MAC = 16, []overspan.Slot{16}, overspan.MAC{0x0a, 1}
+			seg.Endpoints[16] = &e
+		}, networks(demoNet), false},
+		{"a block", func(_ *overspan.Snapshot, seg *overspan.Segment) {
+			seg.Blocks[32] = overspan.Block{Range: overspan.Range{First: 32, Size: 8}, Node: otherNode}
+		}, networks(demoNet), false},
+		{"a node's VTEP", func(s *overspan.Snapshot, _ *overspan.Segment) {
+			s.Nodes[otherNode] = &overspan.Node{ID: otherNode, VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.7")}}
+		}, networks(demoNet), true},
+		{"a node's presence", func(s *overspan.Snapshot, _ *overspan.Segment) {
+			n := *s.Nodes[otherNode]
+			n.Presence = &overspan.Presence{PID: 1}
+			s.Nodes[otherNode] = &n
+		}, nil, false},
+		{"the network's end", func(s *overspan.Snapshot, _ *overspan.Segment) {
+			delete(s.Segments, demoNet)
+		}, networks(demoNet), true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before, after := twoNodes().Snapshot, twoNodes().Snapshot
+			test.change(after, after.Segments[demoNet])
+			got, global := changed(before, after)
+			if diff := cmp.Diff(test.networks, got); diff != "" || global != test.global {
+				t.Errorf("global %t, want %t; networks (-want +got):\n%s", global, test.global, diff)
+			}
+		})
+	}
+}
+
+func TestAcknowledgeAsksForWhatOthersAskedFor(t *testing.T) {
+	seg := twoNodes().Snapshot.Segments[demoNet]
+	if got := acknowledge(seg, selfNode); got != 4 {
+		t.Errorf("this node owes an acknowledgement of %d, want 4", got)
+	}
+	if got := acknowledge(seg, otherNode); got != 0 {
+		t.Errorf("the asker owes itself an acknowledgement of %d, want none", got)
+	}
+}
+
+func TestChooseInterface(t *testing.T) {
+	for _, test := range []struct {
+		want, name string
+		taken      []string
+		fails      bool
+	}{
+		{name: "eth0", taken: []string{"lo"}},
+		{name: "eth1", taken: []string{"lo", "eth0", "eth2"}},
+		{want: "net0", name: "net0", taken: []string{"lo", "eth0"}},
+		{want: "eth0", taken: []string{"lo", "eth0"}, fails: true},
+	} {
+		got, err := chooseInterface(test.want, test.taken, "web1")
+		if got != test.name || (err != nil) != test.fails {
+			t.Errorf("want %q among %v: got %q, %v", test.want, test.taken, got, err)
+		}
+	}
+	for _, bad := range []string{".", "..", "a/b", "a b", "sixteen-letters-", "a:1", "a%d"} {
+		if checkInterfaceName(bad) == nil {
+			t.Errorf("interface name %q is accepted", bad)
+		}
+	}
+}

@@ -1,0 +1,336 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// A Kernel is what the reconciler reads and changes. Read may return part of
+// the state with an error and says so in it; Apply is idempotent. Neither is
+// called by anyone but the reconciler.
+type Kernel interface {
+	Read(ctx context.Context, scope kernel.Scope) (kernel.State, error)
+	Apply(ctx context.Context, ops []kernel.Op) error
+	Reap(ctx context.Context) error
+}
+
+// reapAfter is how long the reconciler must have been idle before it deletes
+// doomed links, and reapAtMost how many may wait: deleting blocks the kernel's
+// RTNL lock for 20 to 50 ms, however many go at once.
+const (
+	reapAfter  = 50 * time.Millisecond
+	reapAtMost = 64
+)
+
+// hintDelay lets the events of one change arrive before one pass looks at all
+// of them. It is far below the second in which drift is to be repaired.
+const hintDelay = 100 * time.Millisecond
+
+// retryEvery is how often what could not be applied is tried again, unless a
+// requester was told of the failure and decides for itself.
+const retryEvery = time.Second
+
+// A passResult is what one pass found and did.
+type passResult struct {
+	Revision int64 // of the snapshot that it was planned from
+	Ops      []kernel.Op
+	Warnings []string
+	Took     time.Duration
+
+	// Segments is up to which revision each network of the scope was planned:
+	// a network's own watch may be ahead of the snapshot as a whole.
+	Segments map[overspan.NetworkID]int64
+}
+
+// reconciler owns the kernel: one goroutine runs one pass at a time.
+type reconciler struct {
+	kernel Kernel
+	log    *slog.Logger
+
+	// input returns what to plan from; ok is false before the first complete
+	// snapshot, and nothing is read or written until then.
+	input func() (in planInput, ok bool)
+
+	// passed is told of every pass, by the reconciler's goroutine. Cause says
+	// what led to it.
+	passed func(scope kernel.Scope, cause string, res passResult, err error)
+
+	// reaped is told when no doomed link is left.
+	reaped func()
+
+	requests chan passRequest
+	stopped  chan struct{} // closed when run has ended
+	dirty    *dirtySet
+	failed   *dirtySet // what a pass could not bring in line; tried again
+	doomed   int
+}
+
+type passRequest struct {
+	scope  kernel.Scope
+	dry    bool // compare only
+	reap   bool // delete doomed links, no pass
+	answer chan passAnswer
+}
+
+type passAnswer struct {
+	res passResult
+	err error
+}
+
+func newReconciler(k Kernel, log *slog.Logger, input func() (planInput, bool)) *reconciler {
+	return &reconciler{
+		kernel:   k,
+		log:      log,
+		input:    input,
+		passed:   func(kernel.Scope, string, passResult, error) {},
+		reaped:   func() {},
+		requests: make(chan passRequest),
+		stopped:  make(chan struct{}),
+		dirty:    newDirtySet(),
+		failed:   newDirtySet(),
+	}
+}
+
+// The causes of a pass.
+const (
+	causeRequest = "request" // somebody waits for it
+	causeChange  = "change"  // the desired state changed
+	causeHint    = "hint"    // the kernel said that something changed
+	causeResync  = "resync"  // it is time to look at everything
+)
+
+// run reconciles until ctx ends. A full pass runs every resync.
+func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
+	defer close(r.stopped)
+	ticker := time.NewTicker(resync)
+	defer ticker.Stop()
+	idle := time.NewTimer(reapAfter)
+	defer idle.Stop()
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case req := <-r.requests:
+			req.answer <- r.serve(ctx, req)
+		case <-r.dirty.ready:
+			if scope, cause, any := r.dirty.take(); any {
+				r.pass(ctx, scope, cause)
+			}
+		case <-ticker.C:
+			r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
+		case <-retry.C:
+			if scope, cause, any := r.failed.take(); any {
+				r.pass(ctx, scope, cause)
+			}
+		case <-idle.C:
+			r.reap(ctx)
+		}
+		if r.doomed >= reapAtMost {
+			r.reap(ctx)
+		}
+		if r.doomed > 0 {
+			idle.Reset(reapAfter)
+		}
+	}
+}
+
+func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
+	switch {
+	case req.reap:
+		return passAnswer{err: r.reap(ctx)}
+	case req.dry:
+		res, err := r.compare(ctx, req.scope)
+		return passAnswer{res, err}
+	}
+	res, err := r.pass(ctx, req.scope, causeRequest)
+	return passAnswer{res, err}
+}
+
+// errNoSnapshot says that nothing is known yet: rule 1 of the loop.
+var errNoSnapshot = overspan.Errorf(overspan.ErrUnavailable, "the cluster's state is not known yet: neither etcd nor the journal has told it")
+
+// errStopping says that the agent is on its way out.
+var errStopping = overspan.Errorf(overspan.ErrUnavailable, "the agent is stopping")
+
+// compare reads and plans a scope and returns the ops that lead from one to
+// the other.
+func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResult, error) {
+	in, ok := r.input()
+	if !ok {
+		return passResult{}, errNoSnapshot
+	}
+	want, warnings := plan(in, scope)
+	scope.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
+	have, err := r.kernel.Read(ctx, scope)
+	return passResult{
+		Revision: in.Snapshot.Revision,
+		Ops:      kernel.Diff(have, want),
+		Warnings: warnings,
+		Segments: in.frontiers(scope),
+	}, err
+}
+
+func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string) (passResult, error) {
+	begin := time.Now()
+	res, err := r.compare(ctx, scope)
+	if errors.Is(err, errNoSnapshot) {
+		return res, err
+	}
+	if len(res.Ops) > 0 {
+		err = errors.Join(err, r.kernel.Apply(ctx, res.Ops))
+		for _, op := range res.Ops {
+			r.log.Debug("applied", "op", op.String(), "cause", cause)
+			if _, doomed := op.(kernel.DoomLink); doomed {
+				r.doomed++
+			}
+		}
+	}
+	if err != nil && cause != causeRequest {
+		r.failed.mark(scope, cause)
+	}
+	res.Took = time.Since(begin)
+	r.passed(scope, cause, res, err)
+	return res, err
+}
+
+func (r *reconciler) reap(ctx context.Context) error {
+	if r.doomed == 0 {
+		return nil
+	}
+	if err := r.kernel.Reap(ctx); err != nil {
+		r.log.Warn("cannot delete doomed links; will try again", "error", err)
+		return err
+	}
+	r.doomed = 0
+	r.reaped()
+	return nil
+}
+
+// settled reports whether nothing waits to be looked at.
+func (r *reconciler) settled() bool { return r.dirty.empty() && r.failed.empty() }
+
+// do runs a pass over a scope and waits for it.
+func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
+	_, err := r.ask(ctx, passRequest{scope: scope})
+	return err
+}
+
+// verify compares everything, inside the sandboxes too, and changes nothing.
+func (r *reconciler) verify(ctx context.Context) (passResult, error) {
+	scope := kernel.Scope{All: true, Global: true}
+	if in, ok := r.input(); ok {
+		for _, a := range in.Attachments {
+			scope.Endpoints = append(scope.Endpoints, endpointKey(a))
+		}
+	}
+	return r.ask(ctx, passRequest{scope: scope, dry: true})
+}
+
+// flush deletes what is doomed, now.
+func (r *reconciler) flush(ctx context.Context) error {
+	_, err := r.ask(ctx, passRequest{reap: true})
+	return err
+}
+
+func (r *reconciler) ask(ctx context.Context, req passRequest) (passResult, error) {
+	req.answer = make(chan passAnswer, 1)
+	select {
+	case r.requests <- req:
+	case <-r.stopped:
+		return passResult{}, errStopping
+	case <-ctx.Done():
+		return passResult{}, ctx.Err()
+	}
+	select {
+	case a := <-req.answer:
+		return a.res, a.err
+	case <-ctx.Done():
+		return passResult{}, ctx.Err()
+	}
+}
+
+// dirtySet collects what somebody should look at again, until the reconciler
+// takes all of it at once.
+type dirtySet struct {
+	ready chan struct{} // size 1: something is in the set
+
+	mu       sync.Mutex // guards all below
+	all      bool
+	global   bool
+	cause    string
+	networks map[overspan.NetworkID]struct{}
+	ends     map[overspan.EndpointID]kernel.EndpointKey
+}
+
+func newDirtySet() *dirtySet {
+	d := &dirtySet{ready: make(chan struct{}, 1)}
+	d.reset()
+	return d
+}
+
+func (d *dirtySet) reset() {
+	d.all, d.global, d.cause = false, false, causeHint
+	d.networks = map[overspan.NetworkID]struct{}{}
+	d.ends = map[overspan.EndpointID]kernel.EndpointKey{}
+}
+
+func (d *dirtySet) empty() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.all && !d.global && len(d.networks)+len(d.ends) == 0
+}
+
+// mark adds a scope. A change outweighs a hint as the cause.
+func (d *dirtySet) mark(scope kernel.Scope, cause string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.all = d.all || scope.All
+	d.global = d.global || scope.Global
+	for _, id := range scope.Networks {
+		d.networks[id] = struct{}{}
+	}
+	for _, key := range scope.Endpoints {
+		d.ends[key.Endpoint] = key
+	}
+	if cause != causeHint {
+		d.cause = cause
+	}
+	select {
+	case d.ready <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the whole set as one scope, and empties it; any is false if
+// nothing was in it.
+func (d *dirtySet) take() (scope kernel.Scope, cause string, any bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	scope, cause = kernel.Scope{All: d.all, Global: d.global || d.all}, d.cause
+	for id := range d.networks {
+		scope.Networks = append(scope.Networks, id)
+	}
+	for _, key := range d.ends {
+		if _, whole := d.networks[key.Network]; !whole {
+			scope.Endpoints = append(scope.Endpoints, key)
+		}
+	}
+	slices.Sort(scope.Networks)
+	slices.SortFunc(scope.Endpoints, func(a, b kernel.EndpointKey) int {
+		return cmp.Compare(a.Endpoint, b.Endpoint)
+	})
+	any = scope.Global || len(scope.Networks)+len(scope.Endpoints) > 0
+	d.reset()
+	return scope, cause, any
+}

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
+)
+
+// registerEvery is the pause between two tries to register.
+const registerEvery = time.Second
+
+// register opens a session, for as long as that takes. It returns nil if ctx
+// ended first, and an error if this agent must not run at all.
+func (d *Daemon) register(ctx context.Context) (*store.Session, error) {
+	for {
+		session, err := d.tryRegister(ctx)
+		if err == nil {
+			return session, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		if !errors.Is(err, overspan.ErrUnavailable) && !errors.Is(err, overspan.ErrConflict) {
+			return nil, fmt.Errorf("register: %w", err)
+		}
+		d.session.fail(err)
+		d.log.Warn("cannot register; will try again", "error", err)
+		if sleep(ctx, registerEvery) != nil {
+			return nil, nil
+		}
+	}
+}
+
+func (d *Daemon) tryRegister(ctx context.Context) (*store.Session, error) {
+	node, err := d.describeNode()
+	if err != nil {
+		// The underlay's address may come later, by DHCP.
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "describe this node: %w", err)
+	}
+	session, err := store.Open(ctx, d.kv, store.Config{
+		Cluster:  d.cfg.Cluster,
+		Node:     node,
+		Presence: d.process,
+		Known:    d.known,
+		TTL:      d.cfg.TTL,
+		Alive:    processAlive,
+		Log:      d.log.With("part", "session"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.known = store.Identity{Node: d.Self(), Registration: session.Registration(), Instance: d.process.Instance}
+	return session, d.journal.SetRegistration(session.Registration())
+}
+
+// describeNode reads what the registration says of this host.
+func (d *Daemon) describeNode() (overspan.Node, error) {
+	node := overspan.Node{ID: d.Self(), Name: d.cfg.NodeName, Version: overspan.Version}
+	for _, spec := range d.cfg.Underlay {
+		u, err := d.host.Underlay(spec)
+		if err != nil {
+			return node, err
+		}
+		addrs := u.Addrs
+		if a, err := netip.ParseAddr(spec); err == nil {
+			addrs = []netip.Addr{a}
+		}
+		for _, a := range addrs {
+			if !node.VTEP(overspan.FamilyOf(a)).IsValid() {
+				node.VTEPs = append(node.VTEPs, a)
+			}
+		}
+		if node.MTU == 0 || u.MTU < node.MTU {
+			node.MTU = u.MTU
+		}
+	}
+	if len(node.VTEPs) == 0 {
+		return node, overspan.Errorf(overspan.ErrUnavailable, "no address found on %s: give --advertise-address an address of this host", strings.Join(d.cfg.Underlay, ", "))
+	}
+	var err error
+	node.Routes, err = d.host.HostRoutes()
+	return node, err
+}
+
+// describeProcess says which run of which agent this is.
+func describeProcess() (overspan.Presence, error) {
+	p := overspan.Presence{PID: os.Getpid(), Instance: overspan.NewID()}
+	machine, err := os.ReadFile("/etc/machine-id")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return p, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return p, err
+	}
+	p.MachineID, p.BootID = strings.TrimSpace(string(machine)), strings.TrimSpace(string(boot))
+	if p.PIDSpace, err = os.Readlink("/proc/self/ns/pid"); err != nil {
+		return p, err
+	}
+	p.StartTime, err = startTime(p.PID)
+	return p, err
+}
+
+// processAlive reports whether the process that a presence names still runs.
+// It is only asked about presences of this boot and PID namespace.
+func processAlive(p overspan.Presence) bool {
+	start, err := startTime(p.PID)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return false
+	}
+	return err != nil || start == p.StartTime
+}
+
+// startTime returns when a process started, in clock ticks after boot: field
+// 22 of /proc/PID/stat, counted from behind the parenthesised command, which
+// may contain anything (proc(5)).
+func startTime(pid int) (uint64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(raw)[strings.LastIndexByte(string(raw), ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("read /proc/%d/stat: %d fields after the command", pid, len(fields))
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}

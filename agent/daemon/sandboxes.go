@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// Sandboxes returns the sandboxes that this node knows, oldest first.
+func (d *Daemon) Sandboxes() []overspan.Sandbox { return d.local.allSandboxes() }
+
+// Attachments returns this node's endpoints, oldest first.
+func (d *Daemon) Attachments() []overspan.Attachment { return d.local.allAttachments() }
+
+// CreateSandbox makes a lasting network namespace. It needs no etcd.
+func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandbox, error) {
+	id := overspan.NewID()
+	if name == "" {
+		name = "sandbox-" + overspan.ShortID(id)
+	}
+	if err := overspan.CheckName("sandbox", name); err != nil {
+		return overspan.Sandbox{}, err
+	}
+	sb := overspan.Sandbox{
+		ID:      overspan.SandboxID(id),
+		Name:    name,
+		Kind:    overspan.SandboxMade,
+		Netns:   filepath.Join(d.cfg.NetnsDir(), overspan.ShortID(id)),
+		Created: time.Now().UTC(),
+	}
+	if err := d.admitSandbox(sb); err != nil {
+		return overspan.Sandbox{}, err
+	}
+	err := d.rec.do(ctx, kernel.Scope{Global: true})
+	if err == nil {
+		sb.Inode, err = d.host.Netns(sb.Netns)
+	}
+	if err == nil {
+		d.local.putSandbox(sb)
+		err = d.journal.PutSandbox(sb)
+	}
+	if err != nil {
+		d.dropSandbox(context.WithoutCancel(ctx), sb)
+		return overspan.Sandbox{}, err
+	}
+	d.events.publish(Event{Type: "sandbox", Action: "create", ID: string(sb.ID), Name: sb.Name})
+	return sb, nil
+}
+
+// admitSandbox enters a sandbox if its name is free.
+func (d *Daemon) admitSandbox(sb overspan.Sandbox) error {
+	d.admit.Lock()
+	defer d.admit.Unlock()
+	for _, other := range d.local.allSandboxes() {
+		if other.Name == sb.Name {
+			return overspan.Errorf(overspan.ErrExists, "sandbox with name %s already exists", sb.Name)
+		}
+	}
+	d.local.putSandbox(sb)
+	return nil
+}
+
+// RemoveSandbox disconnects a sandbox from its networks. One that we made is
+// deleted, any other is forgotten.
+func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
+	sb, err := d.sandbox(ref)
+	if err != nil {
+		return err
+	}
+	unlock := d.gates.lock(string(sb.ID))
+	defer unlock()
+	var errs []error
+	for _, a := range d.local.inSandbox(sb.ID) {
+		if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := d.dropSandbox(ctx, sb); err != nil {
+		return err
+	}
+	d.events.publish(Event{Type: "sandbox", Action: "destroy", ID: string(sb.ID), Name: sb.Name})
+	return nil
+}
+
+// dropSandbox forgets a sandbox without endpoints, and deletes its namespace
+// if it is ours.
+func (d *Daemon) dropSandbox(ctx context.Context, sb overspan.Sandbox) error {
+	d.local.dropSandbox(sb.ID)
+	if err := d.journal.DeleteSandbox(sb.ID); err != nil {
+		return err
+	}
+	if sb.Kind != overspan.SandboxMade {
+		return nil
+	}
+	if d.doomedIn(sb.ID) {
+		if err := d.rec.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return d.rec.do(ctx, kernel.Scope{Global: true})
+}
+
+// forgetIfUnused forgets a foreign sandbox that has no endpoint any more: it
+// was only known for its endpoints. The caller holds its gate.
+func (d *Daemon) forgetIfUnused(sb overspan.Sandbox) {
+	if sb.Kind == overspan.SandboxMade || len(d.local.inSandbox(sb.ID)) > 0 {
+		return
+	}
+	d.local.dropSandbox(sb.ID)
+	if err := d.journal.DeleteSandbox(sb.ID); err != nil {
+		d.log.Error("cannot forget a sandbox", "sandbox", sb.Name, "error", err)
+	}
+}
+
+// reviveSandboxes gives the sandboxes that we made their namespaces back after
+// a reboot took them, and forgets none: the pins are part of the plan.
+func (d *Daemon) reviveSandboxes(ctx context.Context) error {
+	if err := d.rec.do(ctx, kernel.Scope{Global: true}); err != nil {
+		return err
+	}
+	for _, sb := range d.local.allSandboxes() {
+		if sb.Kind != overspan.SandboxMade || !strings.HasPrefix(sb.Netns, d.cfg.NetnsDir()) {
+			continue
+		}
+		inode, err := d.host.Netns(sb.Netns)
+		if err != nil {
+			return err
+		}
+		if inode == sb.Inode {
+			continue
+		}
+		sb.Inode = inode
+		d.local.putSandbox(sb)
+		if err := d.journal.PutSandbox(sb); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/overlay"
+)
+
+// health is what the passes found out, for the status and for acknowledgements.
+type health struct {
+	changed *beacon // fires when applied grows
+
+	mu       sync.Mutex                   // guards all below
+	networks map[overspan.NetworkID]int64 // revision up to which each is in line
+	revision int64                        // of the last full pass's snapshot, if it succeeded
+	lastFull time.Time
+	lastErr  string
+	drift    int
+	warnings []string // of the last full pass
+}
+
+func newHealth() *health {
+	return &health{changed: newBeacon(), networks: map[overspan.NetworkID]int64{}}
+}
+
+// note remembers what a pass found.
+func (h *health) note(scope kernel.Scope, res passResult, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.lastErr = err.Error()
+	} else if scope.All {
+		h.lastErr = ""
+	}
+	if scope.All {
+		h.lastFull = time.Now()
+		h.warnings = res.Warnings
+		if err == nil {
+			h.revision = res.Revision
+		}
+	}
+}
+
+// applied remembers up to which revision a pass brought networks in line.
+func (h *health) applied(segments map[overspan.NetworkID]int64) {
+	h.mu.Lock()
+	for id, rev := range segments {
+		h.networks[id] = max(h.networks[id], rev)
+	}
+	h.mu.Unlock()
+	h.changed.fire()
+}
+
+// appliedTo returns up to which revision a network's kernel state is in line.
+func (h *health) appliedTo(id overspan.NetworkID) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.networks[id]
+}
+
+// looked reports whether everything was once compared and, as far as the
+// kernel let it, brought in line.
+func (h *health) looked() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.lastFull.IsZero()
+}
+
+func (h *health) drifted(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.drift = n
+}
+
+// Status tells how the node is, on one screen.
+func (d *Daemon) Status(ctx context.Context) Status {
+	st := Status{Started: d.started}
+	_, drift, err := d.Verify(ctx)
+	if err != nil {
+		st.Warnings = append(st.Warnings, "cannot compare the kernel with the plan: "+err.Error())
+	}
+	st.Drift = len(drift)
+	for _, m := range d.kv.Members(ctx) {
+		st.Etcd = append(st.Etcd, EtcdMember{Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Latency: m.Latency, Err: m.Err})
+	}
+	releases, err := d.journal.Releases()
+	if err != nil {
+		st.Warnings = append(st.Warnings, "cannot read pending releases: "+err.Error())
+	}
+	st.PendingReleases = len(releases)
+	if _, err := d.session.get(); err != nil {
+		st.Warnings = append(st.Warnings, err.Error())
+	}
+	if s := d.Snapshot(); s != nil {
+		st.SnapshotRevision = s.Revision
+		st.AppliedRevision = d.appliedRevision(s)
+		st.Warnings = append(st.Warnings, d.snapshotWarnings(s)...)
+	}
+	d.health.mu.Lock()
+	defer d.health.mu.Unlock()
+	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull
+	st.Warnings = append(st.Warnings, d.health.warnings...)
+	st.Warnings = append(st.Warnings, d.host.CheckSupport(ctx)...)
+	return st
+}
+
+// appliedRevision returns the revision that the whole kernel is in line with:
+// the snapshot's, unless a change of it is still waiting for its pass.
+func (d *Daemon) appliedRevision(s *overspan.Snapshot) int64 {
+	if d.rec.settled() {
+		return s.Revision
+	}
+	d.health.mu.Lock()
+	defer d.health.mu.Unlock()
+	return d.health.revision
+}
+
+// snapshotWarnings tells what in the cluster's state wants an operator's look.
+func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
+	var out []string
+	if s.Frozen {
+		out = append(out, "the cluster is frozen: nothing can be claimed, nothing is deleted from any kernel")
+	}
+	bad := 0
+	for _, b := range s.Bad {
+		out = append(out, fmt.Sprintf("record %s cannot be read and is left alone: %s", b.Key, b.Err))
+	}
+	for _, seg := range s.Segments {
+		bad += seg.Bad
+	}
+	if bad > 0 && len(s.Bad) == 0 {
+		out = append(out, fmt.Sprintf("%d records inside networks cannot be read", bad))
+	}
+	in, _ := d.planInput()
+	for _, a := range in.Attachments {
+		if a.Lost != "" {
+			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, a.Lost))
+		} else if holder := in.foreignHolder(a.Endpoint); holder != "" {
+			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s now belongs to node %s; disconnect it and connect it again", a.Endpoint.Name, a.Endpoint.Addrs()[0], nodeLabel(s, holder)))
+		}
+	}
+	return append(out, mtuWarnings(s, in)...)
+}
+
+// mtuWarnings names the networks whose frames this node's underlay cannot carry.
+func mtuWarnings(s *overspan.Snapshot, in planInput) []string {
+	self := s.Nodes[in.Self]
+	if self == nil {
+		return nil
+	}
+	var out []string
+	for _, id := range slices.Sorted(maps.Keys(s.Segments)) {
+		n := s.Networks[id]
+		if n == nil || n.Driver != overspan.DriverOverlay {
+			continue
+		}
+		if most := overlay.MTU(self.MTU, n.Underlay); n.MTU > most {
+			out = append(out, fmt.Sprintf("network %s has an MTU of %d bytes, but this node's underlay (%d) carries at most %d: large packets will be lost", n.Name, n.MTU, self.MTU, most))
+		}
+	}
+	return out
+}

@@ -1,0 +1,163 @@
+package daemon
+
+import (
+	"sync"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
+)
+
+// keyedLocks is a lock for every key that is in use.
+type keyedLocks struct {
+	mu    sync.Mutex // guards locks
+	locks map[string]*keyedLock
+}
+
+type keyedLock struct {
+	sync.Mutex
+	users int
+}
+
+// lock takes the key's lock and returns what gives it back.
+func (k *keyedLocks) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*keyedLock{}
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &keyedLock{}
+		k.locks[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.locks, key)
+		}
+	}
+}
+
+// sessionSlot holds the session while the node is registered.
+type sessionSlot struct {
+	mu      sync.Mutex // guards session and reason
+	session *store.Session
+	reason  error
+}
+
+func (s *sessionSlot) set(session *store.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session, s.reason = session, nil
+}
+
+// fail says why there is no session.
+func (s *sessionSlot) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session, s.reason = nil, err
+}
+
+// get returns the session, or why this node cannot write to etcd now.
+func (s *sessionSlot) get() (*store.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.session != nil:
+		return s.session, nil
+	case s.reason != nil:
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", s.reason)
+	}
+	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered with etcd yet; try again")
+}
+
+// snapshotSlot holds a snapshot.
+type snapshotSlot struct {
+	mu       sync.Mutex // guards snapshot
+	snapshot *overspan.Snapshot
+	open     bool
+}
+
+func (s *snapshotSlot) set(snapshot *overspan.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot = snapshot
+}
+
+// allow lets get return the snapshot, and reports whether there is one.
+func (s *snapshotSlot) allow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = true
+	return s.snapshot != nil
+}
+
+// get returns the snapshot once it may be used.
+func (s *snapshotSlot) get() *overspan.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.open {
+		return nil
+	}
+	return s.snapshot
+}
+
+// networkSet is a set of networks for several goroutines.
+type networkSet struct {
+	mu  sync.Mutex // guards set
+	set map[overspan.NetworkID]struct{}
+}
+
+func (n *networkSet) add(id overspan.NetworkID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.set == nil {
+		n.set = map[overspan.NetworkID]struct{}{}
+	}
+	n.set[id] = struct{}{}
+}
+
+func (n *networkSet) drop(id overspan.NetworkID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.set, id)
+}
+
+func (n *networkSet) has(id overspan.NetworkID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, ok := n.set[id]
+	return ok
+}
+
+// doomedSet is the sandboxes in which an interface waits for its deletion.
+type doomedSet struct {
+	mu  sync.Mutex // guards set
+	set map[overspan.SandboxID]struct{}
+}
+
+func (s *doomedSet) add(id overspan.SandboxID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set == nil {
+		s.set = map[overspan.SandboxID]struct{}{}
+	}
+	s.set[id] = struct{}{}
+}
+
+func (s *doomedSet) has(id overspan.SandboxID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.set[id]
+	return ok
+}
+
+func (s *doomedSet) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.set)
+}

@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// netnsDirs are where ip-netns(8) keeps its named namespaces.
+var netnsDirs = []string{"/run/netns", "/var/run/netns"}
+
+// target finds the sandbox that a user means, and registers one that is met
+// for the first time.
+func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, error) {
+	found, err := d.resolve(ctx, ref)
+	if err != nil {
+		return overspan.Sandbox{}, err
+	}
+	inode, err := d.host.Netns(found.Netns)
+	if err != nil {
+		return overspan.Sandbox{}, fmt.Errorf("target %s: %w", ref, err)
+	}
+	if own, err := d.host.Netns("/proc/self/ns/net"); err != nil {
+		return overspan.Sandbox{}, err
+	} else if own == inode {
+		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "target %s is this host's own network namespace: only containers' namespaces can be connected", ref)
+	}
+	d.admit.Lock()
+	defer d.admit.Unlock()
+	for _, sb := range d.local.allSandboxes() {
+		if sb.Inode == inode {
+			return sb, nil
+		}
+	}
+	if found.ID != "" {
+		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrConflict, "sandbox %s: %s is not the namespace that it was; remove the sandbox and make it again", found.Name, found.Netns)
+	}
+	found.ID = overspan.SandboxID(overspan.NewID())
+	found.Inode = inode
+	found.Created = time.Now().UTC()
+	if err := overspan.CheckName("sandbox", found.Name); err != nil {
+		return overspan.Sandbox{}, err
+	}
+	if err := d.journal.PutSandbox(found); err != nil {
+		return overspan.Sandbox{}, err
+	}
+	d.local.putSandbox(found)
+	return found, nil
+}
+
+// resolve reads a target: "pid:N", "netns:/path", "docker:NAME", the name or
+// id of a known sandbox, or the name of an ip-netns(8) namespace.
+func (d *Daemon) resolve(ctx context.Context, ref string) (overspan.Sandbox, error) {
+	kind, rest, _ := strings.Cut(ref, ":")
+	switch kind {
+	case "pid":
+		return pidTarget(rest)
+	case "netns":
+		return netnsTarget(rest)
+	case "docker":
+		return d.docker.sandbox(ctx, rest)
+	}
+	sb, err := d.sandbox(ref)
+	if err == nil || !errors.Is(err, overspan.ErrNotFound) {
+		return sb, err
+	}
+	if overspan.CheckName("target", ref) == nil {
+		for _, dir := range netnsDirs {
+			path := filepath.Join(dir, ref)
+			if _, err := d.host.Netns(path); err == nil {
+				return overspan.Sandbox{Name: ref, Kind: overspan.SandboxNetns, Netns: path}, nil
+			}
+		}
+	}
+	return overspan.Sandbox{}, overspan.Errorf(overspan.ErrNotFound, "target %s not found: no sandbox of this node and no namespace in %s has that name; other targets are pid:N, netns:/path and docker:NAME", ref, netnsDirs[0])
+}
+
+func pidTarget(s string) (overspan.Sandbox, error) {
+	pid, err := strconv.Atoi(s)
+	if err != nil || pid <= 0 {
+		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "invalid target pid:%s: want the number of a process", s)
+	}
+	return overspan.Sandbox{
+		Name:  fmt.Sprintf("pid-%d", pid),
+		Kind:  overspan.SandboxPID,
+		Netns: fmt.Sprintf("/proc/%d/ns/net", pid),
+		PID:   pid,
+	}, nil
+}
+
+func netnsTarget(path string) (overspan.Sandbox, error) {
+	if !strings.HasPrefix(path, "/") {
+		path = filepath.Join(netnsDirs[0], path)
+	}
+	return overspan.Sandbox{Name: filepath.Base(path), Kind: overspan.SandboxNetns, Netns: filepath.Clean(path)}, nil
+}
+
+// sandbox finds a known sandbox by name, id, or a unique prefix of its id.
+func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
+	names := map[overspan.SandboxID]string{}
+	for _, sb := range d.local.allSandboxes() {
+		names[sb.ID] = sb.Name
+	}
+	id, err := overspan.Match("sandbox", ref, names)
+	if err != nil {
+		return overspan.Sandbox{}, err
+	}
+	sb, ok := d.local.sandbox(id)
+	if !ok {
+		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrNotFound, "sandbox %s not found", ref)
+	}
+	return sb, nil
+}
+
+// findAttachment finds an endpoint of this node in a network by its name or
+// id, or by the sandbox that it is plugged into.
+func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overspan.Attachment, error) {
+	id, label, err := d.attachedNetwork(ctx, network)
+	if err != nil {
+		return overspan.Attachment{}, err
+	}
+	names := map[overspan.EndpointID]string{}
+	here := d.local.inNetwork(id)
+	for _, a := range here {
+		names[a.Endpoint.ID] = a.Endpoint.Name
+	}
+	found, err := overspan.Match("endpoint", ref, names)
+	if err == nil {
+		if a, ok := d.local.attachment(found); ok {
+			return a, nil
+		}
+	} else if !errors.Is(err, overspan.ErrNotFound) {
+		return overspan.Attachment{}, err
+	}
+	if sb, err := d.knownSandbox(ctx, ref); err == nil {
+		for _, a := range here {
+			if a.Sandbox == sb {
+				return a, nil
+			}
+		}
+	}
+	return overspan.Attachment{}, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", ref, label)
+}
+
+// attachedNetwork finds the network that a disconnect names. Its own endpoints
+// tell it even where the snapshot does not know the network.
+func (d *Daemon) attachedNetwork(ctx context.Context, ref string) (overspan.NetworkID, string, error) {
+	n, err := d.network(ctx, ref)
+	if err == nil {
+		return n.ID, n.Name, nil
+	}
+	for _, a := range d.local.allAttachments() {
+		if string(a.Endpoint.Network) == ref {
+			return a.Endpoint.Network, ref, nil
+		}
+	}
+	return "", "", err
+}
+
+// knownSandbox finds the sandbox of a target that may be dying: a process that
+// is gone is still known by its number, a namespace by its path.
+func (d *Daemon) knownSandbox(ctx context.Context, ref string) (overspan.SandboxID, error) {
+	sb, err := d.resolve(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if sb.ID != "" {
+		return sb.ID, nil
+	}
+	inode, inodeErr := d.host.Netns(sb.Netns)
+	for _, known := range d.local.allSandboxes() {
+		if inodeErr == nil && known.Inode == inode || inodeErr != nil && known.Netns == sb.Netns {
+			return known.ID, nil
+		}
+	}
+	return "", overspan.Errorf(overspan.ErrNotFound, "sandbox %s not found", ref)
+}
+
+// chooseInterface returns the interface's name: the wanted one, or the first
+// free ethN.
+func chooseInterface(want string, taken []string, sandbox string) (string, error) {
+	if want != "" {
+		if slices.Contains(taken, want) {
+			return "", overspan.Errorf(overspan.ErrExists, "%s has an interface %s already; choose another name", sandbox, want)
+		}
+		return want, nil
+	}
+	for i := 0; ; i++ {
+		if name := fmt.Sprintf("eth%d", i); !slices.Contains(taken, name) {
+			return name, nil
+		}
+	}
+}
+
+// checkInterfaceName refuses what the kernel would: see dev_valid_name in
+// net/core/dev.c.
+func checkInterfaceName(name string) error {
+	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' || r == '%' }
+	if name == "." || name == ".." || len(name) > 15 || strings.ContainsFunc(name, bad) {
+		return overspan.Errorf(overspan.ErrInvalid, "invalid interface name %q: use at most 15 printable characters without space, '/', ':' and '%%'", name)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// WaitSegment returns when the snapshot has everything up to a revision that
+// lies inside one network, whose interior is followed. It costs etcd nothing:
+// what was written there comes by the network's own watch. Errors are those of
+// WaitRevision.
+func (m *Mirror) WaitSegment(ctx context.Context, n overspan.NetworkID, rev int64) error {
+	const overdue = 100 * time.Millisecond
+	retry := time.NewTicker(overdue)
+	defer retry.Stop()
+	for {
+		newer, err := m.segmentReached(n, rev)
+		if newer == nil {
+			return err
+		}
+		select {
+		case <-newer:
+		case <-retry.C:
+			// The revision may be one at which nothing happened there.
+			m.want(rev)
+		case <-ctx.Done():
+			return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d of network %s: %w", rev, overspan.ShortID(n), ctx.Err())
+		}
+	}
+}
+
+// segmentReached is reached for one network. One that is not followed any more
+// has nothing to wait for.
+func (m *Mirror) segmentReached(n overspan.NetworkID, rev int64) (<-chan struct{}, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.health.doubt != "" {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %s", rev, m.health.doubt)
+	}
+	if _, followed := m.followed[n]; !followed {
+		return nil, nil
+	}
+	if m.snapshot == nil || m.snapshot.Segments[n] == nil || m.snapshot.Segments[n].Revision < rev {
+		return m.newer, nil
+	}
+	return nil, nil
+}
