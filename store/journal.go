@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -29,6 +28,8 @@ const (
 	keyNode         = "node"
 	keyRegistration = "registration"
 	keyInstance     = "instance"
+	keyClusterID    = "etcd-cluster-id"
+	keyRevision     = "etcd-revision"
 )
 
 // A Journal is what a node must remember while its agent is not running: who it
@@ -90,14 +91,33 @@ func readIdentity(b *bolt.Bucket) (Identity, error) {
 	if !overspan.IsID(string(id.Node)) {
 		return Identity{}, corrupt(bucketIdentity, keyNode, fmt.Errorf("%q is not 64 hex digits", id.Node))
 	}
-	if text := b.Get([]byte(keyRegistration)); text != nil {
-		rev, err := strconv.ParseInt(string(text), 10, 64)
-		if err != nil {
-			return Identity{}, corrupt(bucketIdentity, keyRegistration, err)
-		}
-		id.Registration = rev
+	cluster, err := readNumber(b, keyClusterID)
+	if err != nil {
+		return Identity{}, err
 	}
+	registration, err := readNumber(b, keyRegistration)
+	if err != nil {
+		return Identity{}, err
+	}
+	revision, err := readNumber(b, keyRevision)
+	if err != nil {
+		return Identity{}, err
+	}
+	id.ClusterID, id.Registration, id.Revision = cluster, int64(registration), int64(revision)
 	return id, nil
+}
+
+// readNumber reads a decimal number; 0 if there is none.
+func readNumber(b *bolt.Bucket, key string) (uint64, error) {
+	text := b.Get([]byte(key))
+	if text == nil {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	if err != nil {
+		return 0, corrupt(bucketIdentity, key, err)
+	}
+	return n, nil
 }
 
 // Close unlocks the journal.
@@ -116,6 +136,17 @@ func (j *Journal) SetInstance(instance string) error {
 // SetRegistration notes the create-revision of the node's registration.
 func (j *Journal) SetRegistration(rev int64) error {
 	return j.put(bucketIdentity, keyRegistration, strconv.AppendInt(nil, rev, 10))
+}
+
+// SetSeen notes which etcd this node has followed, and how far.
+func (j *Journal) SetSeen(clusterID uint64, rev int64) error {
+	return j.update(bucketIdentity, keyRevision, func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketIdentity))
+		if err := b.Put([]byte(keyClusterID), strconv.AppendUint(nil, clusterID, 10)); err != nil {
+			return err
+		}
+		return b.Put([]byte(keyRevision), strconv.AppendInt(nil, rev, 10))
+	})
 }
 
 // Sandboxes returns all sandboxes.
@@ -240,6 +271,3 @@ func all[R any, M interface {
 func corrupt(bucket, key string, err error) error {
 	return overspan.Errorf(overspan.ErrCorrupt, "journal key %s/%s: %w", bucket, key, err)
 }
-
-// sameValue reports whether a key of a bucket already has a value.
-func sameValue(b *bolt.Bucket, key, value []byte) bool { return bytes.Equal(b.Get(key), value) }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,10 +29,16 @@ type savedRecord struct {
 	Record json.RawMessage `json:"record"`
 }
 
-// savedRevisions is the record of a snapshot itself.
-type savedRevisions struct {
-	Snapshot int64                        `json:"snapshot,string"`
-	Segments map[overspan.NetworkID]int64 `json:"segments"`
+// A savedHead is what a snapshot says beside its records.
+type savedHead struct {
+	Revision int64                               `json:"revision,string"`
+	Bad      []overspan.BadRecord                `json:"bad,omitempty"`
+	Segments map[overspan.NetworkID]savedSegment `json:"segments"`
+}
+
+type savedSegment struct {
+	Revision int64 `json:"revision,string"`
+	Bad      int   `json:"bad,omitempty"`
 }
 
 // errSame ends a transaction that would change nothing.
@@ -47,40 +54,45 @@ func (j *Journal) SaveSnapshot(snap *overspan.Snapshot, self overspan.NodeID) er
 		return fmt.Errorf("save snapshot %d: %w", snap.Revision, err)
 	}
 	err = j.db.Update(func(tx *bolt.Tx) error {
-		bucket := tx.Bucket([]byte(bucketSnapshot))
-		same := bucket.Get([]byte(keySnapshot)) != nil
-		var stale [][]byte
-		err := bucket.ForEach(func(key, _ []byte) error {
-			if _, stays := records[string(key)]; !stays {
-				stale = append(stale, slices.Clone(key))
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		for _, key := range stale {
-			same = false
-			if err := bucket.Delete(key); err != nil {
-				return err
-			}
-		}
-		for key, value := range records {
-			if sameValue(bucket, []byte(key), value) {
-				continue
-			}
-			same = same && key == keySnapshot // later revisions alone are not worth a write
-			if err := bucket.Put([]byte(key), value); err != nil {
-				return err
-			}
-		}
-		if same {
-			return errSame
-		}
-		return nil
+		return replaceAll(tx.Bucket([]byte(bucketSnapshot)), records)
 	})
 	if err != nil && !errors.Is(err, errSame) {
 		return fmt.Errorf("save snapshot %d: %w", snap.Revision, err)
+	}
+	return nil
+}
+
+// replaceAll makes a bucket hold the records and nothing else; errSame if it
+// would only learn of later revisions, which is not worth a write.
+func replaceAll(bucket *bolt.Bucket, records map[string][]byte) error {
+	same := bucket.Get([]byte(keySnapshot)) != nil
+	var stale [][]byte
+	err := bucket.ForEach(func(key, _ []byte) error {
+		if _, stays := records[string(key)]; !stays {
+			stale = append(stale, slices.Clone(key))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, key := range stale {
+		same = false
+		if err := bucket.Delete(key); err != nil {
+			return err
+		}
+	}
+	for key, value := range records {
+		if bytes.Equal(bucket.Get([]byte(key)), value) {
+			continue
+		}
+		same = same && key == keySnapshot
+		if err := bucket.Put([]byte(key), value); err != nil {
+			return err
+		}
+	}
+	if same {
+		return errSame
 	}
 	return nil
 }
@@ -112,7 +124,7 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 		return nil, err
 	}
 	s := saver{out: make(map[string][]byte)}
-	revisions := savedRevisions{Snapshot: snap.Revision, Segments: make(map[overspan.NetworkID]int64)}
+	head := savedHead{Revision: snap.Revision, Bad: snap.Bad, Segments: make(map[overspan.NetworkID]savedSegment)}
 	s.add(keys.Meta(), 0, 0, overspanv1.MetaRecord(snap.Meta))
 	if snap.Frozen {
 		s.add(keys.Frozen(), 0, 0, &overspanv1.Frozen{})
@@ -129,7 +141,7 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 		if seg == nil {
 			continue
 		}
-		revisions.Segments[id] = seg.Revision
+		head.Segments[id] = savedSegment{Revision: seg.Revision, Bad: seg.Bad}
 		for _, b := range seg.Blocks {
 			s.add(keys.Block(id, b.Range), b.CreateRevision, b.ModRevision, overspanv1.BlockRecord(b))
 		}
@@ -139,7 +151,7 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 			}
 		}
 	}
-	s.raw(keySnapshot, revisions, nil)
+	s.raw(keySnapshot, head, nil)
 	return s.out, s.err
 }
 
@@ -153,15 +165,15 @@ func (j *Journal) Snapshot() (*overspan.Snapshot, error) {
 	var snap *overspan.Snapshot
 	err = j.db.View(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(bucketSnapshot))
-		head := bucket.Get([]byte(keySnapshot))
-		if head == nil {
+		value := bucket.Get([]byte(keySnapshot))
+		if value == nil {
 			return nil
 		}
-		var revisions savedRevisions
-		if err := json.Unmarshal(head, &revisions); err != nil {
+		var head savedHead
+		if err := json.Unmarshal(value, &head); err != nil {
 			return corrupt(bucketSnapshot, keySnapshot, err)
 		}
-		snap = emptySnapshot(revisions)
+		snap = emptySnapshot(head)
 		// Keys come in their order: live/ before nodes/, net/ before networks/.
 		presences := make(map[overspan.NodeID]*overspan.Presence)
 		err := bucket.ForEach(func(key, value []byte) error {
@@ -191,16 +203,18 @@ func (j *Journal) Snapshot() (*overspan.Snapshot, error) {
 	return snap, nil
 }
 
-func emptySnapshot(revisions savedRevisions) *overspan.Snapshot {
+func emptySnapshot(head savedHead) *overspan.Snapshot {
 	snap := &overspan.Snapshot{
-		Revision: revisions.Snapshot,
+		Revision: head.Revision,
+		Bad:      head.Bad,
 		Nodes:    make(map[overspan.NodeID]*overspan.Node),
 		Networks: make(map[overspan.NetworkID]*overspan.Network),
 		Segments: make(map[overspan.NetworkID]*overspan.Segment),
 	}
-	for id, rev := range revisions.Segments {
+	for id, saved := range head.Segments {
 		snap.Segments[id] = &overspan.Segment{
-			Revision:  rev,
+			Revision:  saved.Revision,
+			Bad:       saved.Bad,
 			Blocks:    make(map[overspan.Slot]overspan.Block),
 			Endpoints: make(map[overspan.Slot]*overspan.Endpoint),
 		}

@@ -16,8 +16,8 @@ const expiryGrace = 5 * time.Second
 // A standing is what etcd holds of a node at one revision. A key that is absent
 // is the zero KeyValue.
 type standing struct {
-	revision                       int64
-	node, live, removing, flightKV KeyValue
+	revision                     int64
+	node, live, removing, flight KeyValue
 }
 
 // enter registers the node and announces it. It looks, and acts on what it saw
@@ -70,7 +70,7 @@ func (s *Session) look(ctx context.Context) (standing, error) {
 		node:     kvs[s.keys.Node(id)],
 		live:     kvs[s.keys.Live(id)],
 		removing: kvs[s.keys.Removing(id)],
-		flightKV: kvs[s.keys.Flight(id)],
+		flight:   kvs[s.keys.Flight(id)],
 	}, nil
 }
 
@@ -84,6 +84,27 @@ func (s *Session) register(ctx context.Context, at standing) (bool, error) {
 	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
 		return false, err
 	}
+	// Only now: what came before may have taken longer than a lease lives.
+	lease, err := s.kv.Grant(ctx, s.cfg.TTL)
+	if err != nil {
+		return false, fmt.Errorf("grant the lease of node %s: %w", s.cfg.Node.Name, err)
+	}
+	done, err := s.commit(ctx, at, lease)
+	if !done || err != nil {
+		s.giveBack(ctx, lease)
+		return false, err
+	}
+	// Two nodes with one address may have looked at the same moment: the one
+	// that came later yields.
+	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
+		s.giveBack(ctx, lease)
+		return false, errors.Join(err, s.withdraw(ctx, at))
+	}
+	return true, nil
+}
+
+// commit is the transaction of register.
+func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool, error) {
 	id := s.cfg.Node.ID
 	node, err := nodeValue(at.node, s.cfg.Node)
 	if err != nil {
@@ -93,39 +114,33 @@ func (s *Session) register(ctx context.Context, at standing) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	sequence := lastSequence(at.flightKV) + 1
+	sequence := lastSequence(at.flight) + 1
 	res, err := s.kv.Txn(ctx, Txn{
 		If: []Cmp{
 			Unchanged(s.keys.Node(id), at.node.ModRevision),
-			Created(s.keys.Node(id), at.node.CreateRevision),
 			Absent(Key(s.keys.Live(id))),
 			Absent(Key(s.keys.Removing(id))),
-			Unchanged(s.keys.Flight(id), at.flightKV.ModRevision),
+			Unchanged(s.keys.Flight(id), at.flight.ModRevision),
 		},
 		Then: []Op{
 			Put(s.keys.Node(id), node),
-			PutLeased(s.keys.Live(id), live, s.currentLease()),
+			PutLeased(s.keys.Live(id), live, lease),
 			Put(s.keys.Flight(id), mustMarshal(&overspanv1.Flight{Sequence: sequence, Instance: s.cfg.Presence.Instance})),
 		},
 	})
 	if err != nil || !res.OK {
 		return false, err
 	}
+	s.lease, s.since = lease, res.Revision
 	s.registration = at.node.CreateRevision
 	if s.registration == 0 {
 		s.registration = res.Revision
 	}
-	s.since = res.Revision
 	s.flights = &flights{
 		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout,
 		node: id, instance: s.cfg.Presence.Instance, registration: s.registration,
 		sequence: sequence, mod: res.Revision,
 		in: make(chan *request), ended: make(chan struct{}),
-	}
-	// Two nodes with one address may have looked at the same moment: the one
-	// that came later yields.
-	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
-		return false, errors.Join(err, s.withdraw(ctx, at))
 	}
 	return true, nil
 }
@@ -152,7 +167,7 @@ func (s *Session) mayAdopt(at standing) error {
 		return nil
 	}
 	var last overspanv1.Flight
-	if at.flightKV.Key != "" && Unmarshal(at.flightKV.Value, &last) == nil && last.GetInstance() == known.Instance {
+	if at.flight.Key != "" && Unmarshal(at.flight.Value, &last) == nil && last.GetInstance() == known.Instance {
 		return nil
 	}
 	return overspan.Errorf(overspan.ErrInUse,
@@ -223,7 +238,7 @@ func (s *Session) isHere(p overspan.Presence) bool {
 }
 
 func (s *Session) isDead(p overspan.Presence) bool {
-	return s.isHere(p) && !s.cfg.Alive(p)
+	return s.isHere(p) && s.cfg.Alive != nil && !s.cfg.Alive(p)
 }
 
 func (s *Session) inUse(p overspan.Presence) error {

@@ -34,14 +34,14 @@ type Config struct {
 	TTL time.Duration // of the presence; zero: DefaultTTL
 
 	// Alive reports whether the process that a presence names runs. It is only
-	// asked about this boot and PID namespace.
+	// asked about this boot and PID namespace. Nil takes each for running.
 	Alive func(overspan.Presence) bool
 
 	// Undone, if set, is told of an endpoint that was attached after the caller
 	// of Attach had given up, and that is detached again.
 	Undone func(overspan.Endpoint)
 
-	Log *slog.Logger
+	Log *slog.Logger // nil: silent
 }
 
 // An Identity is what the journal keeps of a node.
@@ -49,6 +49,8 @@ type Identity struct {
 	Node         overspan.NodeID
 	Registration int64  // create-revision of the last registration; 0: none yet
 	Instance     string // of the last run
+	ClusterID    uint64 // etcd's; 0: none seen yet
+	Revision     int64  // the highest that was seen of that etcd
 }
 
 // A Session is a registered node: whoever holds it may write as the node. Any
@@ -90,16 +92,15 @@ func Open(ctx context.Context, kv KV, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	cfg.TTL = cmp.Or(cfg.TTL, DefaultTTL)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	cfg.Log = cfg.Log.With("node", overspan.ShortID(cfg.Node.ID))
 	s := &Session{kv: kv, keys: keys, cfg: cfg, recheck: make(chan struct{}, 1)}
 	if s.meta, err = openMeta(ctx, kv, keys, cfg.Meta); err != nil {
 		return nil, err
 	}
-	if s.lease, err = kv.Grant(ctx, cfg.TTL); err != nil {
-		return nil, fmt.Errorf("grant the lease of node %s: %w", cfg.Node.Name, err)
-	}
 	if err := s.enter(ctx); err != nil {
-		s.leave(ctx)
 		return nil, err
 	}
 	return s, nil
@@ -127,15 +128,15 @@ func (s *Session) Run(ctx context.Context) error {
 	g.Go(func() error { return s.flights.run(gctx) })
 	g.Go(func() error { return s.keepPresence(gctx) })
 	err := g.Wait()
-	s.leave(ctx)
+	s.giveBack(ctx, s.currentLease())
 	return err
 }
 
-// leave takes the presence back, if etcd can be asked to.
-func (s *Session) leave(ctx context.Context) {
+// giveBack revokes a lease, and with it the presence, if etcd can be asked to.
+func (s *Session) giveBack(ctx context.Context, lease LeaseID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := s.kv.Revoke(ctx, s.currentLease()); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+	if err := s.kv.Revoke(ctx, lease); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 		s.cfg.Log.Warn("presence is left to expire", "err", err)
 	}
 }
