@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +113,29 @@ func TestEmbeddedFreshDirectoryIsAnotherCluster(t *testing.T) {
 	}
 }
 
+func TestEmbeddedTellsWhatItAdvertises(t *testing.T) {
+	dir := tempDir(t)
+	advertised := []string{"http://192.0.2.1:2379"}
+	s, err := StartEmbedded(testContext(t), EmbeddedConfig{
+		Dir: filepath.Join(dir, "data"), Name: "test", Log: slog.New(slog.DiscardHandler),
+		ClientURLs: []string{"unix://" + dir + "/etcd.sock"}, AdvertiseClientURLs: advertised,
+		PeerURL: freeURL(t, "http"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := s.Endpoints(); !slices.Equal(got, advertised) {
+		t.Errorf("endpoints %v, want %v", got, advertised)
+	}
+	kv := s.KV()
+	defer closeKV(t, kv)
+	mustTxn(t, kv, Txn{Then: []Op{Put("a", nil)}})
+	if m := kv.Members(testContext(t)); m[0].Endpoint != advertised[0] || m[0].Err != nil {
+		t.Errorf("members %+v, want one healthy at %s", m, advertised[0])
+	}
+}
+
 func TestEmbeddedRefuses(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -130,6 +155,14 @@ func TestEmbeddedRefuses(t *testing.T) {
 		{
 			name:  "a port that is taken",
 			cfg:   EmbeddedConfig{Dir: tempDir(t), Name: "b", ClientURLs: []string{"http://" + taken.Addr().String()}},
+			class: overspan.ErrInUse, text: taken.Addr().String(),
+		},
+		{
+			name: "a peer port that is taken",
+			cfg: EmbeddedConfig{
+				Dir: tempDir(t), Name: "b", ClientURLs: []string{"unix://" + tempDir(t) + "/b.sock"},
+				PeerURL: "http://" + taken.Addr().String(),
+			},
 			class: overspan.ErrInUse, text: taken.Addr().String(),
 		},
 		{

@@ -117,7 +117,7 @@ func (c DialConfig) tls() (*tls.Config, error) {
 }
 
 // connect returns the client, made at the first call that can: with a user and
-// a password that takes a server that answers.
+// a password that takes a server that answers, within dialTimeout.
 func (e *Etcd) connect() (*clientv3.Client, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -10,15 +10,19 @@ import (
 // built on top needs no mock.
 //
 // Errors: one of class overspan.ErrUnavailable means that the server could not
-// be reached or did not answer in time; after a Txn with it, whether it was
-// committed is unknown.
+// be reached or did not answer in time, or that ctx has ended; after a Txn with
+// it, whether it was committed is unknown. After any other error it was not:
+// overspan.ErrInvalid (a key put twice, too many operations), ErrNotFound (a
+// lease), ErrDenied. Calls are bounded: a server that is away is reported
+// within 5 s whatever ctx allows.
 type KV interface {
 	// Txn carries out one transaction. Compares, also those of nested
 	// transactions, see the state before it. The same key put twice is an error.
 	Txn(ctx context.Context, t Txn) (Result, error)
 
 	// List returns all keys of a range at one revision: rev, or the newest
-	// (linearizable) if rev is 0. It reads in pages. ErrCompacted if rev is gone.
+	// (linearizable) if rev is 0. It reads in pages. ErrCompacted if rev is
+	// gone, ErrFuture if it has not come.
 	List(ctx context.Context, r KeyRange, rev int64) (Listing, error)
 
 	// Watch streams what happens to a range after revision after (exclusive)
@@ -27,7 +31,8 @@ type KV interface {
 	Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch
 
 	// Progress asks the server to tell every watch how far it is: each then
-	// receives a batch without events.
+	// receives a batch without events. While the server catches a watch up it
+	// may leave the question unanswered: ask again.
 	Progress(ctx context.Context) error
 
 	// Grant makes a lease, KeepAlive keeps it until ctx ends: its channel
