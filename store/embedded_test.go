@@ -77,6 +77,7 @@ func closeKV(t *testing.T, kv KV) {
 }
 
 func TestEmbeddedKeepsDataAndClusterIDOverRestart(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	ctx := testContext(t)
 
@@ -100,6 +101,7 @@ func TestEmbeddedKeepsDataAndClusterIDOverRestart(t *testing.T) {
 }
 
 func TestEmbeddedFreshDirectoryIsAnotherCluster(t *testing.T) {
+	t.Parallel()
 	var ids [2]uint64
 	for i := range ids {
 		s := startServer(t, tempDir(t))
@@ -114,6 +116,7 @@ func TestEmbeddedFreshDirectoryIsAnotherCluster(t *testing.T) {
 }
 
 func TestEmbeddedTellsWhatItAdvertises(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	advertised := []string{"http://192.0.2.1:2379"}
 	s, err := StartEmbedded(testContext(t), EmbeddedConfig{

@@ -86,6 +86,7 @@ func TestDialRefusesWhatCanNeverWork(t *testing.T) {
 }
 
 func TestEtcdSaysWhyItIsUnreachable(t *testing.T) {
+	t.Parallel()
 	url := freeURL(t, "http")
 	kv := mustDial(t, DialConfig{Endpoints: []string{url}})
 	short := func() context.Context {
@@ -108,6 +109,7 @@ func TestEtcdSaysWhyItIsUnreachable(t *testing.T) {
 }
 
 func TestEtcdOverTLS(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	ours, foreign := newAuthority(t, dir, "ours"), newAuthority(t, dir, "foreign")
 	cert, key := ours.issue(t, "server")
@@ -200,6 +202,7 @@ func (a *authority) sign(t *testing.T, name string, cert *x509.Certificate) (cer
 }
 
 func TestEtcdWithUsers(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	s := startServer(t, dir)
 	root := s.KV()
@@ -266,6 +269,7 @@ func enableAuth(t *testing.T, kv *Etcd) {
 }
 
 func TestKeepAliveEndsWithTheTimeOfItsLease(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, tempDir(t))
 	kv := mustDial(t, DialConfig{Endpoints: s.Endpoints()})
 	id, err := kv.Grant(testContext(t), 2*time.Second)

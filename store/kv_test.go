@@ -69,6 +69,7 @@ func keysOf(kvs []KeyValue) []string {
 
 // TestKV is the suite that everything called KV passes.
 func TestKV(t *testing.T) {
+	t.Parallel()
 	memory := NewMemory(1)
 	server := newServer(t)
 	kinds := []struct {

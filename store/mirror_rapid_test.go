@@ -139,6 +139,7 @@ func newHistory(t *testing.T, compacts bool) *history {
 
 // Whatever happens, a mirror comes to say what a list says.
 func TestMirrorEqualsAList(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		h := newHistory(t, true)
 		h.run(t, rt, nil)
@@ -151,6 +152,7 @@ func TestMirrorEqualsAList(t *testing.T) {
 // Every segment that is published is the network's interior at exactly its
 // revision, and the revision of snapshots never goes back.
 func TestMirrorSegmentsAreWhole(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		h := newHistory(t, false)
 		last := int64(0)

@@ -192,6 +192,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestMirror(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	kinds := []struct {
 		name string
@@ -574,6 +575,7 @@ func TestMirrorPublishesNothingHalfListed(t *testing.T) {
 }
 
 func TestMirrorSurvivesARestartOfEtcd(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	server := startServer(t, dir)
 	kv, err := Dial(DialConfig{Endpoints: server.Endpoints()})
