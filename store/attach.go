@@ -206,7 +206,7 @@ func (s *Session) describeRef(ctx context.Context, n overspan.NetworkID, kv KeyV
 // another by now, is none of this one's: that is success. An endpoint without
 // revisions, as the journal keeps it, is looked up first.
 func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error) {
-	what := fmt.Sprintf("detach %s from network %s", e.Name, overspan.ShortID(e.Network))
+	what := detachWhat(e)
 	if len(e.Slots) == 0 {
 		return 0, overspan.Errorf(overspan.ErrInvalid, "%s: it has no slot", what)
 	}
@@ -220,11 +220,7 @@ func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error
 			return list.Revision, nil
 		}
 	}
-	t := Txn{If: []Cmp{Created(key, e.CreateRevision)}, Else: []Op{Get(Key(key))}}
-	for _, owned := range s.endpointKeys(e) {
-		t.Then = append(t.Then, Delete(Key(owned)))
-	}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: t, shared: true})
+	res, err := s.flights.fly(ctx, s.detach(e))
 	if err != nil {
 		return 0, err
 	}
@@ -232,6 +228,21 @@ func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error
 		return 0, overspan.Errorf(overspan.ErrConflict, "%s: its record was written again meanwhile", what)
 	}
 	return res.Revision, nil
+}
+
+// detach makes the request. All records of the endpoint were written at once,
+// so the first one guards them all.
+func (s *Session) detach(e overspan.Endpoint) *request {
+	key := s.keys.Endpoint(e.Network, e.Slots[0])
+	t := Txn{If: []Cmp{Created(key, e.CreateRevision)}, Else: []Op{Get(Key(key))}}
+	for _, owned := range s.endpointKeys(e) {
+		t.Then = append(t.Then, Delete(Key(owned)))
+	}
+	return &request{what: detachWhat(e), txn: t, shared: true}
+}
+
+func detachWhat(e overspan.Endpoint) string {
+	return fmt.Sprintf("detach %s from network %s", e.Name, overspan.ShortID(e.Network))
 }
 
 // ownRecord returns the create-revision of the endpoint's record, 0 if what

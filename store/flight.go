@@ -21,6 +21,10 @@ const (
 	// outcome.
 	flightTimeout = 3 * time.Second
 
+	// firstPause is how long it takes until a second attempt; later ones wait
+	// longer, up to a second.
+	firstPause = 20 * time.Millisecond
+
 	// maxFlights bounds how often one request takes off: once more after a
 	// flight of which it is settled that it never commits.
 	maxFlights = 2
@@ -37,6 +41,7 @@ type flights struct {
 	keys         Keys
 	log          *slog.Logger
 	timeout      time.Duration
+	backoff      time.Duration
 	node         overspan.NodeID
 	instance     string
 	registration int64
@@ -193,7 +198,7 @@ func (f *flights) settle(ctx context.Context, group []*request, cause error) []*
 	f.log.Warn("transaction has no outcome yet", "requests", len(group), "err", cause)
 	for attempt := 0; ; attempt++ {
 		f.setTrouble(cause)
-		if err := pause(ctx, attempt); err != nil {
+		if attempt > 0 && pause(ctx, f.backoff, attempt-1) != nil {
 			return refuse(group, cause)
 		}
 		t := f.guarded(f.sequence + 2)
@@ -337,10 +342,10 @@ func refused(err error) bool {
 	return false
 }
 
-// pause waits before attempt n+1: 20 ms, doubling up to a second, give or take
-// a half, so that many nodes do not come back at once.
-func pause(ctx context.Context, n int) error {
-	wait := min(20*time.Millisecond<<min(n, 10), time.Second)
+// pause waits before one more attempt: first, doubled n times, at most a second,
+// give or take a half, so that many nodes do not come back at once.
+func pause(ctx context.Context, first time.Duration, n int) error {
+	wait := min(first<<min(n, 10), time.Second)
 	timer := time.NewTimer(wait/2 + rand.N(wait))
 	defer timer.Stop()
 	select {

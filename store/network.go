@@ -74,7 +74,7 @@ func (s *Session) CreateNetwork(ctx context.Context, choose func(Taken) (overspa
 			return overspan.Network{}, err
 		}
 		// Whatever else is in the way now is taken the next time.
-		if err := pause(ctx, min(race, 3)); err != nil {
+		if err := pause(ctx, firstPause, min(race, 3)); err != nil {
 			return overspan.Network{}, overspan.Errorf(overspan.ErrUnavailable, "create network %s: %w", n.Name, err)
 		}
 	}

@@ -112,7 +112,7 @@ func (s *Session) regain(ctx context.Context) error {
 			return err
 		}
 		s.cfg.Log.Debug("presence cannot be put", "err", err)
-		if pause(ctx, attempt) != nil {
+		if pause(ctx, firstPause, attempt) != nil {
 			return nil
 		}
 	}

@@ -48,7 +48,7 @@ func (s *Session) enter(ctx context.Context) error {
 		if err != nil || done {
 			return err
 		}
-		if err := pause(ctx, attempt); err != nil {
+		if err := pause(ctx, firstPause, attempt); err != nil {
 			return overspan.Errorf(overspan.ErrUnavailable, "register node %s: %w", s.cfg.Node.Name, err)
 		}
 	}
@@ -137,7 +137,7 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 		s.registration = res.Revision
 	}
 	s.flights = &flights{
-		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout,
+		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout, backoff: firstPause,
 		node: id, instance: s.cfg.Presence.Instance, registration: s.registration,
 		sequence: sequence, mod: res.Revision,
 		in: make(chan *request), ended: make(chan struct{}),

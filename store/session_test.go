@@ -33,6 +33,24 @@ func forEachKV(t *testing.T, test func(t *testing.T, open func(t *testing.T) KV)
 	})
 }
 
+// A row is one case of a table whose cases want an empty cluster each.
+type row struct {
+	name string
+	test func(t *testing.T, open func(*testing.T) KV)
+}
+
+func forEachKVAndRow(t *testing.T, rows []row) {
+	t.Helper()
+	forEachKV(t, func(t *testing.T, open func(*testing.T) KV) {
+		for _, r := range rows {
+			t.Run(r.name, func(t *testing.T) {
+				mustTxn(t, open(t), Txn{Then: []Op{Delete(testKeys(t, "test").All())}})
+				r.test(t, open)
+			})
+		}
+	})
+}
+
 // testNode returns node n of a test: h1 with the VTEP 192.0.2.1.
 func testNode(n int) overspan.Node {
 	return overspan.Node{
