@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"ctl":               {".", "proto/overspan/v1"},
 	"e2e":               {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store", "agent", "ctl"},
 	"internal/nstest":   {".", "kernel"},
+	"internal/golden":   nil,
 }
 
 // onlyIn says where packages from elsewhere may be imported, tests included:
@@ -44,8 +45,9 @@ var onlyIn = map[string][]string{
 	"go.etcd.io/etcd":                {"store", "e2e"},
 	"go.etcd.io/bbolt":               {"store"},
 	"github.com/spf13/cobra":         {"agent", "ctl"},
-	"testing/synctest":               {}, // with the race detector it can crash the test
-	module + "/internal/nstest":      {"bridge", "overlay"},
+	"testing/synctest":               {},                    // with the race detector it can crash the test
+	module + "/internal/nstest":      {"bridge", "overlay"}, // for tests
+	module + "/internal/golden":      {"bridge", "overlay"},
 }
 
 // neverIn lists what pure packages do not import, tests excepted: planners and

@@ -14,73 +14,77 @@ const (
 	chainUser    = "OVERSPAN-USER"
 	chainForward = "OVERSPAN-FORWARD"
 	chainInput   = "OVERSPAN-INPUT"
-	chainPorts   = "OVERSPAN-PORTS"
 
 	setGateways4 = "overspan-gateway4"
 	setGateways6 = "overspan-gateway6"
 )
 
+// fromNoBridge drops what comes in by a veth that is on no bridge: its endpoint
+// is not in use yet, or has lost its slot. From all others packets come in by
+// their bridge.
+const fromNoBridge = "-i osv-+ -j DROP"
+
 // Rules returns the chains that all bridges of this node share, for IPv4 and
 // IPv6 alike. What a policy or another program's rules would do to traffic of
-// ours is decided before they are asked; the user's own chain comes first.
+// ours is decided before they are asked.
 //
-// That chain is planned even where there is no network: its rules outlast them.
+// The user's own chain is planned even where there is no network: its rules
+// outlast them.
 func Rules(networks []*overspan.Network) kernel.State {
 	s := kernel.State{
 		Sets:   make(map[string]kernel.AddrSet),
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
 	}
-	forward := forwardRules(networks)
 	for family, set := range map[overspan.Family]string{overspan.IPv4: setGateways4, overspan.IPv6: setGateways6} {
-		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainUser}] = kernel.Chain{Open: true}
+		add := func(name string, c kernel.Chain) {
+			s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: name}] = c
+		}
+		add(chainUser, kernel.Chain{Open: true})
 		if len(networks) == 0 {
 			continue
 		}
 		s.Sets[set] = kernel.AddrSet{Family: family, Addrs: gateways(networks, family)}
-		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainForward}] = kernel.Chain{
-			Hook: "FORWARD", Rules: forward,
-		}
-		s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: chainInput}] = kernel.Chain{
-			Hook: "INPUT", Rules: []kernel.Rule{
-				// The node has the gateways of all its networks; a container
-				// reaches its own network's alone. The address type is looked
-				// up on the device that the packet came in by.
-				{Text: "-i osb-+ -m set --match-set " + set + " dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP"},
-			},
-		}
-		s.Chains[kernel.ChainKey{Family: family, Table: "raw", Name: chainPorts}] = kernel.Chain{
-			Hook: "PREROUTING", Rules: []kernel.Rule{
-				// A veth that is on no bridge is not in use yet, or has lost
-				// its slot; from one on a bridge, packets come in by that.
-				{Text: "-i osv-+ -j DROP"},
-			},
-		}
+		add(chainForward, kernel.Chain{Hook: "FORWARD", Rules: forwardRules(networks)})
+		add(chainInput, kernel.Chain{Hook: "INPUT", Rules: rules(
+			fromNoBridge,
+			// The node has the gateways of all its networks; a container reaches
+			// its own network's alone. The type of the address is looked up on
+			// the device that the packet came in by.
+			"-i osb-+ -m set --match-set "+set+" dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP",
+		)})
 	}
 	return s
 }
 
-// forwardRules decides, in this order, after the user's rules: about frames
-// within a network, which br_netfilter brings here; about internal networks;
-// about traffic between our networks, which no setting of ip_forward shall
-// join; and about traffic between a network and the world.
+// forwardRules decides, in this order: for the user; about frames within a
+// network, which br_netfilter brings here; about internal networks; about
+// traffic between our networks, which no setting of ip_forward shall join; and
+// about traffic between a network and the world.
 func forwardRules(networks []*overspan.Network) []kernel.Rule {
-	rules := []kernel.Rule{
-		{Text: "-j " + chainUser},
-		{Text: "-i osb-+ -m physdev --physdev-is-bridged -j ACCEPT"},
+	texts := []string{
+		fromNoBridge,
+		"-j " + chainUser,
+		"-i osb-+ -m physdev --physdev-is-bridged -j ACCEPT",
 	}
 	for _, n := range sorted(networks) {
 		if n.Internal {
 			dev := overspan.BridgeName(n.ID)
-			rules = append(rules,
-				kernel.Rule{Text: "-i " + dev + " -j DROP"},
-				kernel.Rule{Text: "-o " + dev + " -j DROP"})
+			texts = append(texts, "-i "+dev+" -j DROP", "-o "+dev+" -j DROP")
 		}
 	}
-	return append(rules,
-		kernel.Rule{Text: "-i osb-+ -o osb-+ -j DROP"},
-		kernel.Rule{Text: "-i osb-+ -j ACCEPT"},
-		kernel.Rule{Text: "-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
-	)
+	return rules(append(texts,
+		"-i osb-+ -o osb-+ -j DROP",
+		"-i osb-+ -j ACCEPT",
+		"-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+	)...)
+}
+
+func rules(texts ...string) []kernel.Rule {
+	var out []kernel.Rule
+	for _, text := range texts {
+		out = append(out, kernel.Rule{Text: text})
+	}
+	return out
 }
 
 // sorted returns the networks ordered by id: their order must not show in the

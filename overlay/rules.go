@@ -11,10 +11,9 @@ import (
 
 // The chains and sets that this package plans.
 const (
-	chainRaw     = "OVERSPAN-RAW"
-	chainTunnel  = "OVERSPAN-RAW-VXLAN"
-	chainRawOut  = "OVERSPAN-RAW-OUT"
-	chainForward = "OVERSPAN-VXLAN"
+	chainRaw    = "OVERSPAN-RAW"
+	chainTunnel = "OVERSPAN-RAW-VXLAN"
+	chainRawOut = "OVERSPAN-RAW-OUT"
 
 	setVTEPs4 = "overspan-vtep4"
 	setVTEPs6 = "overspan-vtep6"
@@ -24,8 +23,9 @@ const (
 const lastVNI = 1<<24 - 1
 
 // Rules returns the rules that guard the tunnel, and the sets of VTEPs that
-// they ask. Packets to the VXLAN port are judged in the raw table, before a
-// container's could be masqueraded as this node's own, and are never tracked.
+// they ask. Packets to the VXLAN port are judged in the raw table: a container's
+// is dropped before it could be masqueraded as this node's own, and the tunnel's
+// are never tracked.
 //
 // The sources of packets are not authenticated: whoever can send with a
 // registered VTEP's address on the underlay can inject frames.
@@ -37,28 +37,30 @@ func Rules(nodes map[overspan.NodeID]*overspan.Node, vnis overspan.VNIRange, por
 		},
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
 	}
-	add := func(f overspan.Family, table, name, hook string, rules ...string) {
-		chain := kernel.Chain{Hook: hook}
-		for _, text := range rules {
-			chain.Rules = append(chain.Rules, kernel.Rule{Text: text})
-		}
-		s.Chains[kernel.ChainKey{Family: f, Table: table, Name: name}] = chain
-	}
 	vxlan := fmt.Sprintf("-p udp --dport %d", port)
+	const toNode = "-m addrtype --dst-type LOCAL"
 	for f, set := range map[overspan.Family]string{overspan.IPv4: setVTEPs4, overspan.IPv6: setVTEPs6} {
-		toVTEP := " -m set --match-set " + set + " dst"
-		// One rule is all that other packets meet.
-		add(f, "raw", chainRaw, "PREROUTING", vxlan+" -j "+chainTunnel)
-		add(f, "raw", chainTunnel, "",
-			// Containers never speak to a VTEP. Between containers the port is
-			// one like any other: such frames have another destination.
-			"-i osb-+ -m addrtype --dst-type LOCAL -j DROP",
-			"-i osb-+"+toVTEP+" -j DROP",
-			"-m addrtype --dst-type LOCAL"+strangers(f, set, vnis)+" -j DROP",
-			"-m addrtype --dst-type LOCAL -j CT --notrack",
+		toVTEP := "-m set --match-set " + set + " dst"
+		add := func(name, hook string, rules ...string) {
+			chain := kernel.Chain{Hook: hook}
+			for _, text := range rules {
+				chain.Rules = append(chain.Rules, kernel.Rule{Text: text})
+			}
+			s.Chains[kernel.ChainKey{Family: f, Table: "raw", Name: name}] = chain
+		}
+		// This one rule is all that other packets meet.
+		add(chainRaw, "PREROUTING", vxlan+" -j "+chainTunnel)
+		add(chainTunnel, "",
+			// Containers of ours send to no address of this node.
+			"-i osb-+ "+toNode+" -j DROP",
+			// Nobody sends to another node by way of this one. Between two
+			// containers the port is one like any other: what is bridged from
+			// one to the other has no VTEP for its destination.
+			toVTEP+" -m addrtype ! --dst-type LOCAL -j DROP",
+			toNode+" "+strangers(f, set, vnis)+" -j DROP",
+			toNode+" -j CT --notrack",
 		)
-		add(f, "raw", chainRawOut, "OUTPUT", vxlan+toVTEP+" -j CT --notrack")
-		add(f, "filter", chainForward, "FORWARD", vxlan+toVTEP+" -j DROP")
+		add(chainRawOut, "OUTPUT", vxlan+" "+toVTEP+" -j CT --notrack")
 	}
 	return s
 }
@@ -68,7 +70,7 @@ func Rules(nodes map[overspan.NodeID]*overspan.Node, vnis overspan.VNIRange, por
 // Where it cannot be seen, in a fragment or behind IPv6 extension headers, which
 // no kernel's VXLAN sends, the packet counts as meant for us.
 func strangers(f overspan.Family, set string, vnis overspan.VNIRange) string {
-	match := " -m set ! --match-set " + set + " src"
+	match := "-m set ! --match-set " + set + " src"
 	foreign := foreignVNIs(vnis)
 	if foreign == "" {
 		return match
