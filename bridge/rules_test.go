@@ -9,6 +9,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/nstest"
+	"github.com/overspan/overspan/kernel"
 )
 
 const probePort = 7000
@@ -83,7 +84,7 @@ func testKeepApart(t *testing.T, policy string) {
 	for _, program := range []string{"iptables", "ip6tables"} {
 		l.node.Run(program, "-w", "-P", "FORWARD", policy)
 	}
-	l.node.Load(bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
 	// The veth of a9 is on no bridge, and neither end can find the other by
 	// asking: its packets come to the node all the same.
 	mac := strings.TrimSpace(l.node.Run("cat", "/sys/class/net/osv-a9/address"))
@@ -127,7 +128,7 @@ func TestRulesLetAnswersIn(t *testing.T) {
 	l := newLab(t)
 	l.node.Run("iptables", "-w", "-P", "FORWARD", "DROP")
 	l.node.Run("ip6tables", "-w", "-P", "FORWARD", "DROP")
-	l.node.Load(bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
 	for _, world := range []string{"192.0.2.2", "2001:db8::2"} {
 		l.boxes["b3"].Run("ping", "-c", "1", "-W", "5", world)
 	}
@@ -136,7 +137,7 @@ func TestRulesLetAnswersIn(t *testing.T) {
 // TestUserRulesComeFirst: a rule of the user's holds even within a network.
 func TestUserRulesComeFirst(t *testing.T) {
 	l := newLab(t)
-	l.node.Load(bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
 	l.node.Run("iptables", "-w", "-A", "OVERSPAN-USER", "-s", "10.0.1.2", "-j", "DROP")
 	to := netip.AddrPortFrom(netip.MustParseAddr("10.0.1.3"), probePort)
 	nstest.Deliver(t, []nstest.Probe{

@@ -1,9 +1,12 @@
 package overlay_test
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/golden"
 	"github.com/overspan/overspan/overlay"
 )
@@ -59,6 +62,30 @@ func TestPlan(t *testing.T) {
 			state, _ := overlay.Plan(n, self, segment(n), cluster(), vxlanPort)
 			golden.Check(t, name, state.Lines())
 		})
+	}
+}
+
+// TestEveryRuleIsDocumented: whoever lists the rules of a node finds what each
+// of them is for.
+func TestEveryRuleIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	internal := *demo
+	internal.ID, internal.Internal = overspan.NetworkID(strings.Repeat("c", 64)), true
+	s := overlay.Rules(nil, ours, vxlanPort)
+	s.Add(bridge.Rules([]*overspan.Network{&internal}))
+	for key, chain := range s.Chains {
+		if !strings.Contains(string(doc), "`"+key.Name+"`") {
+			t.Errorf("%s is not in docs/rules.md", key)
+		}
+		for _, r := range chain.Rules {
+			// Names of sets are shown for IPv4.
+			if !strings.Contains(string(doc), "    "+r.Text+"\n") && !strings.Contains(string(doc), "    "+strings.ReplaceAll(r.Text, "6 ", "4 ")+"\n") {
+				t.Errorf("%s: %s is not in docs/rules.md", key, r.Text)
+			}
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/nstest"
+	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/overlay"
 )
 
@@ -77,7 +78,9 @@ func TestRulesGuardTheTunnel(t *testing.T) {
 		"1": {ID: "1", VTEPs: addrs("10.99.0.1", "fd99::1")},
 		"2": {ID: "2", VTEPs: addrs("10.99.0.2", "fd99::2")},
 	}
-	l.node.Load(bridge.Rules([]*overspan.Network{demo}), overlay.Rules(nodes, ours, vxlanPort))
+	want := overlay.Rules(nodes, ours, vxlanPort)
+	want.Add(bridge.Rules([]*overspan.Network{demo}))
+	l.node.Apply(kernel.Scope{Global: true}, want)
 
 	var probes []nstest.Probe
 	for _, f := range []struct {
@@ -129,7 +132,7 @@ func TestRulesForEveryVNI(t *testing.T) {
 	for _, vnis := range []overspan.VNIRange{{First: 0, Last: 1<<24 - 1}, {First: 0, Last: 9}, {First: 1, Last: 1<<24 - 1}} {
 		t.Run(fmt.Sprintf("%d-%d", vnis.First, vnis.Last), func(t *testing.T) {
 			ns := nstest.New(t, "node")
-			ns.Load(overlay.Rules(nil, vnis, vxlanPort))
+			ns.Apply(kernel.Scope{Global: true}, overlay.Rules(nil, vnis, vxlanPort))
 		})
 	}
 }

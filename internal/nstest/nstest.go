@@ -34,6 +34,9 @@ func New(t testing.TB, name string) *Namespace {
 	return ns
 }
 
+// Path returns the file by which the namespace can be entered.
+func (ns *Namespace) Path() string { return filepath.Join("/run/netns", ns.name) }
+
 // Run runs a command inside and returns what it prints; the test fails if the
 // command does.
 func (ns *Namespace) Run(args ...string) string {
@@ -84,7 +87,7 @@ func (ns *Namespace) Do(f func() error) {
 }
 
 func (ns *Namespace) enter(f func() error) error {
-	file, err := os.Open(filepath.Join("/run/netns", ns.name))
+	file, err := os.Open(ns.Path())
 	if err != nil {
 		return err
 	}
