@@ -156,7 +156,13 @@ func (c *cluster) netns(n *lab.Node, name string) *lab.Sandbox {
 func (c *cluster) connect(network string, box *lab.Sandbox, flags ...string) {
 	c.t.Helper()
 	args := append([]string{"network", "connect"}, flags...)
-	c.ctl(box.Node, append(args, network, box.Name)...)
+	res, err := box.Node.Ctl(c.t.Context(), append(args, network, box.Name)...)
+	c.must(err)
+	c.must(res.Err())
+	if res.Stdout+res.Stderr != "" {
+		// Such as a warning of peers that did not confirm in time.
+		c.t.Errorf("%s: %s%s", res.Command, res.Stdout, res.Stderr)
+	}
 	c.plugs = append(c.plugs, plug{box, network})
 }
 

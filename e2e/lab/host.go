@@ -37,8 +37,10 @@ type Host struct {
 // newHost makes a host without any interface.
 func newHost(ctx context.Context, name, dir string) (*Host, error) {
 	h := &Host{Name: name, Dir: filepath.Join(dir, name), pidfd: -1}
-	if err := os.MkdirAll(filepath.Join(h.Dir, "run"), 0o755); err != nil {
-		return nil, err
+	for _, sub := range []string{"run", "cgroup"} {
+		if err := os.MkdirAll(filepath.Join(h.Dir, sub), 0o755); err != nil {
+			return nil, err
+		}
 	}
 	machineID := fmt.Sprintf("%032x\n", []byte(name))
 	if err := os.WriteFile(filepath.Join(h.Dir, "machine-id"), []byte(machineID), 0o644); err != nil {

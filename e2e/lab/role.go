@@ -86,17 +86,22 @@ func reap() {
 }
 
 // furnish gives the host its name, its own /proc, /sys, /run and machine id.
+// Control groups stay the machine's: a container engine on the host needs them.
 func furnish(name, dir string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
+	const cgroups = "/sys/fs/cgroup"
+	aside := filepath.Join(dir, "cgroup")
 	mounts := []struct {
 		source, target, kind string
 		flags                uintptr
 	}{
 		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
 		{"proc", "/proc", "proc", 0},
+		{cgroups, aside, "", unix.MS_BIND | unix.MS_REC},
 		{"sysfs", "/sys", "sysfs", 0},
+		{aside, cgroups, "", unix.MS_MOVE},
 		{filepath.Join(dir, "run"), "/run", "", unix.MS_BIND},
 		{filepath.Join(dir, "machine-id"), "/etc/machine-id", "", unix.MS_BIND},
 	}
