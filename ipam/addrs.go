@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/overspan/overspan"
@@ -29,12 +28,12 @@ func (want Addrs) split(n *overspan.Network) ([]netip.Addr, error) {
 	var err error
 	if want.IPv4.IsValid() {
 		if slot4, err = staticSlot(n, want.IPv4); err != nil {
-			return nil, fmt.Errorf("--ip: %w", err)
+			return nil, err
 		}
 	}
 	if want.IPv6.IsValid() {
 		if slot6, err = staticSlot(n, want.IPv6); err != nil {
-			return nil, fmt.Errorf("--ip6: %w", err)
+			return nil, err
 		}
 	}
 	switch {

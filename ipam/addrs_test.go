@@ -61,7 +61,7 @@ func TestDualStackLeases(t *testing.T) {
 		},
 		{
 			name: "the second of two is reserved", spec: wide, want: Addrs{IPv4: addr("10.0.0.9"), IPv6: addr("fd00::ff")},
-			text: "--ip6: address fd00::ff cannot be lent: 10.0.0.255, which goes with it, is the broadcast address",
+			text: "address fd00::ff cannot be lent: 10.0.0.255, which goes with it, is the broadcast address",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -85,19 +85,22 @@ func TestWholeSubnetIsLent(t *testing.T) {
 	}
 }
 
-// TestNodesThatAskEachOther lets every node attach at once, in a network that is
-// too small for blocks: all wait for each other's answers, and all get theirs.
+// TestNodesThatAskEachOther lets every node attach at once, in networks that
+// are too small for that: all wait for each other's answers, and all get theirs.
 func TestNodesThatAskEachOther(t *testing.T) {
 	for _, tc := range []struct {
+		name   string
 		subnet string
 		nodes  int
 		lends  int
+		lag    bool // nobody sees what others do, unless it refreshes its view
 	}{
-		{"10.0.0.0/24", 20, 253},
-		{"10.0.0.0/28", 4, 13},
-		{"10.0.0.0/29", 3, 5},
+		{name: "a /24 over 20 nodes", subnet: "10.0.0.0/24", nodes: 20, lends: 253},
+		{name: "a /24 over 20 nodes that lag", subnet: "10.0.0.0/24", nodes: 20, lends: 253, lag: true},
+		{name: "a /28 over 4 nodes", subnet: "10.0.0.0/28", nodes: 4, lends: 13},
+		{name: "a /29 over 3 nodes that lag", subnet: "10.0.0.0/29", nodes: 3, lends: 5, lag: true},
 	} {
-		t.Run(tc.subnet, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			ids := nodes(tc.nodes)
 			c := newCluster(t, network(t, Spec{Subnets: []string{tc.subnet}}), ids...)
@@ -106,6 +109,9 @@ func TestNodesThatAskEachOther(t *testing.T) {
 			defer cancel()
 			for _, m := range c.members {
 				m.wants = make(chan wanted)
+				if tc.lag {
+					m.seen = c.segment
+				}
 				servers.Go(func() { m.serve(ctx) })
 			}
 			for i := range tc.lends {
