@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// completionBound is how long a shell waits for names; then there are none.
+const completionBound = 2 * time.Second
+
+// How many arguments of a kind a command takes.
+const (
+	oneArg   = 1
+	manyArgs = -1
+)
+
+// complete offers the names that list returns, but for those that are on the
+// command line already.
+func (a *app) complete(limit int, list func(context.Context) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		const none = cobra.ShellCompDirectiveNoFileComp
+		if limit == len(args) {
+			return nil, none
+		}
+		a.prepareClient()
+		a.client.timeout = min(a.timeout, completionBound)
+		a.client.stderr = io.Discard // a warning would garble the command line
+		found, err := list(cmd.Context())
+		if err != nil {
+			return nil, none
+		}
+		return slices.DeleteFunc(found, func(name string) bool { return slices.Contains(args, name) }), none
+	}
+}
+
+func (a *app) completeNetworks(limit int) cobra.CompletionFunc {
+	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
+		networks, err := a.networks()
+		if err != nil {
+			return nil, err
+		}
+		custom := map[string]*overspanv1.FilterValues{"type": {Values: []string{"custom"}}}
+		resp, err := networks.ListNetworks(ctx, &overspanv1.ListNetworksRequest{Filters: custom})
+		for _, n := range resp.GetNetworks() {
+			found = append(found, n.GetName())
+		}
+		return found, err
+	})
+}
+
+func (a *app) completeSandboxes(limit int) cobra.CompletionFunc {
+	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
+		sandboxes, err := a.sandboxes()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := sandboxes.ListSandboxes(ctx, &overspanv1.ListSandboxesRequest{})
+		for _, s := range resp.GetSandboxes() {
+			found = append(found, s.GetSandbox().GetName())
+		}
+		return found, err
+	})
+}
+
+func (a *app) completeNodes(limit int) cobra.CompletionFunc {
+	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
+		nodes, err := a.nodes()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := nodes.ListNodes(ctx, &overspanv1.ListNodesRequest{})
+		for _, n := range resp.GetNodes() {
+			found = append(found, n.GetNode().GetName())
+		}
+		return found, err
+	})
+}
+
+func (a *app) completeEndpoints(limit int) cobra.CompletionFunc {
+	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
+		endpoints, err := a.endpoints()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := endpoints.ListEndpoints(ctx, &overspanv1.ListEndpointsRequest{})
+		for _, e := range resp.GetEndpoints() {
+			found = append(found, e.GetEndpoint().GetName())
+		}
+		return found, err
+	})
+}
+
+// completeConnect completes NETWORK TARGET.
+func (a *app) completeConnect(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return a.completeNetworks(oneArg)(cmd, args, prefix)
+	}
+	return a.completeSandboxes(oneArg)(cmd, args[1:], prefix)
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// endpointItem is an endpoint, in lists and in detail.
+type endpointItem struct {
+	ID          string
+	Name        string
+	Network     string
+	NetworkID   string
+	Node        string
+	NodeID      string
+	Local       bool
+	IPv4Address string
+	IPv6Address string
+	MacAddress  string
+	Sandbox     string
+	Interface   string
+	Lost        string `json:",omitempty"`
+	CreatedAt   time.Time
+}
+
+func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
+	e := v.GetEndpoint()
+	item := endpointItem{
+		ID:          e.GetId(),
+		Name:        e.GetName(),
+		Network:     v.GetNetworkName(),
+		NetworkID:   e.GetNetwork(),
+		Node:        v.GetNodeName(),
+		NodeID:      e.GetNode(),
+		Local:       v.GetLocal(),
+		IPv4Address: withBits(e.GetIpv4(), v.GetIpv4Bits()),
+		IPv6Address: withBits(e.GetIpv6(), v.GetIpv6Bits()),
+		MacAddress:  e.GetMac(),
+		Sandbox:     e.GetSandbox(),
+		Interface:   e.GetInterface(),
+		Lost:        v.GetLost(),
+	}
+	if e.GetCreated() != nil {
+		item.CreatedAt = e.GetCreated().AsTime()
+	}
+	return item
+}
+
+// addresses returns both addresses without their prefix lengths.
+func (e endpointItem) addresses() []string {
+	var out []string
+	for _, a := range []string{e.IPv4Address, e.IPv6Address} {
+		if a != "" {
+			bare, _, _ := strings.Cut(a, "/")
+			out = append(out, bare)
+		}
+	}
+	return out
+}
+
+// status is "up", or why the endpoint is off its network.
+func (e endpointItem) status() string {
+	if e.Lost != "" {
+		return "lost: " + e.Lost
+	}
+	return "up"
+}
+
+func (a *app) endpointCommand() *cobra.Command {
+	return group("endpoint", "Show endpoints", a.endpointListCommand(), a.endpointInspectCommand())
+}
+
+func (a *app) endpointListCommand() *cobra.Command {
+	list := listing[endpointItem]{
+		columns: []column[endpointItem]{
+			{"ENDPOINT ID", func(e endpointItem) string { return e.ID }},
+			{"NAME", func(e endpointItem) string { return e.Name }},
+			{"NETWORK", func(e endpointItem) string { return e.Network }},
+			{"NODE", func(e endpointItem) string { return e.Node }},
+			{"ADDRESS", func(e endpointItem) string { return strings.Join(e.addresses(), ",") }},
+			{"MAC", func(e endpointItem) string { return e.MacAddress }},
+			{"INTERFACE", func(e endpointItem) string { return e.Interface }},
+			{"STATUS", endpointItem.status},
+		},
+		short: func(e *endpointItem) {
+			e.ID, e.NetworkID, e.NodeID = overspan.ShortID(e.ID), overspan.ShortID(e.NetworkID), overspan.ShortID(e.NodeID)
+		},
+		id: func(e endpointItem) string { return e.ID },
+	}
+	cmd := &cobra.Command{
+		Use:               "ls [flags] [NETWORK]",
+		Aliases:           []string{"list"},
+		Short:             "List the endpoints of a network, or of all networks that this node takes part in",
+		Args:              wants(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: a.completeNetworks(oneArg),
+	}
+	list.flags(a, cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		endpoints, err := a.endpoints()
+		if err != nil {
+			return err
+		}
+		resp, err := endpoints.ListEndpoints(cmd.Context(), &overspanv1.ListEndpointsRequest{Network: optional(args)})
+		if err != nil {
+			return err
+		}
+		var items []endpointItem
+		for _, e := range resp.GetEndpoints() {
+			items = append(items, endpointItemOf(e))
+		}
+		return list.print(a, items)
+	}
+	return cmd
+}
+
+// optional returns the only argument, "" if there is none.
+func optional(args []string) string {
+	return strings.Join(args, "")
+}
+
+func (a *app) endpointInspectCommand() *cobra.Command {
+	var network string
+	cmd := &cobra.Command{
+		Use:               "inspect [flags] ENDPOINT...",
+		Short:             "Show endpoints in detail, by name or id",
+		Args:              wants(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeEndpoints(manyArgs),
+	}
+	cmd.Flags().StringVar(&network, "network", "", "the network that a name belongs to")
+	a.formatFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		endpoints, err := a.endpoints()
+		if err != nil {
+			return err
+		}
+		return inspectEach(a, args, func(ref string) (endpointItem, error) {
+			resp, err := endpoints.GetEndpoint(cmd.Context(), &overspanv1.GetEndpointRequest{Endpoint: ref, Network: network})
+			return endpointItemOf(resp.GetEndpoint()), err
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// targetHelp says what can be connected.
+const targetHelp = `TARGET is the name of a sandbox, pid:N, netns:/path, the name of a namespace of
+'ip netns', or docker:NAME.`
+
+func (a *app) networkConnectCommand() *cobra.Command {
+	var req overspanv1.ConnectRequest
+	var wait string
+	cmd := &cobra.Command{
+		Use:               "connect [flags] NETWORK TARGET",
+		Short:             "Connect a container of this host to a network",
+		Long:              "Connect gives a container an interface, an address and a name in a network.\n\n" + targetHelp,
+		Example:           "  ctl network connect demo web1\n  ctl network connect --ip 10.0.0.9 --name db demo pid:4711",
+		Args:              wants(cobra.ExactArgs(2)),
+		ValidArgsFunction: a.completeConnect,
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Ip, "ip", "", "IPv4 address")
+	f.StringVar(&req.Ip6, "ip6", "", "IPv6 address")
+	f.StringVar(&req.Name, "name", "", "name in the network (default: the target's)")
+	f.StringVar(&req.Mac, "mac-address", "", "MAC address")
+	f.StringVar(&req.Interface, "ifname", "", "name of the interface (default: the first free ethN)")
+	f.StringVar(&wait, "wait", "peers", "what to wait for: peers, local, none")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"peers", "local", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		req.Network, req.Target = args[0], args[1]
+		if req.Wait, err = parseWait(wait); err != nil {
+			return err
+		}
+		e, err := a.connect(cmd.Context(), &req)
+		if err != nil {
+			return err
+		}
+		return one(a, endpointItemOf(e), func() error { return nil })
+	}
+	return cmd
+}
+
+func parseWait(text string) (overspanv1.Wait, error) {
+	switch text {
+	case "peers":
+		return overspanv1.Wait_WAIT_PEERS, nil
+	case "local":
+		return overspanv1.Wait_WAIT_LOCAL, nil
+	case "none":
+		return overspanv1.Wait_WAIT_NONE, nil
+	}
+	return 0, usagef("invalid --wait %q: want peers, local or none", text)
+}
+
+// connect has the agent connect a target; peers that are late are told on stderr.
+func (a *app) connect(ctx context.Context, req *overspanv1.ConnectRequest) (*overspanv1.EndpointView, error) {
+	networks, err := a.networks()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := networks.Connect(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if late := resp.GetUnconfirmed(); len(late) > 0 {
+		fmt.Fprintf(a.stderr, "warning: %s may not be reachable yet from: %s\n", resp.GetEndpoint().GetEndpoint().GetName(), strings.Join(late, ", "))
+	}
+	return resp.GetEndpoint(), nil
+}
+
+func (a *app) networkDisconnectCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "disconnect NETWORK TARGET",
+		Short:             "Disconnect a container of this host from a network",
+		Long:              "Disconnect takes a container off a network and frees its address and name.\n\n" + targetHelp + "\nThe name or the id of the endpoint will do too.",
+		Args:              wants(cobra.ExactArgs(2)),
+		ValidArgsFunction: a.completeConnect,
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		networks, err := a.networks()
+		if err != nil {
+			return err
+		}
+		resp, err := networks.Disconnect(cmd.Context(), &overspanv1.DisconnectRequest{Network: args[0], Target: args[1]})
+		if err != nil {
+			return err
+		}
+		if resp.GetPending() {
+			fmt.Fprintln(a.stderr, "note: etcd is not reachable: address and name are freed when it is back")
+		}
+		return one(a, endpointItemOf(resp.GetEndpoint()), func() error { return nil })
+	}
+	return cmd
+}

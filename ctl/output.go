@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// formatFlag adds docker's --format.
+func (a *app) formatFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.format, "format", "", "as docker has it: json (a line each), 'table TEMPLATE', or a Go template")
+}
+
+// A listing says how items of a type are listed.
+type listing[T any] struct {
+	columns []column[T]
+	short   func(*T) // shortens ids for tables and docker's formats; may be nil
+	id      func(T) string
+	quiet   bool // ids alone
+	noTrunc bool
+}
+
+// A column is a title and what stands below it.
+type column[T any] struct {
+	title string
+	cell  func(T) string
+}
+
+// flags adds what every listing has.
+func (l *listing[T]) flags(a *app, cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&l.quiet, "quiet", "q", false, "only ids")
+	cmd.Flags().BoolVar(&l.noTrunc, "no-trunc", false, "whole ids")
+	a.formatFlag(cmd)
+}
+
+// print lists the items as the flags say.
+func (l *listing[T]) print(a *app, items []T) error {
+	short := slices.Clone(items)
+	if l.short != nil && !l.noTrunc {
+		for i := range short {
+			l.short(&short[i])
+		}
+	}
+	docker := a.format
+	switch {
+	case l.quiet:
+		for _, item := range short {
+			fmt.Fprintln(a.stdout, l.id(item))
+		}
+		return nil
+	case docker == "json":
+		for _, item := range short {
+			if err := writeJSON(a.stdout, item, ""); err != nil {
+				return err
+			}
+		}
+		return nil
+	case strings.HasPrefix(docker, "table "):
+		return tableTemplate(a.stdout, strings.TrimPrefix(docker, "table "), short)
+	case docker != "" && docker != "table":
+		return eachTemplate(a.stdout, docker, short)
+	case docker == "" && a.output != "" && a.output != "table":
+		return a.structured(items, items)
+	}
+	return l.table(a.stdout, short)
+}
+
+func (l *listing[T]) table(w io.Writer, items []T) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	var titles []string
+	for _, c := range l.columns {
+		titles = append(titles, c.title)
+	}
+	fmt.Fprintln(t, strings.Join(titles, "\t"))
+	for _, item := range items {
+		var cells []string
+		for _, c := range l.columns {
+			cells = append(cells, c.cell(item))
+		}
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	}
+	return t.Flush()
+}
+
+// inspect prints an array of objects, as docker does.
+func inspect[T any](a *app, items []T) error {
+	switch {
+	case a.format != "" && a.format != "json":
+		return eachTemplate(a.stdout, a.format, items)
+	case a.output == "", a.output == "table":
+		return writeJSON(a.stdout, items, "    ")
+	}
+	return a.structured(items, items)
+}
+
+// structured prints whole as JSON or YAML, or applies a template to each item.
+func (a *app) structured(whole any, items any) error {
+	text, isTemplate := strings.CutPrefix(a.output, "go-template=")
+	switch {
+	case a.output == "json":
+		return writeJSON(a.stdout, whole, "    ")
+	case a.output == "yaml":
+		return writeYAML(a.stdout, whole)
+	case isTemplate:
+		var all []any
+		for i, v := 0, reflect.ValueOf(items); i < v.Len(); i++ {
+			all = append(all, v.Index(i).Interface())
+		}
+		return eachTemplate(a.stdout, text, all)
+	}
+	return usagef("unknown output format %q: want table, json, yaml or go-template=TEMPLATE", a.output)
+}
+
+// one prints a single thing as -o says; plain is called if -o says nothing.
+func one[T any](a *app, item T, plain func() error) error {
+	switch {
+	case a.format != "" && a.format != "json":
+		return eachTemplate(a.stdout, a.format, []T{item})
+	case a.format == "json":
+		return writeJSON(a.stdout, item, "    ")
+	case a.output == "", a.output == "table":
+		return plain()
+	}
+	return a.structured(item, []T{item})
+}
+
+// writeJSON prints a value and a newline; an empty list is [].
+func writeJSON(w io.Writer, v any, indent string) error {
+	if list := reflect.ValueOf(v); list.Kind() == reflect.Slice && list.IsNil() {
+		v = []any{}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	return enc.Encode(v)
+}
+
+// writeYAML prints what writeJSON would, as YAML: the same names, the same order.
+func writeYAML(w io.Writer, v any) error {
+	var raw bytes.Buffer
+	if err := writeJSON(&raw, v, ""); err != nil {
+		return err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(raw.Bytes(), &doc); err != nil {
+		return err
+	}
+	blockStyle(&doc)
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(&doc); err != nil {
+		return err
+	}
+	return enc.Close()
+}
+
+// blockStyle undoes the braces and quotes that came with JSON. The encoder
+// quotes again where a plain scalar would be read as another type.
+func blockStyle(n *yaml.Node) {
+	n.Style = 0
+	for _, child := range n.Content {
+		blockStyle(child)
+	}
+}
+
+// templateFuncs are docker's.
+func templateFuncs() template.FuncMap {
+	return template.FuncMap{
+		"json": func(v any) (string, error) {
+			raw, err := json.Marshal(v)
+			return string(raw), err
+		},
+		"join":  strings.Join,
+		"lower": strings.ToLower,
+		"upper": strings.ToUpper,
+		"split": strings.Split,
+	}
+}
+
+func parseTemplate(text string) (*template.Template, error) {
+	// What a shell passes on as \t and \n is meant as such.
+	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
+	t, err := template.New("format").Funcs(templateFuncs()).Parse(text)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return t, nil
+}
+
+// eachTemplate applies a template to each item, and ends each with a newline.
+func eachTemplate[T any](w io.Writer, text string, items []T) error {
+	t, err := parseTemplate(text)
+	if err != nil {
+		return err
+	}
+	for _, item := range items {
+		if err := t.Execute(w, item); err != nil {
+			return usageError{err}
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// tableTemplate aligns what eachTemplate prints, below the names of the fields.
+func tableTemplate[T any](w io.Writer, text string, items []T) error {
+	titles := map[string]string{}
+	for i, typ := 0, reflect.TypeFor[T](); i < typ.NumField(); i++ {
+		name := typ.Field(i).Name
+		titles[name] = strings.ToUpper(name)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	if err := eachTemplate(t, text, []map[string]string{titles}); err != nil {
+		return err
+	}
+	if err := eachTemplate(t, text, items); err != nil {
+		return err
+	}
+	return t.Flush()
+}

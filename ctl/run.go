@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// A runRequest is what the flags of run say.
+type runRequest struct {
+	networks []string
+	name     string
+	ip, ip6  string
+	hostname string
+	command  []string
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var req runRequest
+	cmd := &cobra.Command{
+		Use:   "run [flags] [--] COMMAND [ARG...]",
+		Short: "Run a command in a new sandbox that is removed when it ends",
+		Long: "Run makes a sandbox, connects it, and runs a command in it, with a hostname,\n" +
+			"/etc/hosts, /etc/resolv.conf and /sys of its own. Signals are passed on; the\n" +
+			"exit code is the command's. It needs root.",
+		Example:           "  ctl run --network demo --name web1 -- python3 -m http.server",
+		Args:              wants(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.StringArrayVar(&req.networks, "network", nil, "network to connect to; may be repeated")
+	f.StringVar(&req.name, "name", "", "name of the sandbox and its endpoints (default: drawn)")
+	f.StringVar(&req.ip, "ip", "", "IPv4 address, with one network")
+	f.StringVar(&req.ip6, "ip6", "", "IPv6 address, with one network")
+	f.StringVar(&req.hostname, "hostname", "", "hostname that the command sees (default: the name)")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		return a.completeNetworks(manyArgs)(cmd, req.networks, prefix)
+	}))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if (req.ip != "" || req.ip6 != "") && len(req.networks) != 1 {
+			return usagef("--ip and --ip6 want exactly one --network")
+		}
+		req.command = args
+		return a.runInSandbox(cmd.Context(), req)
+	}
+	return cmd
+}
+
+// runInSandbox runs a command in a sandbox of its own and removes the sandbox,
+// whatever happens.
+func (a *app) runInSandbox(ctx context.Context, req runRequest) (err error) {
+	// Signals are for the command. Those that come before it runs end the
+	// preparations by way of ctx, or wait for it.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded()...)
+	defer signal.Stop(signals)
+
+	sandboxes, err := a.sandboxes()
+	if err != nil {
+		return err
+	}
+	// Not to be interrupted: what was made must be known, to be removed.
+	lasting := context.WithoutCancel(ctx)
+	created, err := sandboxes.CreateSandbox(lasting, &overspanv1.CreateSandboxRequest{Name: req.name})
+	if err != nil {
+		return err
+	}
+	sb := created.GetSandbox()
+	defer func() {
+		_, removeErr := sandboxes.RemoveSandbox(lasting, &overspanv1.RemoveSandboxRequest{Sandbox: sb.GetId()})
+		if removeErr == nil {
+			return
+		}
+		fmt.Fprintf(a.stderr, "Error: remove sandbox %s: %v\n", sb.GetName(), removeErr)
+		if err == nil {
+			err = exitCode(exitFailure)
+		}
+	}()
+	for _, network := range req.networks {
+		_, err := a.connect(ctx, &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6})
+		if err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return supervise(a.execCommandLine(sb, req), signals)
+}
+
+// execCommandLine is ctl exec: it enters the sandbox and becomes the command,
+// so that what is supervised is the command itself.
+func (a *app) execCommandLine(sb *overspanv1.Sandbox, req runRequest) *exec.Cmd {
+	args := []string{
+		"--host", a.client.host, "--timeout", a.timeout.String(),
+		"--tls-ca", a.client.tls.ca, "--tls-cert", a.client.tls.cert, "--tls-key", a.client.tls.key,
+		"exec",
+	}
+	if req.hostname != "" {
+		args = append(args, "--hostname", req.hostname)
+	}
+	args = append(args, sb.GetId(), "--")
+	cmd := exec.Command("/proc/self/exe", append(args, req.command...)...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd
+}
+
+// forwarded lists the signals that are passed on to the command. The terminal
+// sends its own to the whole foreground group: there the command has them
+// already, and they must only not end ctl.
+func forwarded() []os.Signal {
+	return []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2}
+}
+
+// supervise runs a command to its end, passes signals on to it, and returns
+// its exit code as an error.
+func supervise(cmd *exec.Cmd, signals <-chan os.Signal) error {
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w", cmd.Path, err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case sig := <-signals:
+			if fromTerminal(sig) {
+				continue
+			}
+			// A command that ended meanwhile needs no signal.
+			_ = cmd.Process.Signal(sig)
+		case err := <-done:
+			return exitStatus(err)
+		}
+	}
+}
+
+// fromTerminal reports whether a signal came from the keyboard, as far as that
+// can be told: it is one that a terminal sends, and there is a terminal.
+func fromTerminal(sig os.Signal) bool {
+	if sig != unix.SIGINT && sig != unix.SIGQUIT {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// exitStatus turns how a command ended into the code that a shell would give.
+func exitStatus(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
+		return exitCode(128 + int(status.Signal()))
+	}
+	return exitCode(exit.ExitCode())
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+// statusDetails is how the agent and its cluster are.
+type statusDetails struct {
+	Cluster          string
+	ClusterID        string
+	Version          string
+	Started          time.Time
+	Node             nodeItem
+	Etcd             []etcdItem
+	Stale            *staleItem `json:",omitempty"`
+	Nodes            []nodeItem
+	Networks         uint32
+	Blocks           uint32
+	Endpoints        uint32
+	SnapshotRevision int64
+	AppliedRevision  int64
+	Drift            uint32
+	LastError        string
+	LastFullPass     time.Time
+	PendingReleases  uint32
+	Warnings         []string
+}
+
+type etcdItem struct {
+	Endpoint      string
+	Healthy       bool
+	Version       string
+	Leader        bool
+	LatencyMicros int64
+	Error         string `json:",omitempty"`
+}
+
+type staleItem struct {
+	Since  time.Time
+	Reason string
+}
+
+func statusOf(s *overspanv1.StatusResponse) statusDetails {
+	d := statusDetails{
+		Cluster:          s.GetCluster(),
+		ClusterID:        s.GetClusterId(),
+		Version:          s.GetVersion(),
+		Started:          timeOf(s.GetStarted()),
+		Node:             nodeItemOf(s.GetSelf()),
+		Etcd:             []etcdItem{},
+		Nodes:            []nodeItem{},
+		Networks:         s.GetNetworks(),
+		Blocks:           s.GetBlocks(),
+		Endpoints:        s.GetEndpoints(),
+		SnapshotRevision: s.GetSnapshotRevision(),
+		AppliedRevision:  s.GetAppliedRevision(),
+		Drift:            s.GetDrift(),
+		LastError:        s.GetLastError(),
+		LastFullPass:     timeOf(s.GetLastFullPass()),
+		PendingReleases:  s.GetPendingReleases(),
+		Warnings:         append([]string{}, s.GetWarnings()...),
+	}
+	for _, m := range s.GetEtcd() {
+		d.Etcd = append(d.Etcd, etcdItem{m.GetEndpoint(), m.GetHealthy(), m.GetVersion(), m.GetLeader(), m.GetLatencyMicros(), m.GetError()})
+	}
+	if s.GetStale() != nil {
+		d.Stale = &staleItem{timeOf(s.GetStale().GetSince()), s.GetStale().GetReason()}
+	}
+	for _, n := range s.GetNodes() {
+		d.Nodes = append(d.Nodes, nodeItemOf(n))
+	}
+	return d
+}
+
+// timeOf keeps an unset time zero.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "status [flags]",
+		Short:             "Show on one screen how the agent and the cluster are",
+		Args:              wants(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	a.formatFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		system, err := a.system()
+		if err != nil {
+			return err
+		}
+		resp, err := system.Status(cmd.Context(), &overspanv1.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		d := statusOf(resp)
+		return one(a, d, func() error { return d.print(a.stdout) })
+	}
+	return cmd
+}
+
+// shownNodes is how many nodes fit on the screen; those that are down come first.
+const shownNodes = 16
+
+func (d statusDetails) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", label, fmt.Sprintf(format, args...))
+	}
+	line("Cluster", "%s (%s)", d.Cluster, orUnknown(overspan.ShortID(d.ClusterID)))
+	line("Node", "%s (%s) %s", orUnknown(d.Node.Name), overspan.ShortID(d.Node.ID), strings.Join(d.Node.Addresses, " "))
+	line("Agent", "version %s, started %s", d.Version, clock(d.Started))
+	for _, m := range d.Etcd {
+		line("Etcd", "%s", m)
+	}
+	if len(d.Etcd) == 0 {
+		line("Etcd", "no member known")
+	}
+	if d.Stale != nil {
+		line("", "not reachable since %s: %s", clock(d.Stale.Since), d.Stale.Reason)
+	}
+	d.printNodes(line)
+	line("Networks", "%d, with %d blocks and %d endpoints in those that this node takes part in", d.Networks, d.Blocks, d.Endpoints)
+	line("Revision", "%d, applied %d, last full pass %s", d.SnapshotRevision, d.AppliedRevision, clock(d.LastFullPass))
+	if d.Drift == 0 {
+		line("Drift", "none")
+	} else {
+		line("Drift", "%d; see ctl verify", d.Drift)
+	}
+	if d.PendingReleases > 0 {
+		line("Releases", "%d wait for etcd", d.PendingReleases)
+	}
+	if d.LastError != "" {
+		line("Last error", "%s", d.LastError)
+	}
+	for _, warning := range d.Warnings {
+		line("Warning", "%s", warning)
+	}
+	return w.Flush()
+}
+
+func (d statusDetails) printNodes(line func(label, format string, args ...any)) {
+	var down, up []nodeItem
+	for _, n := range d.Nodes {
+		if n.Status == upDown(true) {
+			up = append(up, n)
+		} else {
+			down = append(down, n)
+		}
+	}
+	line("Nodes", "%d up, %d down", len(up), len(down))
+	for i, n := range append(down, up...) {
+		if i == shownNodes {
+			line("", "and %d more; see ctl node ls", len(d.Nodes)-shownNodes)
+			return
+		}
+		line("", "%s %s %s", n.Status, n.Name, strings.Join(n.Addresses, " "))
+	}
+}
+
+// String shows a member on one line.
+func (m etcdItem) String() string {
+	if !m.Healthy {
+		return m.Endpoint + " unreachable: " + m.Error
+	}
+	role := "follower"
+	if m.Leader {
+		role = "leader"
+	}
+	latency := time.Duration(m.LatencyMicros) * time.Microsecond
+	return fmt.Sprintf("%s healthy, %s, version %s, answers in %s", m.Endpoint, role, m.Version, latency.Round(100*time.Microsecond))
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "not known yet"
+	}
+	return s
+}
+
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Local().Format(time.DateTime)
+}
