@@ -56,7 +56,7 @@ func build(t *testing.T, opts lab.Options) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{Lab: l, t: t, before: map[*lab.Node]lab.Footprint{}}
+	c := &cluster{Lab: l, t: t}
 	t.Cleanup(c.close)
 	return c
 }
@@ -82,11 +82,9 @@ func (c *cluster) start() {
 	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.must(c.Start(ctx))
-	for _, n := range c.Nodes {
-		print, err := n.Footprint(ctx)
-		c.must(err)
-		c.before[n] = print
-	}
+	before, err := c.Footprints(ctx)
+	c.must(err)
+	c.before = before
 }
 
 // must ends the test on an error.
@@ -401,7 +399,7 @@ const logDirVar = "OVERSPAN_E2E_LOGS"
 // show tells what a failed test's agents said.
 func (c *cluster) show() {
 	for _, n := range c.Nodes {
-		c.t.Logf("log of the agent of %s ends:\n%s", n.Name, n.LogTail(40))
+		c.t.Logf("log of the agent of %s ends:\n%s", n.Name, n.LogTail(20))
 		dir := os.Getenv(logDirVar)
 		if dir == "" {
 			continue

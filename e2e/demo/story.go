@@ -27,7 +27,7 @@ type story struct {
 	step    int
 	packets uint64 // sent so far
 	boxes   []*lab.Sandbox
-	before  []lab.Footprint // of each host, before the network was made
+	before  map[*lab.Node]lab.Footprint // before the network was made
 }
 
 // tell goes through all steps; the first that fails ends it.
@@ -93,14 +93,11 @@ func (s *story) hosts(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	for _, n := range s.Nodes {
-		print, err := n.Footprint(ctx)
-		if err != nil {
-			return err
-		}
-		s.before = append(s.before, print)
+	var err error
+	if s.before, err = s.Footprints(ctx); err != nil {
+		return err
 	}
-	_, err := s.ctl(ctx, s.Nodes[0], "node", "ls")
+	_, err = s.ctl(ctx, s.Nodes[0], "node", "ls")
 	return err
 }
 
@@ -328,12 +325,12 @@ func (s *story) nothingLeft(ctx context.Context) error {
 			return fmt.Errorf("etcd still holds %v", keys)
 		}
 	}
-	for i, n := range s.Nodes {
+	for _, n := range s.Nodes {
 		now, err := n.Footprint(ctx)
 		if err != nil {
 			return err
 		}
-		if diff := s.before[i].Diff(now); len(diff) > 0 {
+		if diff := s.before[n].Diff(now); len(diff) > 0 {
 			return fmt.Errorf("%s is not as before:\n%s", n.Name, strings.Join(diff, "\n"))
 		}
 	}

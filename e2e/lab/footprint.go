@@ -31,7 +31,7 @@ var footprintCommands = [][]string{
 }
 
 // volatile are parts of the commands' output that change by themselves:
-// counters, lifetimes, peers' indexes, and a router's own dump times.
+// comments with the time, counters and lifetimes.
 var volatile = regexp.MustCompile(`^#.*|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
 
 // Footprint reads what the host holds now.
@@ -115,4 +115,51 @@ func (f Footprint) Diff(g Footprint) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// Footprints returns what every node holds once the agents are in line with
+// each other: each sees all others up, its kernel agrees with its plan, and
+// what it holds stands still.
+func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
+	out := map[*Node]Footprint{}
+	for _, n := range l.Nodes {
+		err := Eventually(ctx, closeWithin, func(ctx context.Context) error {
+			if err := n.seesAll(ctx); err != nil {
+				return err
+			}
+			first, err := n.Footprint(ctx)
+			if err != nil {
+				return err
+			}
+			second, err := n.Footprint(ctx)
+			if err != nil {
+				return err
+			}
+			if diff := first.Diff(second); len(diff) > 0 {
+				return fmt.Errorf("%s is still changing: %v", n.Name, diff)
+			}
+			out[n] = second
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// seesAll reports whether the node's agent sees every node of the lab up, and
+// finds nothing to do.
+func (n *Node) seesAll(ctx context.Context) error {
+	names, err := n.MustCtl(ctx, "node", "ls", "--format", "{{.Name}} {{.State}}")
+	if err != nil {
+		return err
+	}
+	for _, other := range n.lab.Nodes {
+		if !slices.Contains(strings.Split(names, "\n"), other.Name+" up") {
+			return fmt.Errorf("%s does not see %s up:\n%s", n.Name, other.Name, names)
+		}
+	}
+	_, err = n.MustCtl(ctx, "verify")
+	return err
 }

@@ -162,10 +162,11 @@ func (s *Sandbox) pingFamily(v6 bool, addrs []netip.Addr) (lost []netip.Addr, er
 
 // A Pinger sends a packet every millisecond from a sandbox until it is stopped.
 type Pinger struct {
-	e      *echoer
-	to     netip.Addr
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	e        *echoer
+	to       netip.Addr
+	cancel   context.CancelFunc
+	sender   sync.WaitGroup
+	receiver sync.WaitGroup
 
 	mu       sync.Mutex // guards all below
 	sent     uint64
@@ -184,8 +185,8 @@ func (s *Sandbox) StartPing(to netip.Addr) (*Pinger, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pinger{e: e, to: to, cancel: cancel, answered: map[uint64]struct{}{}}
-	p.done.Go(func() { p.send(ctx) })
-	p.done.Go(p.receive)
+	p.sender.Go(func() { p.send(ctx) })
+	p.receiver.Go(p.receive)
 	return p, nil
 }
 
@@ -241,6 +242,7 @@ func (p *Pinger) Lost() uint64 {
 // were sent and how many never answered. The error says what sending met.
 func (p *Pinger) Stop(ctx context.Context) (sent, lost uint64, err error) {
 	p.cancel()
+	p.sender.Wait()
 	_ = Eventually(ctx, answerWithin, func(context.Context) error {
 		if p.Lost() > 0 {
 			return errors.New("answers are missing")
@@ -248,7 +250,7 @@ func (p *Pinger) Stop(ctx context.Context) (sent, lost uint64, err error) {
 		return nil
 	})
 	p.e.conn.Close()
-	p.done.Wait()
+	p.receiver.Wait()
 	return p.sent, p.sent - uint64(len(p.answered)), p.failed
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // An Underlay says which families the hosts' interfaces have addresses of.
@@ -98,6 +97,11 @@ func (s *segment) plug(h *Host, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("find lo of host %s: %w", h.Name, err)
 	}
+	// No waiting for duplicate address detection: link-local addresses are of
+	// use at once.
+	if err := h.Sysctl(map[string]string{"net/ipv6/conf/" + underlayDev + "/accept_dad": "0"}); err != nil {
+		return err
+	}
 	if err := h.links.LinkSetMTU(eth0, mtu); err != nil {
 		return fmt.Errorf("set MTU %d on host %s: %w", mtu, h.Name, err)
 	}
@@ -105,7 +109,6 @@ func (s *segment) plug(h *Host, mtu int) error {
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(underlay4.Bits(), 32)}}
 		if a.Is6() {
 			addr.Mask = net.CIDRMask(underlay6.Bits(), 128)
-			addr.Flags = unix.IFA_F_NODAD // of use at once
 		}
 		if err := h.links.AddrAdd(eth0, addr); err != nil {
 			return fmt.Errorf("add address %s on host %s: %w", a, h.Name, err)
