@@ -151,7 +151,7 @@ func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
 // seesAll reports whether the node's agent sees every node of the lab up, and
 // finds nothing to do.
 func (n *Node) seesAll(ctx context.Context) error {
-	names, err := n.MustCtl(ctx, "node", "ls", "--format", "{{.Name}} {{.State}}")
+	names, err := n.MustCtl(ctx, "node", "ls", "--format", "{{.Name}} {{.Status}}")
 	if err != nil {
 		return err
 	}
