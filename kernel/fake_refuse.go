@@ -39,7 +39,7 @@ func (s State) refuse(op Op) error {
 			return errNoSuchDevice
 		}
 	case SetSysctl:
-		if dev := sysctlDev(o.Path); isOurs(dev) && s.Links[dev].Kind == "" {
+		if dev := sysctlDev(o.Path); hasOurName(dev) && s.Links[dev].Kind == "" {
 			return errNoSuchEntry
 		}
 	default:
@@ -74,7 +74,10 @@ func (s State) refuseRules(op Op) error {
 }
 
 func (s State) refuseAddLink(o AddLink) error {
-	if _, ok := s.Links[o.Name]; ok {
+	if have, ok := s.Links[o.Name]; ok {
+		if have.convertible(o.Link) {
+			return s.refuseMaster(o.Link)
+		}
 		return errFileExists
 	}
 	if _, ok := s.Doomed[o.Name]; ok {

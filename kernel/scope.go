@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/overspan/overspan"
 )
@@ -54,6 +53,3 @@ func (s *State) keepEntriesOf(links map[string]Link) {
 	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return other(k.Dev) })
 	s.dropAddrs(func(a Addr) bool { return other(a.Dev) })
 }
-
-// isOurs reports whether a device's name is one that we give.
-func isOurs(dev string) bool { return strings.HasPrefix(dev, overspan.LinkPrefix) }

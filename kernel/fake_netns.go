@@ -1,0 +1,93 @@
+package kernel
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/overspan/overspan"
+)
+
+// fakeNsfs is the device number of the namespaces of a Fake.
+const fakeNsfs = 4
+
+// MakeNetns makes a network namespace that is not ours, such as a container's,
+// with interfaces beside lo.
+func (f *Fake) MakeNetns(path string, interfaces ...string) overspan.NetnsID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.makeNetns(path, interfaces...)
+}
+
+func (f *Fake) makeNetns(path string, interfaces ...string) overspan.NetnsID {
+	f.inodes++
+	id := overspan.NetnsID{Dev: fakeNsfs, Ino: f.inodes}
+	f.spaces[path] = fakeNetns{id: id, foreign: append([]string{"lo"}, interfaces...)}
+	return id
+}
+
+// LoseNetns ends a namespace, and the veths into it, as the end of its last
+// process would.
+func (f *Fake) LoseNetns(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := f.state.Clone()
+	f.loseNetns(path)
+	f.hint(before)
+}
+
+func (f *Fake) loseNetns(path string) {
+	delete(f.spaces, path)
+	for veth, inside := range f.state.Insides {
+		if inside.Netns == path {
+			f.state.dropLink(veth)
+		}
+	}
+}
+
+// Netns says which network namespace a path names; the error is of class
+// ErrNotFound if there is none.
+func (f *Fake) Netns(path string) (overspan.NetnsID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	space, ok := f.spaces[path]
+	if !ok {
+		return overspan.NetnsID{}, noNetns(path)
+	}
+	return space.id, nil
+}
+
+// Interfaces returns the sorted names of all interfaces in the namespace at
+// path, lo included.
+func (f *Fake) Interfaces(path string) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	space, ok := f.spaces[path]
+	if !ok {
+		return nil, noNetns(path)
+	}
+	names := slices.Clone(space.foreign)
+	for _, inside := range f.state.Insides {
+		if inside.Netns == path && !inside.Missing {
+			names = append(names, inside.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Underlay returns the underlay device if spec is its name or one of its
+// addresses.
+func (f *Fake) Underlay(spec string) (Underlay, error) {
+	isSpec := func(a netip.Addr) bool { return a.String() == spec }
+	if spec != f.underlay.Device && !slices.ContainsFunc(f.underlay.Addrs, isSpec) {
+		return Underlay{}, overspan.Errorf(overspan.ErrNotFound, "interface %s not found", spec)
+	}
+	return f.underlay, nil
+}
+
+// HostRoutes returns the routes that the Fake was made with.
+func (f *Fake) HostRoutes() ([]netip.Prefix, error) { return slices.Clone(f.routes), nil }
+
+// CheckSupport returns nothing: a Fake lacks nothing.
+func (f *Fake) CheckSupport(context.Context) []string { return nil }
