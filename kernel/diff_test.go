@@ -37,6 +37,9 @@ func TestDiffLeadsThere(t *testing.T) {
 		}
 		got := have
 		for _, op := range ops {
+			if add, ok := op.(AddLink); ok && got.Links[add.Name] != (Link{}) {
+				t.Fatalf("%s: it is there; all ops:\n%s", op, texts(ops))
+			}
 			if err := got.refuse(op); err != nil {
 				t.Fatalf("%s: %v; all ops:\n%s", op, err, texts(ops))
 			}

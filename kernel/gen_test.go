@@ -70,6 +70,9 @@ type draw struct {
 
 func (d *draw) maybe(what string) bool { return rapid.Bool().Draw(d.t, what) }
 
+// mostly is true where false would leave little to draw further on.
+func (d *draw) mostly(what string) bool { return pick(d, what, true, true, true, false) }
+
 func pick[T any](d *draw, what string, from ...T) T { return rapid.SampledFrom(from).Draw(d.t, what) }
 
 func mac(last byte) overspan.MAC { return overspan.MAC{2, 0x42, 10, 0, 0, last} }
@@ -79,11 +82,11 @@ func (d *draw) mac() overspan.MAC { return mac(pick[byte](d, "mac", 1, 2, 3)) }
 func (d *draw) links() {
 	for i, n := range d.networks {
 		l := Link{Alias: overspan.NetworkAlias(n), MAC: d.mac(), MTU: pick(d, "mtu", 1400, 1450), Up: d.maybe("up")}
-		if d.maybe("bridge") {
+		if d.mostly("bridge") {
 			l.Kind, l.Bridge = KindBridge, Bridge{MulticastSnooping: d.maybe("snooping")}
 			put(&d.s.Links, overspan.BridgeName(n), l)
 		}
-		if !d.maybe("vxlan") {
+		if !d.mostly("vxlan") {
 			continue
 		}
 		l.Kind, l.Bridge, l.MAC = KindVXLAN, Bridge{}, d.mac()
@@ -98,7 +101,7 @@ func (d *draw) links() {
 		d.swapVNIs()
 	}
 	for i, e := range d.endpoints {
-		if d.maybe("veth") {
+		if d.mostly("veth") {
 			d.veth(e, i)
 		}
 	}
@@ -115,7 +118,7 @@ func (d *draw) swapVNIs() {
 
 // enslave makes a link a port of a bridge, if that is there, perhaps.
 func (d *draw) enslave(l *Link, bridge string) {
-	if _, ok := d.s.Links[bridge]; ok && d.maybe("port") {
+	if _, ok := d.s.Links[bridge]; ok && d.mostly("port") {
 		l.Master = bridge
 		l.Port = Port{Flood: d.maybe("flood"), Hairpin: true, Isolated: d.maybe("isolated")}
 	}
@@ -156,14 +159,14 @@ func (d *draw) entries() {
 			}
 		case l.Kind == KindVXLAN:
 			for i := range byte(3) {
-				if d.maybe("fdb") {
+				if d.mostly("fdb") {
 					put(&d.s.FDB, FDBKey{name, mac(i)}, pick(d, "dst", addr("10.99.0.2"), addr("10.99.0.3")))
 				}
 				if d.maybe("neigh") {
 					put(&d.s.Neighs, NeighKey{name, netip.AddrFrom4([4]byte{10, 0, 0, i})}, d.mac())
 				}
 			}
-		case l.Master != "" && d.maybe("static"):
+		case l.Master != "" && d.mostly("static"):
 			put(&d.s.Statics, FDBKey{name, d.mac()}, struct{}{})
 		}
 		if d.maybe("sysctl") {
@@ -191,7 +194,7 @@ func (d *draw) rules() {
 	if d.maybe("sysctl") {
 		put(&d.s.Sysctls, "net/ipv4/ip_forward", "1")
 	}
-	if d.maybe("set") {
+	if d.mostly("set") {
 		set := AddrSet{Family: overspan.IPv4}
 		for _, a := range []string{"10.99.0.2", "10.99.0.3"} {
 			if d.maybe("entry") {
@@ -205,7 +208,7 @@ func (d *draw) rules() {
 		{overspan.IPv4, "filter", "OVERSPAN-USER"},
 		{overspan.IPv6, "raw", "OVERSPAN-RAW"},
 	} {
-		if d.maybe("chain") {
+		if d.mostly("chain") {
 			put(&d.s.Chains, key, d.chain(key))
 		}
 	}
@@ -226,6 +229,9 @@ func (d *draw) disturb() {
 	bridge := overspan.BridgeName(d.networks[0])
 	if _, there := d.s.Links[bridge]; !there && d.maybe("wrong kind") {
 		put(&d.s.Links, bridge, Link{Kind: "dummy", Alias: overspan.NetworkAlias(d.networks[0]), MTU: 1500})
+	}
+	if _, there := d.s.Sets["overspan-vteps4"]; there && d.maybe("wrong family") {
+		d.s.Sets["overspan-vteps4"] = AddrSet{Family: overspan.IPv6, Addrs: map[netip.Addr]struct{}{addr("fd99::2"): {}}}
 	}
 	for _, e := range d.endpoints {
 		veth := overspan.VethName(e)
