@@ -97,7 +97,8 @@ func (o LoadChains) apply(s *State) {
 }
 
 // AddJump makes the first rule of a built-in chain a jump to one of ours, and
-// deletes jumps to it further down.
+// deletes jumps to it further down. A later one goes before it: several of ours
+// may share a built-in chain, ahead of all foreign rules.
 type AddJump struct {
 	Key  ChainKey
 	Hook string
