@@ -138,8 +138,6 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.Reap(ctx)
 	case SetInside:
 		return h.setInside(o)
-	case DelInside:
-		return h.delInside(o)
 	case SetSysctl:
 		return h.writeSysctl(o.Path, o.Value)
 	case AddAddr:

@@ -51,10 +51,11 @@ func insideMessages(index int, alias string, want Inside) []message {
 		setUp(loopbackIndex),
 		newMessage(unix.RTM_SETLINK, 0, ifInfo(index, 0, 0), rta(unix.IFLA_IFALIAS, []byte(alias))),
 	}
-	if !want.Up {
-		return append(todo, setDown(index))
+	if want.Up {
+		todo = append(todo, setUp(index))
+	} else {
+		todo = append(todo, setDown(index))
 	}
-	todo = append(todo, setUp(index))
 	for _, p := range want.Addrs {
 		todo = append(todo, addrMessage(unix.RTM_NEWADDR, index, p))
 	}
@@ -157,82 +158,41 @@ func (h *Host) isIn(d device, ns netns.NsHandle) (bool, error) {
 	return false, nil
 }
 
-// readInside reads the container's end of an endpoint's veth. The host end may
-// be gone (index 0) or have lost its name: the other end is then known by its
-// alias. ok is false if there is nothing to read.
-func (h *Host) readInside(host device, key EndpointKey) (in Inside, ok bool, err error) {
-	ns, err := openNetns(key.Netns)
+// readInside reads the container's end of a veth of ours. ok is false if there
+// is no such namespace any more: then there is nothing to put right.
+func (h *Host) readInside(host device, path string) (in Inside, ok bool, err error) {
+	ns, err := openNetns(path)
 	if errors.Is(err, overspan.ErrNotFound) || errors.Is(err, overspan.ErrInvalid) {
-		return Inside{}, false, nil // the sandbox is gone, there is nothing to put right
+		return Inside{}, false, nil
 	}
 	if err != nil {
 		return Inside{}, false, err
 	}
 	defer ns.Close()
-	if host.index != 0 {
-		if in, err := h.isIn(host, ns); err != nil || !in {
-			return Inside{Netns: key.Netns, Missing: true}, err == nil, err
-		}
+	in = Inside{Netns: path}
+	if here, err := h.isIn(host, ns); err != nil || !here {
+		in.Missing = true
+		return in, err == nil, err
 	}
 	c, err := dialIn(ns)
 	if err != nil {
 		return Inside{}, false, err
 	}
 	defer c.close()
-	end, err := c.findInside(host, overspan.EndpointAlias(key.Network, key.Endpoint))
-	switch {
-	case errors.Is(err, errNoDevice):
-		return Inside{Netns: key.Netns, Missing: true}, host.index != 0, nil
-	case err != nil:
+	end, err := c.linkAt(host.peer)
+	if errors.Is(err, errNoDevice) {
+		in.Missing = true
+		return in, true, nil
+	}
+	if err != nil {
 		return Inside{}, false, err
 	}
-	in = Inside{Netns: key.Netns, Name: end.name, MAC: end.MAC, MTU: end.MTU, Up: end.Up}
+	in.Name, in.MAC, in.MTU, in.Up = end.name, end.MAC, end.MTU, end.Up
 	if in.Addrs, err = c.addrsOf(end.index); err != nil {
 		return Inside{}, false, err
 	}
 	in.Routes, err = c.routes(end.index)
 	return in, err == nil, err
-}
-
-// findInside finds a container's end by its host end, else by its alias.
-func (c *conn) findInside(host device, alias string) (device, error) {
-	if host.index != 0 {
-		return c.linkAt(host.peer)
-	}
-	all, err := c.links(0)
-	if err != nil {
-		return device{}, err
-	}
-	for _, d := range all {
-		if d.Alias == alias {
-			return d, nil
-		}
-	}
-	return device{}, errNoDevice
-}
-
-// delInside deletes a container's end whose host end has lost its name, and
-// with it the pair.
-func (h *Host) delInside(o DelInside) error {
-	c, err := dialAt(o.Inside.Netns)
-	if errors.Is(err, overspan.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	d, err := c.link(o.Inside.Name)
-	if errors.Is(err, errNoDevice) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if _, id, ok := overspan.ParseAlias(d.Alias); !ok || overspan.VethName(id) != o.Veth {
-		return overspan.Errorf(overspan.ErrExists, "interface %s in %s is not ours", d.name, o.Inside.Netns)
-	}
-	return c.exec(deleteLink(d.index))
 }
 
 // An ifAddr is an address of a link.

@@ -211,26 +211,25 @@ func (h *Host) completeVeth(ctx context.Context, o AddLink, master int, ns netns
 	return firstError(h.route.execAll([]message{setMaster(d.index, master), setPort(d.index, o.Link.Port)}))
 }
 
-// clearName deletes a container's end that the reaper was about to delete, if
-// it bears the name. It reports whether it did.
+// clearName deletes a container's end of ours that bears a name without need,
+// and reports whether it did.
 func (h *Host) clearName(inside *conn, name string) bool {
 	d, err := inside.link(name)
-	if err != nil {
-		return false
-	}
-	host, doomed := h.doomedHost(d)
-	return doomed && h.route.exec(deleteLink(host.index)) == nil
+	return err == nil && h.isLeftOver(d) && inside.exec(deleteLink(d.index)) == nil
 }
 
-// doomedHost returns the doomed host end of a link in a container, if it is a
-// veth of ours with one.
-func (h *Host) doomedHost(d device) (device, bool) {
+// isLeftOver reports whether a link in a container is an end of ours whose host
+// end is doomed, or is not where it should be: somebody renamed or moved it.
+func (h *Host) isLeftOver(d device) bool {
 	_, id, ok := overspan.ParseAlias(d.Alias)
 	if !ok || d.Kind != KindVeth {
-		return device{}, false
+		return false
 	}
 	host, err := h.route.link(overspan.VethName(id))
-	return host, err == nil && host.ours() && host.group == doomedGroup
+	if err != nil {
+		return errors.Is(err, errNoDevice)
+	}
+	return host.ours() && (host.group == doomedGroup || host.peer != d.index)
 }
 
 // existingVeth settles that a pair could not be made because of a name.

@@ -60,7 +60,8 @@ func (r *reader) readLinks() error {
 		r.names[d.index] = d.name
 	}
 	for _, d := range all {
-		if d.ours() && (r.scope.All || slices.Contains(r.scope.Networks, d.network())) {
+		inScope := r.scope.All || d.group == doomedGroup || slices.Contains(r.scope.Networks, d.network())
+		if d.ours() && inScope {
 			r.take(d)
 		}
 	}
@@ -221,10 +222,11 @@ func (r *reader) readInsides() error {
 	var errs []error
 	for _, key := range r.scope.Endpoints {
 		name := overspan.VethName(key.Endpoint)
-		if _, doomed := r.state.Doomed[name]; doomed || key.Netns == "" {
+		d, ok := devices[name]
+		if !ok || key.Netns == "" {
 			continue
 		}
-		in, ok, err := r.readInside(devices[name], key)
+		in, ok, err := r.readInside(d, key.Netns)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read the inside of %s: %w", name, err))
 		} else if ok {

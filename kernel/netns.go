@@ -30,8 +30,8 @@ func (h *Host) Netns(path string) (overspan.NetnsID, error) {
 }
 
 // Interfaces returns the sorted names of all interfaces in the namespace at
-// path, lo included. Those that the reaper is about to delete do not count:
-// AddLink may have their names.
+// path, lo included. Left-over ends of ours, which the reaper is about to delete,
+// do not count: AddLink takes their names.
 func (h *Host) Interfaces(path string) ([]string, error) {
 	c, err := dialAt(path)
 	if err != nil {
@@ -44,7 +44,7 @@ func (h *Host) Interfaces(path string) ([]string, error) {
 	}
 	var names []string
 	for _, d := range links {
-		if _, doomed := h.doomedHost(d); !doomed {
+		if !h.isLeftOver(d) {
 			names = append(names, d.name)
 		}
 	}
