@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netlink"
@@ -34,6 +35,8 @@ type Host struct {
 	netfilter *conn
 	handle    *netlink.Handle
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
+
+	bearing sync.Mutex // held while a link is in the born group
 }
 
 // NewHost opens the kernel of the calling thread's network namespace.
@@ -83,35 +86,53 @@ func (h *Host) Close() {
 }
 
 // Reap deletes the links in the doomed group, and with them the containers'
-// ends. It takes tens of milliseconds a link.
+// ends. It takes tens of milliseconds, and may run beside Apply.
 func (h *Host) Reap(ctx context.Context) error {
 	links, err := h.route.links(0)
 	if err != nil {
 		return fmt.Errorf("reap: list links: %w", err)
 	}
 	var doomed []message
+	var errs []error
 	foreign := false
 	for _, d := range links {
 		switch {
-		case d.group != doomedGroup:
-		case d.ours():
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case d.group == bornGroup && d.ours():
+			errs = append(errs, h.reapUnborn(d))
+		case d.group == doomedGroup && d.ours():
 			doomed = append(doomed, deleteLink(d.index))
-		default:
+		case d.group == doomedGroup:
 			foreign = true
 		}
 	}
-	if len(doomed) == 0 || ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if !foreign {
+	if len(doomed) > 0 && !foreign {
 		// One message and one wait for all of them.
 		doomed = []message{deleteGroup(doomedGroup)}
 	}
-	var errs []error
 	for _, err := range h.route.execAll(doomed) {
 		if !errors.Is(err, errNoDevice) {
 			errs = append(errs, err)
 		}
 	}
-	return describe("reap", "doomed links", errors.Join(errs...))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("reap: %w", err)
+	}
+	return nil
+}
+
+// reapUnborn deletes a link whose maker died before it had its alias, but not
+// one that is just being made.
+func (h *Host) reapUnborn(d device) error {
+	h.bearing.Lock()
+	defer h.bearing.Unlock()
+	now, err := h.route.linkAt(d.index)
+	if err == nil && now.group == bornGroup && now.name == d.name {
+		err = h.route.exec(deleteLink(d.index))
+	}
+	if errors.Is(err, errNoDevice) {
+		return nil
+	}
+	return err
 }

@@ -117,7 +117,7 @@ func renameMessages(d device, want Inside) []message {
 		todo = append(todo, newMessage(unix.RTM_SETLINK, 0, ifInfo(d.index, 0, 0), rta(unix.IFLA_ADDRESS, want.MAC[:])))
 	}
 	if d.MTU != want.MTU {
-		todo = append(todo, newMessage(unix.RTM_SETLINK, 0, ifInfo(d.index, 0, 0), rtaU32(unix.IFLA_MTU, uint32(want.MTU))))
+		todo = append(todo, setMTU(d.index, want.MTU))
 	}
 	return todo
 }

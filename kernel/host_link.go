@@ -3,7 +3,6 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -13,8 +12,13 @@ import (
 
 const (
 	// doomedGroup is the link group whose members the reaper deletes with one
-	// message. Nothing else of ours has a group.
+	// message.
 	doomedGroup = 0x05ba
+
+	// bornGroup is the group that a link has until it has its alias, which the
+	// kernel cannot set in the message that makes it. An agent that dies in
+	// between so leaves nothing behind that is nobody's.
+	bornGroup = 0x05bb
 
 	loopbackIndex = 1
 
@@ -55,8 +59,11 @@ type vxlanMode struct {
 // ours reports whether we made the link: name prefix and ifalias together.
 func (d device) ours() bool {
 	_, _, ok := overspan.ParseAlias(d.Alias)
-	return ok && hasOurName(d.name)
+	return hasOurName(d.name) && (ok || d.group == bornGroup)
 }
+
+// leaving reports whether a link of ours is the reaper's.
+func (d device) leaving() bool { return d.group == doomedGroup || d.group == bornGroup }
 
 // network returns the network that a link of ours belongs to.
 func (d device) network() overspan.NetworkID {
@@ -261,12 +268,10 @@ func setDown(index int) message {
 	return newMessage(unix.RTM_NEWLINK, 0, ifInfo(index, 0, unix.IFF_UP))
 }
 
-// setAlias marks a new link as ours. The kernel ignores an alias in the message
-// that makes a link (its rtnl_create_link does not look at it), so this one
-// follows at once, by name, in the same pack.
+// setAlias marks a new link as ours.
 func setAlias(name, alias string) message {
-	return newMessage(unix.RTM_SETLINK, 0, ifInfo(0, 0, 0),
-		rtaText(unix.IFLA_IFNAME, name), rta(unix.IFLA_IFALIAS, []byte(alias)))
+	return newMessage(unix.RTM_SETLINK, 0, ifInfo(0, 0, 0), rtaText(unix.IFLA_IFNAME, name),
+		rta(unix.IFLA_IFALIAS, []byte(alias)), rtaU32(unix.IFLA_GROUP, 0))
 }
 
 func setAddrGen(index int, mode uint8) message {
@@ -293,6 +298,10 @@ func bridgeInfo(index int) *nl.IfInfomsg {
 	m := ifInfo(index, 0, 0)
 	m.Family = unix.AF_BRIDGE
 	return m
+}
+
+func setMTU(index, mtu int) message {
+	return newMessage(unix.RTM_SETLINK, 0, ifInfo(index, 0, 0), rtaU32(unix.IFLA_MTU, uint32(mtu)))
 }
 
 func setMaster(index, master int) message {
@@ -332,12 +341,4 @@ func checkOurs(d device) error {
 		return nil
 	}
 	return overspan.Errorf(overspan.ErrExists, "%s exists and is not ours (no overspan alias): remove or rename it", d.name)
-}
-
-// describe names a link in an error.
-func describe(verb, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s %s: %w", verb, name, err)
 }

@@ -26,23 +26,30 @@ func (h *Host) addLink(ctx context.Context, o AddLink) error {
 	if o.Link.Kind == KindVeth {
 		return h.addVeth(ctx, o, master)
 	}
-	create := newLink(o.Name, o.Link)
-	errs := h.route.execAll([]message{create, setAlias(o.Name, o.Link.Alias)})
-	if err := errs[0]; err != nil {
+	if err := h.bear(o, newLink(o.Name, o.Link)); err != nil {
 		return h.existing(o.Name, o.Link, err)
 	}
-	err = errs[1]
-	if err == nil {
-		err = h.complete(o.Name, o.Link, master)
-	}
-	if err != nil {
+	if err := h.complete(o.Name, o.Link, master); err != nil {
 		return errors.Join(err, h.delLink(o.Name))
 	}
 	return nil
 }
 
+// bear makes a link and marks it as ours.
+func (h *Host) bear(o AddLink, create message) error {
+	h.bearing.Lock()
+	defer h.bearing.Unlock()
+	if err := h.route.exec(create); err != nil {
+		return err
+	}
+	if err := h.route.exec(setAlias(o.Name, o.Link.Alias)); err != nil {
+		return errors.Join(fmt.Errorf("set alias: %w", err), h.delLink(o.Name))
+	}
+	return nil
+}
+
 // complete gives a new bridge or VXLAN device what cannot be given at its
-// making: addrgenmode must be set before the link is up.
+// making. Its addrgenmode must be set before it is up.
 func (h *Host) complete(name string, want Link, master int) error {
 	d, err := h.route.link(name)
 	if err != nil {
@@ -54,7 +61,7 @@ func (h *Host) complete(name string, want Link, master int) error {
 			return fmt.Errorf("set addrgenmode none: %w", err)
 		}
 	}
-	var todo []message
+	todo := []message{setMTU(d.index, want.MTU)}
 	if master != 0 {
 		todo = append(todo, setMaster(d.index, master), setPort(d.index, want.Port))
 	}
@@ -125,8 +132,12 @@ func (h *Host) masterIndex(name string) (int, error) {
 func newLink(name string, l Link) message {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(unix.IFLA_INFO_KIND, []byte(l.Kind))
+	mtu := l.MTU
 	switch l.Kind {
 	case KindBridge:
+		// A bridge takes over its ports' MTU unless its own was once changed:
+		// it is born with another than wanted, and then changed.
+		mtu--
 		// Without a default VLAN a static entry is one entry, not two.
 		info.AddChild(nest(unix.IFLA_INFO_DATA,
 			rtaFlag(nl.IFLA_BR_MCAST_SNOOPING, l.Bridge.MulticastSnooping),
@@ -148,7 +159,8 @@ func newLink(name string, l Link) message {
 	return newMessage(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		ifInfo(0, 0, 0),
 		rtaText(unix.IFLA_IFNAME, name),
-		rtaU32(unix.IFLA_MTU, uint32(l.MTU)),
+		rtaU32(unix.IFLA_GROUP, bornGroup),
+		rtaU32(unix.IFLA_MTU, uint32(mtu)),
 		rta(unix.IFLA_ADDRESS, l.MAC[:]),
 		info,
 	)
@@ -171,22 +183,18 @@ func (h *Host) addVeth(ctx context.Context, o AddLink, master int) error {
 	}
 	defer inside.close()
 
-	create := []message{newVeth(o.Name, o.Link, *o.Inside, ns), setAlias(o.Name, o.Link.Alias)}
-	errs := h.route.execAll(create)
-	if errors.Is(errs[0], unix.EEXIST) && h.clearName(inside, o.Inside.Name) {
-		errs = h.route.execAll(create)
+	create := newVeth(o.Name, o.Link, *o.Inside, ns)
+	err = h.bear(o, create)
+	if errors.Is(err, unix.EEXIST) && h.clearName(inside, o.Inside.Name) {
+		err = h.bear(o, create)
 	}
-	if errors.Is(errs[0], unix.EEXIST) {
+	if errors.Is(err, unix.EEXIST) {
 		return h.existingVeth(o, inside)
 	}
-	if errs[0] != nil {
-		return errs[0]
-	}
-	err = errs[1]
-	if err == nil {
-		err = h.completeVeth(ctx, o, master, ns, inside)
-	}
 	if err != nil {
+		return err
+	}
+	if err := h.completeVeth(ctx, o, master, ns, inside); err != nil {
 		return errors.Join(err, h.delLink(o.Name))
 	}
 	return nil
@@ -229,7 +237,7 @@ func (h *Host) isLeftOver(d device) bool {
 	if err != nil {
 		return errors.Is(err, errNoDevice)
 	}
-	return host.ours() && (host.group == doomedGroup || host.peer != d.index)
+	return host.ours() && (host.leaving() || host.peer != d.index)
 }
 
 // existingVeth settles that a pair could not be made because of a name.
@@ -270,6 +278,7 @@ func newVeth(name string, l Link, in Inside, ns netns.NsHandle) message {
 	return newMessage(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		ifInfo(0, flags, flags),
 		rtaText(unix.IFLA_IFNAME, name),
+		rtaU32(unix.IFLA_GROUP, bornGroup),
 		rtaU32(unix.IFLA_MTU, uint32(l.MTU)),
 		info,
 	)
@@ -414,11 +423,13 @@ func (h *Host) doomLink(name string) error {
 	}
 	todo = append(todo, setDown(d.index),
 		newMessage(unix.RTM_SETLINK, 0, ifInfo(d.index, 0, 0), rtaU32(unix.IFLA_GROUP, doomedGroup)))
-	err = firstError(h.route.execAll(todo))
-	if errors.Is(err, errNoDevice) {
-		return nil
+	for _, err := range h.route.execAll(todo) {
+		// ENETDOWN: a port that is down is disabled already.
+		if err != nil && !errors.Is(err, errNoDevice) && !errors.Is(err, unix.ENETDOWN) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func deleteLink(index int) message {

@@ -60,7 +60,7 @@ func (r *reader) readLinks() error {
 		r.names[d.index] = d.name
 	}
 	for _, d := range all {
-		inScope := r.scope.All || d.group == doomedGroup || slices.Contains(r.scope.Networks, d.network())
+		inScope := r.scope.All || d.leaving() || slices.Contains(r.scope.Networks, d.network())
 		if d.ours() && inScope {
 			r.take(d)
 		}
@@ -106,7 +106,7 @@ func (r *reader) readStaticsOf(d device) error {
 
 // take puts a link of ours into the state.
 func (r *reader) take(d device) {
-	if d.group == doomedGroup {
+	if d.leaving() {
 		put(&r.state.Doomed, d.name, struct{}{})
 		return
 	}

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netns"
 )
@@ -34,6 +33,15 @@ func newTestHost(t testing.TB) *Host {
 	t.Cleanup(h.Close)
 	sh(t, "ip link set lo up")
 	return h
+}
+
+// enter takes the thread of a subtest into the host's namespace.
+func enter(t testing.TB, h *Host) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := netns.Set(h.ns); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newTestNetns pins a namespace for the time of the test.
@@ -156,39 +164,21 @@ func (n testNet) addEndpoint(s *State, slot overspan.Slot, path string) Endpoint
 	return EndpointKey{Network: n.id, Endpoint: id, Netns: path}
 }
 
-// equateStates compares states as Diff does: an empty map is a nil one, and of
-// a veth's MAC nothing is wanted.
-func equateStates() cmp.Options {
-	return cmp.Options{
-		cmpopts.EquateEmpty(),
-		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
-	}
-}
-
 // converge leads the kernel to want and checks that it got there.
 func converge(t testing.TB, h *Host, scope Scope, want State) {
 	t.Helper()
 	ops := Diff(read(t, h, scope), want)
 	if err := h.Apply(t.Context(), ops); err != nil {
-		t.Fatalf("Apply: %v\nops:\n%s", err, opsText(ops))
+		t.Fatalf("Apply: %v\nops:\n%s", err, texts(ops))
 	}
 	have := read(t, h, scope)
 	if rest := Diff(have, want); len(rest) > 0 {
-		t.Fatalf("drift after Apply:\n%s\nafter ops:\n%s", opsText(rest), opsText(ops))
+		t.Fatalf("drift after Apply:\n%s\nafter ops:\n%s", texts(rest), texts(ops))
 	}
 	have.Doomed = nil
-	if diff := cmp.Diff(want, have, equateStates()); diff != "" {
+	if diff := cmp.Diff(closed(asRead(want.Clone())).Lines(), have.Lines()); diff != "" {
 		t.Fatalf("Read after Apply (-want +got):\n%s", diff)
 	}
-}
-
-func opsText(ops []Op) string {
-	var b strings.Builder
-	for _, op := range ops {
-		fmt.Fprintln(&b, op)
-	}
-	return b.String()
 }
 
 func TestConverge(t *testing.T) {
@@ -205,7 +195,7 @@ func TestConverge(t *testing.T) {
 
 	scope = Scope{Networks: []overspan.NetworkID{n.id}, Endpoints: []EndpointKey{key}}
 	want.Netns = nil
-	if diff := cmp.Diff(want, read(t, h, scope), equateStates()); diff != "" {
+	if diff := cmp.Diff(want.Lines(), read(t, h, scope).Lines()); diff != "" {
 		t.Errorf("Read of the network (-want +got):\n%s", diff)
 	}
 	converge(t, h, Scope{All: true}, State{Netns: map[string]struct{}{path: {}}})

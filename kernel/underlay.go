@@ -13,6 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// defaultBits: a shorter prefix is a default route, or a piece of one, as VPNs
+// set it up (0.0.0.0/1 and 128.0.0.0/1, or 2000::/3).
+const defaultBits = 4
+
 // An Underlay is the device that carries a node's VXLAN packets.
 type Underlay struct {
 	Device string
@@ -142,7 +146,7 @@ func (h *Host) HostRoutes() ([]netip.Prefix, error) {
 
 func addForeign(found map[netip.Prefix]struct{}, n *net.IPNet) {
 	p, ok := toPrefix(n)
-	if !ok || p.Bits() == 0 || p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() {
+	if !ok || p.Bits() < defaultBits || p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() {
 		return
 	}
 	found[p.Masked()] = struct{}{}
