@@ -45,6 +45,9 @@ func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoin
 // attach makes the request. Its Else reads whatever can be in the way.
 func (s *Session) attach(a AttachRequest) (*request, error) {
 	e, n := a.Endpoint, a.Network
+	if err := leaving(n); err != nil {
+		return nil, err
+	}
 	if err := s.checkAttach(a); err != nil {
 		return nil, fmt.Errorf("attach %s to network %s: %w", e.Name, n.Name, err)
 	}
@@ -159,10 +162,19 @@ func (s *Session) networkGone(n *overspan.Network, kvs map[string]KeyValue) erro
 		return overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
 	}
 	now, err := s.keys.network(kv)
-	if err == nil && now.Deleting {
+	if err != nil {
+		return err
+	}
+	return leaving(&now)
+}
+
+// leaving returns an error if a network is on its way out: its record still
+// stands, but nothing may be put into it.
+func leaving(n *overspan.Network) error {
+	if n.Deleting {
 		return overspan.Errorf(overspan.ErrNotFound, "network %s is being removed", n.Name)
 	}
-	return err
+	return nil
 }
 
 func networkChanged(n *overspan.Network) error {

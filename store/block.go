@@ -20,6 +20,9 @@ func (s *Session) Claim(ctx context.Context, n *overspan.Network, r overspan.Ran
 	if !r.IsBlock() {
 		return overspan.Block{}, overspan.Errorf(overspan.ErrInvalid, "%s: not an aligned power of two up to %d", what, overspan.MaxBlockSize)
 	}
+	if err := leaving(n); err != nil {
+		return overspan.Block{}, err
+	}
 	b := overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: ack}
 	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
 		If:   append(s.mayClaim(n), s.unclaimed(n.ID, r)...),

@@ -19,6 +19,9 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 	if _, err := rec.Noun(n.ID, holder, w.Asker); err != nil {
 		return overspan.Want{}, overspan.Errorf(overspan.ErrInvalid, "%s: %s", what, err)
 	}
+	if err := leaving(n); err != nil {
+		return overspan.Want{}, err
+	}
 	key := s.keys.Want(n.ID, holder, w.Asker)
 	for range maxRaces {
 		res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
@@ -79,6 +82,9 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 	what := fmt.Sprintf("yield slots %s of network %s", give, n.Name)
 	if !covers(from.Range, append([]overspan.Range{give}, keep...)) {
 		return overspan.Errorf(overspan.ErrInvalid, "%s: with %v kept it is not block %s", what, keep, from.Range)
+	}
+	if err := leaving(n); err != nil {
+		return err
 	}
 	wantKV, err := s.one(ctx, s.keys.Want(w.Network, w.Holder, w.Asker))
 	if err != nil {
