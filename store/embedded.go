@@ -69,6 +69,10 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
+	return cfg.start(ctx, conf)
+}
+
+func (cfg EmbeddedConfig) start(ctx context.Context, conf *embed.Config) (*Embedded, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make etcd data directory: %w", err)
 	}
@@ -108,46 +112,46 @@ func (s *Embedded) Close() {
 	<-s.etcd.Server.StopNotify()
 }
 
-func (c EmbeddedConfig) advertised() []string {
-	if len(c.AdvertiseClientURLs) > 0 {
-		return slices.Clone(c.AdvertiseClientURLs)
+func (cfg EmbeddedConfig) advertised() []string {
+	if len(cfg.AdvertiseClientURLs) > 0 {
+		return slices.Clone(cfg.AdvertiseClientURLs)
 	}
-	return slices.Clone(c.ClientURLs)
+	return slices.Clone(cfg.ClientURLs)
 }
 
 // embed puts the configuration into etcd's form.
-func (c EmbeddedConfig) embed() (*embed.Config, error) {
-	if c.Dir == "" || c.Name == "" || len(c.ClientURLs) == 0 {
+func (cfg EmbeddedConfig) embed() (*embed.Config, error) {
+	if cfg.Dir == "" || cfg.Name == "" || len(cfg.ClientURLs) == 0 {
 		return nil, overspan.Errorf(overspan.ErrInvalid, "embedded etcd: a data directory, a name and a client URL are needed")
 	}
 	conf := embed.NewConfig()
-	conf.Dir, conf.Name = c.Dir, c.Name
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(c.Log))
+	conf.Dir, conf.Name = cfg.Dir, cfg.Name
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log))
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = embed.CompactorModePeriodic, keptHistory
 	conf.QuotaBackendBytes = quota
 	conf.EnableGRPCGateway = false
 	conf.InitialClusterToken = overspan.NewID() // only a fresh directory takes it
-	if c.Cert != "" || c.Key != "" {
+	if cfg.Cert != "" || cfg.Key != "" {
 		conf.ClientTLSInfo = transport.TLSInfo{
-			CertFile: c.Cert, KeyFile: c.Key, TrustedCAFile: c.CA, ClientCertAuth: c.CA != "",
+			CertFile: cfg.Cert, KeyFile: cfg.Key, TrustedCAFile: cfg.CA, ClientCertAuth: cfg.CA != "",
 		}
 	}
 	var err error
-	if conf.ListenClientUrls, err = parseURLs(c.ClientURLs); err != nil {
+	if conf.ListenClientUrls, err = parseURLs(cfg.ClientURLs); err != nil {
 		return nil, err
 	}
-	if conf.AdvertiseClientUrls, err = parseURLs(c.advertised()); err != nil {
+	if conf.AdvertiseClientUrls, err = parseURLs(cfg.advertised()); err != nil {
 		return nil, err
 	}
 	conf.ListenPeerUrls = nil
 	peer := noPeer
-	if c.PeerURL != "" {
-		peer = c.PeerURL
+	if cfg.PeerURL != "" {
+		peer = cfg.PeerURL
 	}
 	if conf.AdvertisePeerUrls, err = parseURLs([]string{peer}); err != nil {
 		return nil, err
 	}
-	if c.PeerURL != "" {
+	if cfg.PeerURL != "" {
 		conf.ListenPeerUrls = conf.AdvertisePeerUrls
 	}
 	conf.InitialCluster = conf.InitialClusterFromName(conf.Name)
@@ -183,13 +187,13 @@ func checkUnlocked(dir string) error {
 	return nil
 }
 
-func (c EmbeddedConfig) startFault(err error) error {
+func (cfg EmbeddedConfig) startFault(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		urls := c.ClientURLs
-		if c.PeerURL != "" {
-			urls = append(slices.Clone(urls), c.PeerURL)
+		urls := cfg.ClientURLs
+		if cfg.PeerURL != "" {
+			urls = append(slices.Clone(urls), cfg.PeerURL)
 		}
 		return overspan.Errorf(overspan.ErrInUse, "embedded etcd cannot listen on %s: another process has the port: %w", strings.Join(urls, ","), err)
 	}
-	return fmt.Errorf("start embedded etcd in %s: %w", c.Dir, err)
+	return fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
 }

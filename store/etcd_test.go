@@ -204,7 +204,7 @@ func (a *authority) sign(t *testing.T, name string, cert *x509.Certificate) (cer
 func TestEtcdWithUsers(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
-	s := startServer(t, dir)
+	s := startServerForUsers(t, dir)
 	root := s.KV()
 	enableAuth(t, root)
 	closeKV(t, root)
@@ -232,12 +232,28 @@ func TestEtcdWithUsers(t *testing.T) {
 	defer cancel()
 	_, err = late.List(ctx, Key("/ours/a"), 0)
 	wantError(t, err, overspan.ErrUnavailable, "etcd unreachable at unix://")
-	s = startServer(t, dir)
+	s = startServerForUsers(t, dir)
 	t.Cleanup(s.Close)
 	eventually(t, "etcd is back", func() bool {
 		_, err = late.List(testContext(t), Key("/ours/a"), 0)
 		return err == nil
 	})
+}
+
+// startServerForUsers starts a server that spends no time on hashing passwords.
+func startServerForUsers(t *testing.T, dir string) *Embedded {
+	t.Helper()
+	cfg := EmbeddedConfig{Dir: filepath.Join(dir, "data"), Name: "test", ClientURLs: []string{"unix://" + filepath.Join(dir, "etcd.sock")}}
+	conf, err := cfg.embed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.BcryptCost = 4 // the least
+	s, err := cfg.start(testContext(t), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func enableAuth(t *testing.T, kv *Etcd) {
