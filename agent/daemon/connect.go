@@ -245,6 +245,7 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 		if err := d.rec.do(ctx, scope); err != nil {
 			return err
 		}
+		d.realised.add(a.Endpoint.Network)
 	}
 	return d.rec.do(ctx, endpointScope(a))
 }

@@ -85,7 +85,7 @@ type Daemon struct {
 	snapshots *beacon    // fires when Snapshot changes
 	gates     keyedLocks // one change at a time in a sandbox
 	admit     sync.Mutex // guards the choice of new sandboxes' names and identities
-	realised  networkSet // networks whose devices a pass has brought in line
+	realised  networkSet // networks whose devices and rules an attach has seen in line
 	follows   followers  // why networks are followed
 	doomed    doomedSet  // sandboxes with an interface on its way out
 	health    *health    // what status tells of the passes
@@ -277,9 +277,6 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 		d.health.changed.fire()
 		wake(d.deaths)
 	} else {
-		for _, id := range scope.Networks {
-			d.realised.add(id)
-		}
 		d.health.applied(res.Segments)
 	}
 	if cause != causeHint && cause != causeResync {

@@ -158,7 +158,7 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
 		d.awaken(ctx)
 		d.releaseOrphans(new)
-	} else if networks, global := changed(old, new); len(networks) > 0 || global {
+	} else if networks, global := changed(old, new, d.Self()); len(networks) > 0 || global {
 		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
 	}
 	for _, id := range d.follows.all() {

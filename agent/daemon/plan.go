@@ -177,13 +177,13 @@ func (in planInput) global() kernel.State {
 
 // changed lists the networks whose forwarding differs between two snapshots,
 // and whether the rules or the VTEPs do. A nil old snapshot differs in all.
-func changed(old, new *overspan.Snapshot) (networks []overspan.NetworkID, global bool) {
+func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []overspan.NetworkID, global bool) {
 	if old == nil || old.Meta != new.Meta || !sameUnderlay(old.Nodes, new.Nodes) {
 		// A VTEP moved, came or went: every network's destinations may.
 		return slices.Sorted(maps.Keys(new.Segments)), true
 	}
 	for id, seg := range new.Segments {
-		if old.Segments[id] == nil {
+		if was := old.Segments[id]; was == nil || holds(was, self) != holds(seg, self) {
 			global = true
 		}
 		if !sameForwarding(old.Networks[id], new.Networks[id], old.Segments[id], seg) {

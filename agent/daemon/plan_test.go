@@ -160,7 +160,7 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			before, after := twoNodes().Snapshot, twoNodes().Snapshot
 			test.change(after, after.Segments[demoNet])
-			got, global := changed(before, after)
+			got, global := changed(before, after, selfNode)
 			if diff := cmp.Diff(test.networks, got); diff != "" || global != test.global {
 				t.Errorf("global %t, want %t; networks (-want +got):\n%s", global, test.global, diff)
 			}
