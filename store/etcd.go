@@ -69,7 +69,7 @@ func (e *Etcd) Close() error {
 
 // Txn implements KV.
 func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return Result{}, e.fault("transaction", err)
 	}
@@ -109,7 +109,7 @@ func (e *Etcd) List(ctx context.Context, r KeyRange, rev int64) (Listing, error)
 }
 
 func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (e *Etcd) Members(ctx context.Context) []Member {
 
 func (e *Etcd) member(ctx context.Context, endpoint string) Member {
 	m := Member{Endpoint: endpoint}
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		m.Err = e.fault("status", err)
 		return m
@@ -155,7 +155,7 @@ func (e *Etcd) member(ctx context.Context, endpoint string) Member {
 
 // Grant implements KV.
 func (e *Etcd) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return 0, e.fault("grant lease", err)
 	}
@@ -170,7 +170,7 @@ func (e *Etcd) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 
 // Revoke implements KV.
 func (e *Etcd) Revoke(ctx context.Context, id LeaseID) error {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return e.fault("revoke lease", err)
 	}
@@ -184,7 +184,7 @@ func (e *Etcd) Revoke(ctx context.Context, id LeaseID) error {
 
 // KeepAlive implements KV.
 func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, error) {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return nil, e.fault("keep lease alive", err)
 	}

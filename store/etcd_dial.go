@@ -117,8 +117,12 @@ func (c DialConfig) tls() (*tls.Config, error) {
 }
 
 // connect returns the client, made at the first call that can: with a user and
-// a password that takes a server that answers, within dialTimeout.
-func (e *Etcd) connect() (*clientv3.Client, error) {
+// a password that takes a server that answers, within dialTimeout. It fails if
+// ctx has ended, of which a client in process takes no notice.
+func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.client != nil {

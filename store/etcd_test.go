@@ -259,7 +259,7 @@ func startServerForUsers(t *testing.T, dir string) *Embedded {
 func enableAuth(t *testing.T, kv *Etcd) {
 	t.Helper()
 	ctx := testContext(t)
-	c, err := kv.connect()
+	c, err := kv.connect(testContext(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (e *Etcd) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch 
 // watch passes on what the client's watch says until it fails or ctx ends.
 func (e *Etcd) watch(ctx context.Context, r KeyRange, after int64, send func(Batch)) error {
 	what := "watch " + r.Key
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return e.fault(what, err)
 	}
@@ -80,7 +80,7 @@ func batch(resp clientv3.WatchResponse, after int64) Batch {
 
 // Progress implements KV.
 func (e *Etcd) Progress(ctx context.Context) error {
-	client, err := e.connect()
+	client, err := e.connect(ctx)
 	if err != nil {
 		return e.fault("request progress", err)
 	}

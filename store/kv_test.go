@@ -112,7 +112,7 @@ func etcdSubject(kv *Etcd) subject {
 		KV: kv,
 		compact: func(t *testing.T, rev int64) {
 			t.Helper()
-			client, err := kv.connect()
+			client, err := kv.connect(testContext(t))
 			if err != nil {
 				t.Fatal(err)
 			}
