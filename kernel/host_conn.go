@@ -48,6 +48,7 @@ func newMessage(kind, flags int, parts ...nl.NetlinkRequestData) message {
 type conn struct {
 	fd   int
 	port uint32 // the kernel marks some events with the port of who caused them
+	send func(pack []byte) error
 
 	mu  sync.Mutex // held over a request and its answers
 	seq uint32
@@ -62,6 +63,7 @@ func dial(family int) (*conn, error) {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	c := &conn{fd: fd, buf: make([]byte, receiveBytes)}
+	c.send = c.sendToKernel
 	if err := c.setup(); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set up netlink socket: %w", err)
@@ -139,8 +141,8 @@ func (c *conn) execPack(msgs []message, errs []error) (int, error) {
 	}
 	flags := pack[last+6 : last+8]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
-	if err := unix.Sendto(c.fd, pack, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, fmt.Errorf("send to netlink: %w", err)
+	if err := c.send(pack); err != nil {
+		return 0, err
 	}
 	for {
 		answers, err := c.receive()
@@ -198,8 +200,8 @@ func (c *conn) dump(m message) ([][]byte, error) {
 func (c *conn) ask(m message) ([][]byte, error) {
 	c.seq++
 	m.Seq = c.seq
-	if err := unix.Sendto(c.fd, m.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("send to netlink: %w", err)
+	if err := c.send(m.Serialize()); err != nil {
+		return nil, err
 	}
 	var bodies [][]byte
 	interrupted := false
@@ -235,6 +237,13 @@ func (c *conn) ask(m message) ([][]byte, error) {
 			}
 		}
 	}
+}
+
+func (c *conn) sendToKernel(pack []byte) error {
+	if err := unix.Sendto(c.fd, pack, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send to netlink: %w", err)
+	}
+	return nil
 }
 
 // receive returns the messages of one datagram. Only the kernel is heard.

@@ -127,6 +127,9 @@ func parseTable(text string) savedTable {
 
 var ruleComment = regexp.MustCompile(`--comment "?` + rulePrefix + `([0-9a-f]+)"?`)
 
+// quoted matches a comment or the like, which may hold anything.
+var quoted = regexp.MustCompile(`"(?:\\.|[^"\\])*"`)
+
 // chain returns a chain of ours. Its hook is the built-in chain that jumps to
 // it before any rule of others, if that is the only jump there is from built-in
 // chains. Several chains of ours may share a hook: their jumps stand together.
@@ -160,7 +163,7 @@ func (t savedTable) chain(name string) Chain {
 
 // isJump reports whether a rule jumps to a chain, whatever it matches.
 func isJump(spec, chain string) bool {
-	words := strings.Fields(spec)
+	words := strings.Fields(quoted.ReplaceAllString(spec, "TEXT"))
 	for i, w := range words[:max(0, len(words)-1)] {
 		if (w == "-j" || w == "-g") && words[i+1] == chain {
 			return true
