@@ -15,13 +15,14 @@ TIMEOUT ?= 15m
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: deps build ## three hosts, an overlay, a full mesh of pings; gone afterwards (root)
+demo: build ## three hosts, an overlay, a full mesh of pings; gone afterwards (root)
+	@tools/deps.sh demo
 	$(GO) run ./e2e/demo
 
 test: deps lint ## everything that a change must pass (root)
 	$(GO) test -race -p $(P) -timeout $(TIMEOUT) ./...
 	@# Each benchmark once, so that none rots; nobody reads the times.
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -run '^$$' -bench . -benchtime 1x -p 1 -timeout $(TIMEOUT) ./...
 
 lint: ## format, vet, staticcheck, and generated code against its sources
 	@unformatted=$$($(TOOL) gofumpt -l .); if [ -n "$$unformatted" ]; then \
@@ -38,7 +39,7 @@ generate: ## generate Go from proto/
 	$(TOOL) buf generate
 
 build: ## bin/agent and bin/ctl
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl
 
-deps: ## install the system packages that the tests and the demo call
-	@tools/deps.sh
+deps: ## install the system packages that the tests and the demo call, where missing (root)
+	@tools/deps.sh test

@@ -1,30 +1,39 @@
 #!/usr/bin/env bash
-# Installs the Debian packages whose programs the agent, the tests and the demo
-# call; only those that are missing.
+# Installs the Debian packages whose programs the demo, or with "test" also the
+# tests, call: only those that are missing.
 set -euo pipefail
 
 # program:package
-needed=(
+demo=(
 	iptables:iptables
-	ipset:ipset
 	ip:iproute2
-	sysctl:procps
 	ping:iputils-ping
-	tcpdump:tcpdump
+)
+test=(
+	bridge:iproute2
 	conntrack:conntrack
-	nft:nftables
 	ebtables:ebtables
 	etcdctl:etcd-client
-	git:git
-	gcc:gcc # the race detector
+	ipset:ipset
+	nft:nftables
+	sysctl:procps
+	tcpdump:tcpdump
+	unshare:util-linux
+	dockerd:docker.io # connected to as an engine of containers
+	docker:docker.io
+	busybox:busybox-static # what runs in them
+	gcc:gcc                # the race detector
 )
+
+needed=("${demo[@]}")
+[ "${1-}" = demo ] || needed+=("${test[@]}")
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for entry in "${needed[@]}"; do
 	command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
-[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+[ "${1-}" = demo ] || [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
