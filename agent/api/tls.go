@@ -3,10 +3,11 @@ package api
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overspan/overspan"
 )
@@ -77,6 +78,7 @@ type reloader struct {
 type stamp struct {
 	modified time.Time
 	size     int64
+	inode    uint64
 }
 
 // current returns the configuration of the files as they are now.
@@ -118,11 +120,11 @@ func (r *reloader) reload() error {
 
 func (f TLSFiles) stamps() (out [3]stamp, err error) {
 	for i, path := range []string{f.CA, f.Cert, f.Key} {
-		info, err := os.Stat(path)
-		if err != nil {
-			return out, fmt.Errorf("TLS files: %w", err)
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return out, overspan.Errorf(overspan.ErrInvalid, "load %s: %w", path, err)
 		}
-		out[i] = stamp{info.ModTime(), info.Size()}
+		out[i] = stamp{time.Unix(st.Mtim.Unix()), st.Size, st.Ino}
 	}
 	return out, nil
 }

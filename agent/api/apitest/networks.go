@@ -1,0 +1,235 @@
+package apitest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/api"
+	"github.com/overspan/overspan/ipam"
+)
+
+// blockSize is that of the only block that this node holds in a network.
+const blockSize = 8
+
+// CreateNetwork implements api.Daemon. The n-th network gets 10.0.n.0/24.
+func (d *Daemon) CreateNetwork(_ context.Context, r api.CreateRequest) (*overspan.Network, error) {
+	plan, err := ipam.ParseSpec(r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.reachable(); err != nil {
+		return nil, err
+	}
+	for _, n := range d.snapshot.Networks {
+		if n.Name == r.Name {
+			return nil, overspan.Errorf(overspan.ErrExists, "network with name %s already exists", r.Name)
+		}
+	}
+	n := &overspan.Network{
+		ID:       overspan.NetworkID(d.newID()),
+		Name:     r.Name,
+		Driver:   plan.Driver,
+		IPv4:     plan.IPv4,
+		IPv6:     plan.IPv6,
+		MTU:      1450,
+		Internal: r.Internal,
+		Options:  r.Options,
+		Labels:   r.Labels,
+		Created:  Created,
+	}
+	if plan.AutoIPv4 {
+		n.IPv4 = automatic(fmt.Sprintf("10.0.%d.0/24", d.made))
+	}
+	if plan.AutoIPv6 {
+		n.IPv6 = automatic(fmt.Sprintf("fd00:0:0:%x::/64", d.made))
+	}
+	if n.Driver == overspan.DriverOverlay {
+		n.VNI, n.Underlay = uint32(4096+d.made), overspan.IPv4
+	} else {
+		n.Node = Self
+	}
+	d.change(func(s *overspan.Snapshot) {
+		s.Networks[n.ID] = n
+		s.Segments[n.ID] = &overspan.Segment{}
+	})
+	d.publish(api.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
+	return n, nil
+}
+
+// automatic makes a subnet whose gateway is its first address.
+func automatic(text string) overspan.Subnet {
+	p := netip.MustParsePrefix(text)
+	return overspan.Subnet{Prefix: p, Gateway: p.Addr().Next()}
+}
+
+// network finds a network. The caller holds mu.
+func (d *Daemon) network(ref string) (*overspan.Network, error) {
+	if ref == "host" || ref == "none" {
+		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined", ref)
+	}
+	names := map[overspan.NetworkID]string{}
+	for id, n := range d.snapshot.Networks {
+		if n.Node == "" || n.Node == Self {
+			names[id] = n.Name
+		}
+	}
+	id, err := overspan.Match("network", ref, names)
+	if err != nil {
+		return nil, err
+	}
+	return d.snapshot.Networks[id], nil
+}
+
+// RemoveNetwork implements api.Daemon.
+func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkID, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.reachable(); err != nil {
+		return "", err
+	}
+	n, err := d.network(ref)
+	if err != nil {
+		return "", err
+	}
+	var users []string
+	for _, e := range d.snapshot.Segments[n.ID].Endpoints {
+		users = append(users, e.Name)
+	}
+	if len(users) > 0 {
+		slices.Sort(users)
+		return "", overspan.Errorf(overspan.ErrInUse, "network %s has active endpoints: %s", n.Name, strings.Join(users, ", "))
+	}
+	d.change(func(s *overspan.Snapshot) {
+		delete(s.Networks, n.ID)
+		delete(s.Segments, n.ID)
+	})
+	return n.ID, nil
+}
+
+// Connect implements api.Daemon. Targets are sandboxes; with WaitPeers h2 is
+// reported late if the endpoint's name begins with "late".
+func (d *Daemon) Connect(_ context.Context, r api.ConnectRequest) (api.ConnectResult, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.reachable(); err != nil {
+		return api.ConnectResult{}, err
+	}
+	n, err := d.network(r.Network)
+	if err != nil {
+		return api.ConnectResult{}, err
+	}
+	sb, err := d.sandbox(r.Target)
+	if err != nil {
+		return api.ConnectResult{}, err
+	}
+	segment := d.snapshot.Segments[n.ID]
+	slot, err := choose(n, segment, r.IP)
+	if err != nil {
+		return api.ConnectResult{}, err
+	}
+	e := overspan.Endpoint{
+		ID:        overspan.EndpointID(d.newID()),
+		Network:   n.ID,
+		Node:      Self,
+		Name:      cmp.Or(r.Name, sb.Name),
+		Slot:      slot,
+		Slots:     []overspan.Slot{slot},
+		IPv4:      n.IPv4.Addr(slot),
+		IPv6:      n.IPv6.Addr(slot),
+		MAC:       n.MAC(slot),
+		Sandbox:   sb.Name,
+		Interface: cmp.Or(r.Interface, fmt.Sprintf("eth%d", d.plugged(sb.ID))),
+		Created:   Created,
+	}
+	if r.MAC != "" {
+		if e.MAC, err = overspan.ParseMAC(r.MAC); err != nil {
+			return api.ConnectResult{}, err
+		}
+	}
+	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(segment, e) })
+	d.attachments = append(d.attachments, overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, Committed: true})
+	result := api.ConnectResult{Endpoint: e}
+	if r.Wait == api.WaitPeers && strings.HasPrefix(e.Name, "late") {
+		result.Unconfirmed = []string{"h2"}
+	}
+	return result, nil
+}
+
+// choose takes the wanted slot, else the lowest free one.
+func choose(n *overspan.Network, segment *overspan.Segment, ip string) (overspan.Slot, error) {
+	free := func(s overspan.Slot) bool { return n.Reserved(s) == "" && segment.Endpoints[s] == nil }
+	if ip != "" {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil {
+			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid address %q", ip)
+		}
+		slot, ok := n.IPv4.Slot(addr)
+		switch {
+		case !ok:
+			return 0, overspan.Errorf(overspan.ErrInvalid, "%s is not in this network's subnets", addr)
+		case !free(slot):
+			return 0, overspan.Errorf(overspan.ErrInUse, "address already in use: %s", addr)
+		}
+		return slot, nil
+	}
+	for slot := overspan.Slot(1); slot < n.Slots(); slot++ {
+		if free(slot) {
+			return slot, nil
+		}
+	}
+	return 0, overspan.Errorf(overspan.ErrExhausted, "network %s has no free address", n.Name)
+}
+
+// with returns a copy of a segment with an endpoint, and with a block around it.
+func with(s *overspan.Segment, e overspan.Endpoint) *overspan.Segment {
+	out := &overspan.Segment{Blocks: maps.Clone(s.Blocks), Endpoints: maps.Clone(s.Endpoints)}
+	if out.Blocks == nil {
+		out.Blocks, out.Endpoints = map[overspan.Slot]overspan.Block{}, map[overspan.Slot]*overspan.Endpoint{}
+	}
+	for _, slot := range e.Slots {
+		out.Endpoints[slot] = &e
+		around := overspan.BlockAt(slot, blockSize)
+		out.Blocks[around.First] = overspan.Block{Range: around, Node: e.Node, CreateRevision: 50}
+	}
+	return out
+}
+
+func without(s *overspan.Segment, e overspan.Endpoint) *overspan.Segment {
+	out := &overspan.Segment{Blocks: s.Blocks, Endpoints: maps.Clone(s.Endpoints)}
+	for _, slot := range e.Slots {
+		delete(out.Endpoints, slot)
+	}
+	return out
+}
+
+// Disconnect implements api.Daemon.
+func (d *Daemon) Disconnect(_ context.Context, network, target string) (overspan.Endpoint, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.network(network)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	for i, a := range d.attachments {
+		if a.Endpoint.Network == n.ID && (a.Endpoint.Name == target || a.Endpoint.Sandbox == target) {
+			d.detach(i)
+			return a.Endpoint, !d.since.IsZero(), nil
+		}
+	}
+	return overspan.Endpoint{}, false, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", target, n.Name)
+}
+
+// detach removes the i-th attachment. The caller holds mu.
+func (d *Daemon) detach(i int) {
+	e := d.attachments[i].Endpoint
+	d.attachments = slices.Delete(d.attachments, i, i+1)
+	d.change(func(s *overspan.Snapshot) { s.Segments[e.Network] = without(s.Segments[e.Network], e) })
+}
