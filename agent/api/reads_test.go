@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/agent/api"
 	"github.com/overspan/overspan/agent/api/apitest"
+	"github.com/overspan/overspan/agent/daemon"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -153,7 +153,7 @@ func TestEvents(t *testing.T) {
 	if _, err := stream.Header(); err != nil {
 		t.Fatal(err)
 	}
-	if n := d.Publish(api.Event{Time: apitest.Created, Type: "kernel", Action: "repair", Name: "add fdb", Attributes: map[string]string{"cause": "flushed"}}); n != 1 {
+	if n := d.Publish(daemon.Event{Time: apitest.Created, Type: "kernel", Action: "repair", Name: "add fdb", Attributes: map[string]string{"cause": "flushed"}}); n != 1 {
 		t.Fatalf("%d subscribers, want 1", n)
 	}
 	got, err := stream.Recv()

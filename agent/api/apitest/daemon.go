@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/agent/api"
+	"github.com/overspan/overspan/agent/daemon"
 )
 
 // Self, Other and Away are the nodes: h1 is the one that is asked, h2 is up,
@@ -43,16 +43,16 @@ type Daemon struct {
 	sandboxes   []overspan.Sandbox
 	attachments []overspan.Attachment
 	drift       []string
-	status      api.Status
+	status      daemon.Status
 	panics      bool
 	made        int // things so far: ids are drawn from it
-	subscribers map[chan api.Event]struct{}
+	subscribers map[chan daemon.Event]struct{}
 }
 
 // New makes a daemon of a cluster without networks.
 func New() *Daemon {
 	return &Daemon{
-		subscribers: map[chan api.Event]struct{}{},
+		subscribers: map[chan daemon.Event]struct{}{},
 		snapshot: &overspan.Snapshot{
 			Revision: 100,
 			Meta:     overspan.Meta{Schema: 1, ClusterID: strings.Repeat("cc", 32)},
@@ -64,9 +64,9 @@ func New() *Daemon {
 			Networks: map[overspan.NetworkID]*overspan.Network{},
 			Segments: map[overspan.NetworkID]*overspan.Segment{},
 		},
-		status: api.Status{
+		status: daemon.Status{
 			Started:          Created,
-			Etcd:             []api.EtcdMember{{Endpoint: "http://10.99.0.1:2379", Version: "3.6.0", Leader: true, Latency: 400 * time.Microsecond}},
+			Etcd:             []daemon.EtcdMember{{Endpoint: "http://10.99.0.1:2379", Version: "3.6.0", Leader: true, Latency: 400 * time.Microsecond}},
 			SnapshotRevision: 100,
 			AppliedRevision:  100,
 			LastFullPass:     Created,
@@ -140,7 +140,7 @@ func (d *Daemon) SetDrift(ops ...string) {
 }
 
 // SetStatus changes what Status says.
-func (d *Daemon) SetStatus(f func(*api.Status)) {
+func (d *Daemon) SetStatus(f func(*daemon.Status)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f(&d.status)
@@ -220,7 +220,7 @@ func (d *Daemon) Segment(_ context.Context, id overspan.NetworkID) (*overspan.Se
 }
 
 // Status implements api.Daemon.
-func (d *Daemon) Status(context.Context) api.Status {
+func (d *Daemon) Status(context.Context) daemon.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.status
@@ -240,13 +240,13 @@ func (d *Daemon) Verify(context.Context) (int64, []string, error) {
 }
 
 // Subscribe implements api.Daemon.
-func (d *Daemon) Subscribe(ctx context.Context) <-chan api.Event {
+func (d *Daemon) Subscribe(ctx context.Context) <-chan daemon.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.panics {
 		panic("a test asked for it")
 	}
-	c := make(chan api.Event, 64)
+	c := make(chan daemon.Event, 64)
 	d.subscribers[c] = struct{}{}
 	context.AfterFunc(ctx, func() {
 		d.mu.Lock()
@@ -258,13 +258,13 @@ func (d *Daemon) Subscribe(ctx context.Context) <-chan api.Event {
 }
 
 // Publish sends an event to all subscribers and returns how many there are.
-func (d *Daemon) Publish(e api.Event) int {
+func (d *Daemon) Publish(e daemon.Event) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.publish(e)
 }
 
-func (d *Daemon) publish(e api.Event) int {
+func (d *Daemon) publish(e daemon.Event) int {
 	for c := range d.subscribers {
 		c <- e
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/agent/api"
+	"github.com/overspan/overspan/agent/daemon"
 	"github.com/overspan/overspan/ipam"
 )
 
@@ -18,7 +18,7 @@ import (
 const blockSize = 8
 
 // CreateNetwork implements api.Daemon. The n-th network gets 10.0.n.0/24.
-func (d *Daemon) CreateNetwork(_ context.Context, r api.CreateRequest) (*overspan.Network, error) {
+func (d *Daemon) CreateNetwork(_ context.Context, r daemon.CreateRequest) (*overspan.Network, error) {
 	plan, err := ipam.ParseSpec(r.Spec)
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (d *Daemon) CreateNetwork(_ context.Context, r api.CreateRequest) (*overspa
 		s.Networks[n.ID] = n
 		s.Segments[n.ID] = &overspan.Segment{}
 	})
-	d.publish(api.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
+	d.publish(daemon.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
 	return n, nil
 }
 
@@ -116,24 +116,24 @@ func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkI
 
 // Connect implements api.Daemon. Targets are sandboxes; with WaitPeers h2 is
 // reported late if the endpoint's name begins with "late".
-func (d *Daemon) Connect(_ context.Context, r api.ConnectRequest) (api.ConnectResult, error) {
+func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.ConnectResult, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.reachable(); err != nil {
-		return api.ConnectResult{}, err
+		return daemon.ConnectResult{}, err
 	}
 	n, err := d.network(r.Network)
 	if err != nil {
-		return api.ConnectResult{}, err
+		return daemon.ConnectResult{}, err
 	}
 	sb, err := d.sandbox(r.Target)
 	if err != nil {
-		return api.ConnectResult{}, err
+		return daemon.ConnectResult{}, err
 	}
 	segment := d.snapshot.Segments[n.ID]
 	slot, err := choose(n, segment, r.IP)
 	if err != nil {
-		return api.ConnectResult{}, err
+		return daemon.ConnectResult{}, err
 	}
 	e := overspan.Endpoint{
 		ID:        overspan.EndpointID(d.newID()),
@@ -151,13 +151,13 @@ func (d *Daemon) Connect(_ context.Context, r api.ConnectRequest) (api.ConnectRe
 	}
 	if r.MAC != "" {
 		if e.MAC, err = overspan.ParseMAC(r.MAC); err != nil {
-			return api.ConnectResult{}, err
+			return daemon.ConnectResult{}, err
 		}
 	}
 	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(segment, e) })
 	d.attachments = append(d.attachments, overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, Committed: true})
-	result := api.ConnectResult{Endpoint: e}
-	if r.Wait == api.WaitPeers && strings.HasPrefix(e.Name, "late") {
+	result := daemon.ConnectResult{Endpoint: e}
+	if r.Wait == daemon.WaitPeers && strings.HasPrefix(e.Name, "late") {
 		result.Unconfirmed = []string{"h2"}
 	}
 	return result, nil
