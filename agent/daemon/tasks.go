@@ -59,7 +59,9 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 			d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeHint)
 			wake(d.routes)
 			wake(d.deaths)
-		case h.Dev == "":
+		case h.Rules:
+			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
+		case h.Routes:
 			wake(d.routes)
 		case known:
 			d.rec.dirty.mark(scope, causeHint)
