@@ -25,10 +25,6 @@ type Port struct {
 	// endpoint's record is not committed, and for good once its slot is no
 	// longer this node's: such a port speaks to nobody.
 	Enslaved bool
-
-	// Secondary says that the sandbox has its default routes from another
-	// network; a namespace takes one of each family.
-	Secondary bool
 }
 
 // Plan returns what the kernel should hold for a network on this node: the
@@ -118,7 +114,7 @@ func inside(n *overspan.Network, p Port) kernel.Inside {
 			subnet, everywhere = n.IPv6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
 		in.Addrs = append(in.Addrs, within(subnet, a))
-		if subnet.Gateway.IsValid() && !n.Internal && !p.Secondary {
+		if subnet.Gateway.IsValid() && !n.Internal {
 			in.Routes = append(in.Routes, kernel.Route{Dst: everywhere, Via: subnet.Gateway})
 		}
 	}

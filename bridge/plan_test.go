@@ -48,7 +48,7 @@ func TestPlan(t *testing.T) {
 		s := bridge.Plan(dual, []bridge.Port{
 			{Endpoint: endpoint(dual, "1", 16), Netns: "/run/netns/attached", Enslaved: true},
 			{Endpoint: endpoint(dual, "2", 17), Netns: "/run/netns/prepared"},
-			{Endpoint: endpoint(dual, "3", 18), Netns: "/run/netns/elsewhere-too", Enslaved: true, Secondary: true},
+			{Endpoint: endpoint(dual, "3", 18), Netns: "/run/netns/elsewhere-too", Enslaved: true},
 			{Endpoint: chosen, Netns: "/run/netns/chosen-mac", Enslaved: true},
 		})
 		golden.Check(t, "ports", s.Lines())
