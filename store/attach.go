@@ -30,7 +30,11 @@ func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoin
 		return overspan.Endpoint{}, err
 	}
 	e := a.Endpoint
-	r.undo = func(ctx context.Context) { s.undoAttach(ctx, e) }
+	r.undo = func(ctx context.Context, revision int64) {
+		late := e
+		late.CreateRevision, late.ModRevision = revision, revision
+		s.undoAttach(ctx, late)
+	}
 	res, err := s.flights.fly(ctx, r)
 	if err != nil {
 		return overspan.Endpoint{}, err
@@ -116,7 +120,11 @@ func (s *Session) checkAttach(a AttachRequest) error {
 
 // undoAttach takes an endpoint off again whose caller has given up.
 func (s *Session) undoAttach(ctx context.Context, e overspan.Endpoint) {
-	if _, err := s.Detach(ctx, e); err != nil {
+	err := insist(ctx, func() error {
+		_, err := s.Detach(ctx, e)
+		return err
+	})
+	if err != nil {
 		s.cfg.Log.Warn("late endpoint is left behind", "endpoint", e.Name, "network", overspan.ShortID(e.Network), "err", err)
 		return
 	}

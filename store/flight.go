@@ -106,9 +106,9 @@ func (f *flights) run(ctx context.Context) error {
 		if len(group) == 0 {
 			continue // all have given up
 		}
-		for _, landed := range f.launch(ctx, group) {
-			if landed.undo != nil {
-				undoing.Go(func() { landed.undo(ctx) })
+		for _, r := range f.launch(ctx, group) {
+			if r.undo != nil {
+				undoing.Go(func() { r.undo(ctx, r.revision) })
 			}
 		}
 		if f.err != nil {
@@ -340,6 +340,16 @@ func refused(err error) bool {
 		}
 	}
 	return false
+}
+
+// insist does what nobody waits for until etcd has answered, or ctx ends.
+func insist(ctx context.Context, do func() error) error {
+	for attempt := 0; ; attempt++ {
+		err := do()
+		if !errors.Is(err, overspan.ErrUnavailable) || pause(ctx, firstPause, attempt) != nil {
+			return err
+		}
+	}
 }
 
 // pause waits before one more attempt: first, doubled n times, at most a second,

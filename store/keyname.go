@@ -120,7 +120,7 @@ func parseKey(parts []string) (KeyName, bool) {
 		return networkName(args[0], args[1])
 	case word == "vnis" && len(args) == 1:
 		vni, err := strconv.ParseUint(args[0], 10, 24)
-		return KeyName{Kind: KeyVNI, VNI: uint32(vni)}, err == nil
+		return KeyName{Kind: KeyVNI, VNI: uint32(vni)}, err == nil && vni > 0
 	case word == "subnets" && len(args) == 1 && args[0] == "version":
 		return KeyName{Kind: KeySubnetsVersion}, true
 	case word == "subnets" && len(args) == 3:

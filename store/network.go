@@ -185,12 +185,12 @@ func (s *Session) create(ctx context.Context, n overspan.Network, version int64)
 		t.If = append(t.If, Absent(Key(key)))
 		t.Then = append(t.Then, Put(key, ref))
 	}
-	return s.flights.fly(ctx, &request{what: what, txn: t, undo: func(ctx context.Context) { s.undoCreate(ctx, n) }})
+	return s.flights.fly(ctx, &request{what: what, txn: t, undo: func(ctx context.Context, _ int64) { s.undoCreate(ctx, n) }})
 }
 
 // undoCreate removes a network again whose creator has given up.
 func (s *Session) undoCreate(ctx context.Context, n overspan.Network) {
-	if err := s.RemoveNetwork(ctx, &n); err != nil {
+	if err := insist(ctx, func() error { return s.RemoveNetwork(ctx, &n) }); err != nil {
 		s.cfg.Log.Warn("late network is left behind", "network", n.Name, "err", err)
 		return
 	}

@@ -145,6 +145,7 @@ func three(t *testing.T, connect func(*testing.T) KV) [3]run {
 }
 
 func TestOneOfThreeCreatorsOfANameWins(t *testing.T) {
+	t.Parallel()
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		nodes := three(t, connect)
 		for round := range 50 {
@@ -203,6 +204,7 @@ func TestAutomaticSubnetsNeverOverlap(t *testing.T) {
 }
 
 func TestLateNetworkIsRemoved(t *testing.T) {
+	t.Parallel()
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		kv := NewFaulty(connect(t))
 		r := open(t, kv, testConfig(1))
@@ -221,6 +223,7 @@ func TestLateNetworkIsRemoved(t *testing.T) {
 // TestHalfARemovalIsFinished cuts a removal off behind each of its
 // transactions, and lets three nodes finish it at once.
 func TestHalfARemovalIsFinished(t *testing.T) {
+	t.Parallel()
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		nodes := three(t, connect)
 		kv := NewFaulty(connect(t))

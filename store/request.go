@@ -19,12 +19,13 @@ type request struct {
 	// attaches and detaches, of which no two can break each other's guards.
 	shared bool
 
-	// undo takes back what was done when the caller had given up; nil where
-	// nothing needs to be.
-	undo func(ctx context.Context)
+	// undo takes back what was done at a revision when the caller had given up;
+	// nil where nothing needs to be.
+	undo func(ctx context.Context, revision int64)
 
-	flown int // how often it took off; the flights' owner counts
-	done  chan answer
+	flown    int   // how often it took off; the flights' owner counts
+	revision int64 // at which it was carried out, known before undo is called
+	done     chan answer
 
 	mu       sync.Mutex // guards gone and answered
 	gone     bool
@@ -116,6 +117,7 @@ func land(group []*request, revision int64, responses []Response) []*request {
 		res := *responses[i].Result
 		res.Revision = revision
 		if !r.land(answer{res: res}) && res.OK {
+			r.revision = revision
 			orphans = append(orphans, r)
 		}
 	}

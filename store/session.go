@@ -55,7 +55,8 @@ type Identity struct {
 
 // A Session is a registered node: whoever holds it may write as the node. Any
 // number of goroutines may call its methods while Run runs; all writes but
-// PutAck pass through the node's flight key, one transaction at a time.
+// PutAck pass through the node's flight key, one transaction at a time. While
+// etcd is away they wait for it, until their ctx ends.
 //
 // Errors that every writing method may return: ErrUnavailable, after which
 // nothing has happened, or what has is undone by the session itself;

@@ -3,6 +3,7 @@ package overspanv1
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,8 +151,8 @@ func brokenMeta(field, value string, change func(*Meta)) broken {
 	}}
 }
 
-func TestBrokenRecordsAreRefused(t *testing.T) {
-	for _, tt := range []broken{
+func brokenSettings() []broken {
+	return []broken{
 		brokenMeta("schema", "0", func(x *Meta) { x.Schema = 0 }),
 		brokenMeta("cluster_id", "x", func(x *Meta) { x.ClusterId = "x" }),
 		brokenMeta("overlay_pool.prefix", "", func(x *Meta) { x.OverlayPool = nil }),
@@ -166,7 +167,11 @@ func TestBrokenRecordsAreRefused(t *testing.T) {
 		brokenNode("vteps[0]", "fe80::1%eth0", func(x *Node) { x.Vteps[0] = "fe80::1%eth0" }),
 		brokenNode("mtu", "0", func(x *Node) { x.Mtu = 0 }),
 		brokenNode("routes[0]", "10.0.0.1/8", func(x *Node) { x.Routes[0] = "10.0.0.1/8" }),
+	}
+}
 
+func brokenNetworks() []broken {
+	return []broken{
 		brokenNetwork("id", id("E"), func(x *Network) { x.Id = id("E") }),
 		brokenNetwork("name", "../..", func(x *Network) { x.Name = "../.." }),
 		brokenNetwork("driver", "macvlan", func(x *Network) { x.Driver = "macvlan" }),
@@ -185,7 +190,11 @@ func TestBrokenRecordsAreRefused(t *testing.T) {
 		brokenNetwork("ipv4.aux.rtr", "10.9.0.2", func(x *Network) { x.Ipv4.Aux["rtr"] = "10.9.0.2" }),
 		brokenNetwork("node", "", func(x *Network) { x.Driver, x.Vni, x.Underlay = "bridge", 0, "" }),
 		brokenNetwork("vni", "70000", func(x *Network) { x.Driver, x.Node, x.Underlay = "bridge", id("d"), "" }),
+	}
+}
 
+func brokenEndpoints() []broken {
+	return []broken{
 		brokenEndpoint("node", "h1", func(x *Endpoint) { x.Node = "h1" }),
 		brokenEndpoint("name", "a/b", func(x *Endpoint) { x.Name = "a/b" }),
 		brokenEndpoint("slots", "[]", func(x *Endpoint) { x.Slots = nil }),
@@ -195,7 +204,11 @@ func TestBrokenRecordsAreRefused(t *testing.T) {
 		brokenEndpoint("ipv4", "10.0.0.256", func(x *Endpoint) { x.Ipv4 = "10.0.0.256" }),
 		brokenEndpoint("mac", "ff:ff:ff:ff:ff:ff", func(x *Endpoint) { x.Mac = "ff:ff:ff:ff:ff:ff" }),
 		brokenEndpoint("created", "", func(x *Endpoint) { x.Created.Nanos = -1 }),
+	}
+}
 
+func brokenRest() []broken {
+	return []broken{
 		{"instance", "", func() error { _, err := (&Presence{}).Noun(); return err }},
 		{"pid", "-1", func() error { _, err := (&Presence{Pid: -1}).Noun(); return err }},
 		{"range", "3-4", func() error {
@@ -213,7 +226,11 @@ func TestBrokenRecordsAreRefused(t *testing.T) {
 			return err
 		}},
 		{"id", "", func() error { _, err := (&Attachment{Sandbox: id("b")}).Noun(); return err }},
-	} {
+	}
+}
+
+func TestBrokenRecordsAreRefused(t *testing.T) {
+	for _, tt := range slices.Concat(brokenSettings(), brokenNetworks(), brokenEndpoints(), brokenRest()) {
 		err := tt.read()
 		if !errors.Is(err, overspan.ErrCorrupt) {
 			t.Errorf("%s = %q: %v, want a corrupt record", tt.field, tt.value, err)
