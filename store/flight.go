@@ -87,6 +87,8 @@ func (f *flights) fly(ctx context.Context, r *request) (Result, error) {
 func (f *flights) run(ctx context.Context) error {
 	var undoing sync.WaitGroup
 	defer undoing.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer f.close()
 	for {
 		if len(f.waiting) == 0 {
