@@ -114,3 +114,20 @@ func TestStopIsBounded(t *testing.T) {
 		t.Errorf("the socket is still there: %v", err)
 	}
 }
+
+// TestStopBeforeTheStart is no failure, and leaves no socket.
+func TestStopBeforeTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	listeners, err := listenUnix(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := api.New(apitest.New(), api.Config{}, slog.New(slog.DiscardHandler)).Serve(ctx, listeners); err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
@@ -66,7 +67,12 @@ func New(d Daemon, cfg Config, log *slog.Logger) *Server {
 func (s *Server) Serve(ctx context.Context, listeners []net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
-		g.Go(func() error { return s.grpc.Serve(l) })
+		g.Go(func() error {
+			if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+				return err
+			}
+			return nil // ctx ended before it began
+		})
 	}
 	g.Go(func() error {
 		<-ctx.Done()

@@ -1,18 +1,11 @@
 package api_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,70 +17,15 @@ import (
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
-// authority signs certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) authority {
-	t.Helper()
-	key := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	return authority{must[*x509.Certificate](t)(x509.ParseCertificate(der)), key}
-}
-
-// issue returns certificate and key for the addresses 127.0.0.1 and 127.0.0.2,
-// in PEM.
-func (a authority) issue(t *testing.T, serial int64, until time.Time) (cert, key []byte) {
-	t.Helper()
-	private := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "agent"},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until,
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2)},
-	}
-	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key))
-	raw := must[[]byte](t)(x509.MarshalECPrivateKey(private))
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
-}
-
-func (a authority) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-}
-
-// write puts the authority's and a fresh certificate into files.
-func (a authority) write(t *testing.T, files api.TLSFiles, serial int64) {
-	t.Helper()
-	cert, key := a.issue(t, serial, time.Now().Add(time.Hour))
-	for path, content := range map[string][]byte{files.CA: a.pem(), files.Cert: cert, files.Key: key} {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func tlsFiles(t *testing.T) api.TLSFiles {
-	dir := t.TempDir()
-	return api.TLSFiles{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
-}
-
 // shows makes a client of the authority's servers that shows a certificate of
 // signer's; nil shows none.
-func shows(t *testing.T, trusted authority, signer *authority, until time.Time) *tls.Config {
+func shows(t *testing.T, trusted apitest.Authority, signer *apitest.Authority, until time.Time) *tls.Config {
 	t.Helper()
 	pool := x509.NewCertPool()
-	pool.AddCert(trusted.cert)
+	pool.AddCert(trusted.Cert)
 	config := &tls.Config{RootCAs: pool}
 	if signer != nil {
-		cert, key := signer.issue(t, 7, until)
+		cert, key := signer.Issue(t, 7, until)
 		config.Certificates = []tls.Certificate{must[tls.Certificate](t)(tls.X509KeyPair(cert, key))}
 	}
 	return config
@@ -105,9 +43,9 @@ func call(t *testing.T, addr net.Addr, config *tls.Config) error {
 }
 
 func TestTCPTakesOnlyKnownClients(t *testing.T) {
-	ca, stranger := newAuthority(t), newAuthority(t)
-	files := tlsFiles(t)
-	ca.write(t, files, 1)
+	ca, stranger := apitest.NewAuthority(t), apitest.NewAuthority(t)
+	files := apitest.TLSFiles(t)
+	ca.Write(t, files, 1)
 	addr := serve(t, apitest.New(), api.Config{Listen: []string{"tcp://127.0.0.1:0"}, TLS: files})[0]
 	later, past := time.Now().Add(time.Hour), time.Now().Add(-time.Minute)
 	for _, tt := range []struct {
@@ -146,9 +84,9 @@ func serial(t *testing.T, addr net.Addr, config *tls.Config) int64 {
 // TestCertificatesReplacedOnDisk are picked up by the next handshake, CA and
 // all; while they are only half replaced the old ones serve.
 func TestCertificatesReplacedOnDisk(t *testing.T) {
-	before, after := newAuthority(t), newAuthority(t)
-	files := tlsFiles(t)
-	before.write(t, files, 1)
+	before, after := apitest.NewAuthority(t), apitest.NewAuthority(t)
+	files := apitest.TLSFiles(t)
+	before.Write(t, files, 1)
 	addr := serve(t, apitest.New(), api.Config{Listen: []string{"tcp://127.0.0.1:0"}, TLS: files})[0]
 	later := time.Now().Add(time.Hour)
 	oldClient, newClient := shows(t, before, &before, later), shows(t, after, &after, later)
@@ -161,7 +99,7 @@ func TestCertificatesReplacedOnDisk(t *testing.T) {
 	if got := serial(t, addr, oldClient); got != 1 {
 		t.Errorf("half replaced: certificate %d, want 1", got)
 	}
-	after.write(t, files, 2)
+	after.Write(t, files, 2)
 	if got := serial(t, addr, newClient); got != 2 {
 		t.Errorf("replaced: certificate %d, want 2", got)
 	}
@@ -185,7 +123,7 @@ func TestTCPWithoutCertificates(t *testing.T) {
 	if err := call(t, addr, nil); err != nil {
 		t.Errorf("loopback: %v", err)
 	}
-	files := tlsFiles(t)
+	files := apitest.TLSFiles(t)
 	for _, incomplete := range []api.TLSFiles{files, {CA: files.CA}, {Cert: files.Cert, Key: files.Key}} {
 		if _, err := api.Listen(api.Config{Listen: []string{"tcp://127.0.0.1:0"}, TLS: incomplete}); err == nil {
 			t.Errorf("%+v: listening succeeded", incomplete)

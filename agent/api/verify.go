@@ -13,9 +13,9 @@ import (
 
 const (
 	// askBound is how long another node may take to verify itself.
-	askBound = 10 * time.Second
+	askBound = 5 * time.Second
 	// askAtOnce is how many nodes are asked at a time.
-	askAtOnce = 32
+	askAtOnce = 256
 )
 
 // Verify compares plan and kernel on this node, and on every other one if all

@@ -40,9 +40,9 @@ func verdicts(t *testing.T, system overspanv1.SystemServiceClient) []string {
 // TestVerifyAllAsksOtherAgents over mutual TLS at their underlay address, and
 // says of each that cannot be asked why not.
 func TestVerifyAllAsksOtherAgents(t *testing.T) {
-	ca := newAuthority(t)
-	files := tlsFiles(t)
-	ca.write(t, files, 1)
+	ca := apitest.NewAuthority(t)
+	files := apitest.TLSFiles(t)
+	ca.Write(t, files, 1)
 
 	other := second{apitest.New()}
 	other.SetDrift("add fdb 02:42:0a:00:00:10 dev osx-1 dst 10.99.0.1")

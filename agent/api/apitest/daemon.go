@@ -257,6 +257,13 @@ func (d *Daemon) Subscribe(ctx context.Context) <-chan daemon.Event {
 	return c
 }
 
+// Subscribers returns how many read events.
+func (d *Daemon) Subscribers() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.subscribers)
+}
+
 // Publish sends an event to all subscribers and returns how many there are.
 func (d *Daemon) Publish(e daemon.Event) int {
 	d.mu.Lock()
