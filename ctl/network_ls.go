@@ -50,7 +50,7 @@ func networkItemOf(n *overspanv1.Network) networkItem {
 		Scope:    overspan.Driver(n.GetDriver()).Scope(),
 		IPv6:     n.GetIpv6() != nil,
 		Internal: n.GetInternal(),
-		Labels:   n.GetLabels(),
+		Labels:   orEmpty(n.GetLabels()),
 	}
 	if n.GetCreated() != nil {
 		item.CreatedAt = n.GetCreated().AsTime()

@@ -112,7 +112,8 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 			}
 			return usagef("unknown command %q of %q%s", args[0], cmd.CommandPath(), hint)
 		},
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction:          cobra.NoFileCompletions,
+		SuggestionsMinimumDistance: 2,
 	}
 	cmd.AddCommand(subs...)
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -160,7 +161,7 @@ func exitStatus(err error) error {
 	if !errors.As(err, &exit) {
 		return err
 	}
-	if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return exitCode(128 + int(status.Signal()))
 	}
 	return exitCode(exit.ExitCode())

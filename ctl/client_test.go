@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/overspan/overspan/agent/api"
+	"github.com/overspan/overspan/agent/api/apitest"
+)
+
+// TestTCPWithMutualTLS: with a certificate of the agent's CA ctl is served,
+// without one it says what is missing.
+func TestTCPWithMutualTLS(t *testing.T) {
+	ca, stranger := apitest.NewAuthority(t), apitest.NewAuthority(t)
+	files, foreign := apitest.TLSFiles(t), apitest.TLSFiles(t)
+	ca.Write(t, files, 1)
+	stranger.Write(t, foreign, 2)
+	cfg := api.Config{Listen: []string{"tcp://127.0.0.1:0"}, TLS: files}
+	listeners, err := api.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- api.New(apitest.New(), cfg, slog.New(slog.DiscardHandler)).Serve(ctx, listeners) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	host := "tcp://" + listeners[0].Addr().String()
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		code  int
+		says  string
+	}{
+		{"good", []string{"--tls-ca", files.CA, "--tls-cert", files.Cert, "--tls-key", files.Key}, 0, ""},
+		{"foreign certificate", []string{"--tls-ca", files.CA, "--tls-cert", foreign.Cert, "--tls-key", foreign.Key}, 1, "see --tls-ca, --tls-cert and --tls-key"},
+		{"foreign CA", []string{"--tls-ca", foreign.CA, "--tls-cert", files.Cert, "--tls-key", files.Key}, 1, "certificate signed by unknown authority"},
+		{"no TLS", nil, 1, "see --tls-ca, --tls-cert and --tls-key"},
+		{"half of it", []string{"--tls-ca", files.CA}, 2, "needs all of --tls-ca, --tls-cert and --tls-key"},
+		{"no such file", []string{"--tls-ca", files.CA + "x", "--tls-cert", files.Cert, "--tls-key", files.Key}, 1, "no such file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), append([]string{"--host", host, "node", "ls"}, tt.flags...), &stdout, &stderr)
+			if code != tt.code || !strings.Contains(stderr.String(), tt.says) {
+				t.Errorf("exit code %d, stderr %q; want %d, %q", code, stderr.String(), tt.code, tt.says)
+			}
+			if got := strings.Contains(stdout.String(), "h1"); got != (tt.code == 0) {
+				t.Errorf("stdout %q", stdout.String())
+			}
+		})
+	}
+}
