@@ -72,11 +72,18 @@ func (s *story) ctl(ctx context.Context, n *lab.Node, args ...string) (string, e
 	return out, err
 }
 
-// exec types a command of the system.
+// glance is how many lines are shown of a listing that goes on alike.
+const glance = 9
+
+// exec types a command of the system and shows the beginning of its output.
 func (s *story) exec(ctx context.Context, n *lab.Node, words ...string) error {
 	s.typed(n, words...)
 	out, err := n.Exec(ctx, words[0], words[1:]...)
-	s.printed(out)
+	lines := slices.Collect(strings.Lines(out))
+	s.printed(strings.Join(lines[:min(glance, len(lines))], ""))
+	if more := len(lines) - glance; more > 0 {
+		s.say("… and %d more like these", more)
+	}
 	return err
 }
 
@@ -207,8 +214,8 @@ func (s *story) kernel(ctx context.Context) error {
 		return fmt.Errorf("%s has no VXLAN device", n.Name)
 	}
 	for _, words := range [][]string{
-		{"bridge", "fdb", "show", "dev", dev},
 		{"ip", "-4", "neigh", "show", "dev", dev},
+		{"bridge", "fdb", "show", "dev", dev},
 	} {
 		if err := s.exec(ctx, n, words...); err != nil {
 			return err

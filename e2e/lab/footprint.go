@@ -49,7 +49,7 @@ func (h *Host) Footprint(ctx context.Context) (Footprint, error) {
 			}
 		}
 	}
-	mounts, err := h.mounts()
+	mounts, err := h.newMounts()
 	if err != nil {
 		return nil, err
 	}
@@ -62,16 +62,33 @@ func (h *Host) Footprint(ctx context.Context) (Footprint, error) {
 	return out, nil
 }
 
-// mounts returns where something is mounted on the host.
-func (h *Host) mounts() ([]string, error) {
+// mounts returns where something is mounted on the host, by mount id.
+func (h *Host) mounts() (map[string]string, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.first.PID()))
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	out := map[string]string{}
 	for line := range strings.Lines(string(raw)) {
-		if fields := strings.Fields(line); len(fields) > 4 { // proc_pid_mountinfo(5)
-			out = append(out, "mount: "+fields[4])
+		if f := strings.Fields(line); len(f) > 4 { // proc_pid_mountinfo(5)
+			out[f[0]] = f[4]
+		}
+	}
+	return out, nil
+}
+
+// newMounts returns what was mounted since the host was booted. The host was
+// born with the machine's mounts, and loses those that the machine unmounts.
+func (h *Host) newMounts() ([]string, error) {
+	mounts, err := h.mounts()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for id, at := range mounts {
+		// ip-netns(8) makes a mount of its directory when it is first used.
+		if _, inborn := h.inborn[id]; !inborn && at != netnsDir {
+			out = append(out, "mount: "+at)
 		}
 	}
 	return out, nil
@@ -151,13 +168,20 @@ func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
 // seesAll reports whether the node's agent sees every node of the lab up, and
 // finds nothing to do.
 func (n *Node) seesAll(ctx context.Context) error {
-	names, err := n.MustCtl(ctx, "node", "ls", "--format", "{{.Name}} {{.Status}}")
+	list, err := n.MustCtl(ctx, "node", "ls")
 	if err != nil {
 		return err
 	}
-	for _, other := range n.lab.Nodes {
-		if !slices.Contains(strings.Split(names, "\n"), other.Name+" up") {
-			return fmt.Errorf("%s does not see %s up:\n%s", n.Name, other.Name, names)
+	up := map[string]bool{}
+	for line := range strings.Lines(list) {
+		words := strings.Fields(line)
+		for _, other := range n.lab.Nodes {
+			up[other.Name] = up[other.Name] || slices.Contains(words, other.Name) && slices.Contains(words, "up")
+		}
+	}
+	for name, seen := range up {
+		if !seen {
+			return fmt.Errorf("%s does not see %s up:\n%s", n.Name, name, list)
 		}
 	}
 	_, err = n.MustCtl(ctx, "verify")

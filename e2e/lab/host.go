@@ -32,6 +32,8 @@ type Host struct {
 	pidfd int       // of first: stands for all of the host's namespaces
 	net   namespace
 	links *netlink.Handle // in the host's network namespace
+
+	inborn map[string]string // the mounts that the host has from its birth, by id
 }
 
 // newHost makes a host without any interface.
@@ -76,7 +78,10 @@ func (h *Host) boot(ctx context.Context) error {
 	if h.net, err = openNamespace(fmt.Sprintf("/proc/%d/ns/net", h.first.PID())); err != nil {
 		return err
 	}
-	h.links, err = netlink.NewHandleAt(netns.NsHandle(h.net.fd()))
+	if h.links, err = netlink.NewHandleAt(netns.NsHandle(h.net.fd())); err != nil {
+		return fmt.Errorf("open netlink socket: %w", err)
+	}
+	h.inborn, err = h.mounts()
 	return err
 }
 

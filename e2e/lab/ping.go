@@ -10,7 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ICMP echo messages: RFC 792 and RFC 4443 section 4.
@@ -36,11 +39,18 @@ type echoer struct {
 
 func newEchoer(ns namespace, v6 bool, key uint64) (*echoer, error) {
 	e := &echoer{v6: v6, key: key}
+	// A reader that is not scheduled for a while must not look like a loss.
+	roomy := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		return errors.Join(raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+		}), err)
+	}}
 	err := ns.do(func() (err error) {
 		if v6 {
-			e.conn, err = net.ListenPacket("ip6:ipv6-icmp", "::")
+			e.conn, err = roomy.ListenPacket(context.Background(), "ip6:ipv6-icmp", "::")
 		} else {
-			e.conn, err = net.ListenPacket("ip4:icmp", "0.0.0.0")
+			e.conn, err = roomy.ListenPacket(context.Background(), "ip4:icmp", "0.0.0.0")
 		}
 		return err
 	})
