@@ -19,6 +19,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/api"
 	"github.com/overspan/overspan/agent/api/apitest"
+	"github.com/overspan/overspan/agent/daemon"
 )
 
 var update = flag.Bool("update", false, "write what commands print into the scripts")
@@ -127,14 +128,14 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "lose":
 		d.Lose(args[0], args[1])
 	case "event":
-		e := api.Event{Time: apitest.Created, Type: args[0], Action: args[1], Name: args[2], Attributes: map[string]string{"cause": "test"}}
+		e := daemon.Event{Time: apitest.Created, Type: args[0], Action: args[1], Name: args[2], Attributes: map[string]string{"cause": "test"}}
 		eventually(ts, "a subscriber", func() bool { return d.Publish(e) > 0 })
 	case "unheard":
 		eventually(ts, "the subscribers to go", func() bool { return d.Subscribers() == 0 })
 	case "trouble":
-		d.SetStatus(func(s *api.Status) {
+		d.SetStatus(func(s *daemon.Status) {
 			s.Warnings, s.LastError, s.PendingReleases = []string{"the underlay is too small"}, "add vxlan osx-1: file exists", 2
-			s.Etcd = append(s.Etcd, api.EtcdMember{Endpoint: "http://10.99.0.2:2379", Err: overspan.Errorf(overspan.ErrUnavailable, "connection refused")})
+			s.Etcd = append(s.Etcd, daemon.EtcdMember{Endpoint: "http://10.99.0.2:2379", Err: overspan.Errorf(overspan.ErrUnavailable, "connection refused")})
 		})
 	case "no-sandboxes":
 		if left := d.Sandboxes(); len(left) > 0 {

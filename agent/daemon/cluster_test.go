@@ -385,3 +385,40 @@ func TestEndOfANamespaceEndsItsEndpoint(t *testing.T) {
 	h1.eventually("its sandbox is forgotten", func() bool { return len(h1.Sandboxes()) == 0 })
 	h1.clean()
 }
+
+func TestASmallNetworkLendsAllItHas(t *testing.T) {
+	c := newTestCluster(t, 3)
+	c.nodes[0].create(CreateRequest{Spec: ipam.Spec{Name: "tiny", Subnets: []string{"10.7.0.0/28"}}})
+	// The first takes blocks of the size that suits an empty network; the
+	// others get theirs by splitting them.
+	var last overspan.Endpoint
+	slots := map[overspan.Slot]bool{}
+	for i := range 13 {
+		n := c.nodes[min(i/5, 2)]
+		last = n.connect(ConnectRequest{Network: "tiny", Target: n.container(fmt.Sprint(i))})
+		slots[last.Slot] = true
+	}
+	if len(slots) != 13 {
+		t.Errorf("13 endpoints have %d slots", len(slots))
+	}
+	one := c.nodes[0].container("more")
+	_, err := c.nodes[0].Connect(t.Context(), ConnectRequest{Network: "tiny", Target: one})
+	if err == nil || !strings.Contains(err.Error(), "h2 holds") {
+		t.Errorf("the fourteenth is told %v, want who holds what", err)
+	}
+	if _, _, err := c.nodes[2].Disconnect(t.Context(), "tiny", last.Name); err != nil {
+		t.Fatal(err)
+	}
+	if moved := c.nodes[0].connect(ConnectRequest{Network: "tiny", Target: one}); moved.Slot != last.Slot {
+		t.Errorf("slot %d was freed, but %d lent", last.Slot, moved.Slot)
+	} else {
+		for _, peer := range c.nodes[1:] {
+			if !peer.sendsTo(moved, c.nodes[0]) {
+				t.Errorf("%s does not send to the address's new home", peer.cfg.NodeName)
+			}
+		}
+	}
+	for _, n := range c.nodes {
+		n.clean()
+	}
+}

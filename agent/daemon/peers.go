@@ -28,6 +28,10 @@ type blockKey struct {
 	epoch   int64
 }
 
+func keyOf(id overspan.NetworkID, b overspan.Block) blockKey {
+	return blockKey{network: id, first: b.First, epoch: b.CreateRevision}
+}
+
 // confirmedBlocks is the own blocks that every member was seen to have
 // programmed: attaches into them need not wait.
 type confirmedBlocks struct {
@@ -60,6 +64,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 	ctx, cancel := context.WithTimeout(ctx, peersBound)
 	defer cancel()
 	pause := pollFirst
+	d.askForAcks(ctx, n, e)
 	for {
 		s := d.Snapshot()
 		seg := s.Segments[n.ID]
@@ -91,6 +96,29 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 	}
 }
 
+// askForAcks has the members acknowledge those blocks of the endpoint that
+// nobody has asked about yet: what is left of a block that was split.
+func (d *Daemon) askForAcks(ctx context.Context, n *overspan.Network, e overspan.Endpoint) {
+	seg := d.Snapshot().Segments[n.ID]
+	session, err := d.session.get()
+	if seg == nil || err != nil || len(presentMembers(d.Snapshot(), seg, d.Self())) == 0 {
+		return
+	}
+	for _, slot := range e.Slots {
+		b, ok := seg.Holder(slot)
+		if !ok || b.Ack || b.Node != d.Self() || d.confirmed.has(keyOf(n.ID, b)) {
+			continue
+		}
+		asked, err := session.AskAck(ctx, n.ID, b)
+		if err == nil {
+			err = d.mirror.WaitSegment(ctx, n.ID, asked.ModRevision)
+		}
+		if err != nil {
+			d.log.Warn("cannot ask for acknowledgements", "network", n.Name, "slots", b.String(), "error", err)
+		}
+	}
+}
+
 // unconfirmed returns the revision that peers must have applied for the
 // endpoint to be reachable, 0 if that is known already; and the blocks that
 // are confirmed once they have.
@@ -103,7 +131,7 @@ func (d *Daemon) unconfirmed(n *overspan.Network, seg *overspan.Segment, e overs
 		if !ok {
 			continue
 		}
-		key := blockKey{network: n.ID, first: b.First, epoch: b.CreateRevision}
+		key := keyOf(n.ID, b)
 		if !d.confirmed.has(key) {
 			need = max(need, b.ModRevision)
 			keys = append(keys, key)

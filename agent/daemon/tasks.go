@@ -151,12 +151,14 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 		return session.DropWant(ctx, w)
 	}
 	err = session.Yield(ctx, n, w, g.From, g.Give, g.Keep)
-	if errors.Is(err, overspan.ErrConflict) {
-		// The want was withdrawn, or the block is another by now: the next
-		// snapshot shows what there is to answer.
+	switch {
+	case errors.Is(err, overspan.ErrConflict):
+		// The block is another by now: the next snapshot shows what to answer.
 		return nil
-	}
-	if err == nil {
+	case errors.Is(err, overspan.ErrNotFound), errors.Is(err, overspan.ErrInUse):
+		// Withdrawn, its asker is gone, or what was to be given is in use.
+		return session.DropWant(ctx, w)
+	case err == nil:
 		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeLabel(d.Snapshot(), w.Asker))
 	}
 	return err
