@@ -61,6 +61,9 @@ func (h *Host) completeVeth(ctx context.Context, o AddLink, master int, ns netns
 		if err := awaitCarrier(ctx, h.route, d.index, inside, d.peer); err != nil {
 			return err
 		}
+		if err := awaitAddrs(ctx, inside, o.Inside.Addrs); err != nil {
+			return err
+		}
 	}
 	if master == 0 {
 		return nil
