@@ -247,10 +247,7 @@ func (c *cluster) learnedNothing() {
 // Scenario 12: "Two overlays on the same nodes: no packet passes between them,
 // ARP forged or not."
 func TestScenario12_NetworksAreApart(t *testing.T) {
-	c := three(t)
-	for _, n := range c.Nodes {
-		c.must(n.Sysctl(map[string]string{"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}))
-	}
+	c := start(t, lab.Options{Nodes: 3, Forwarding: true})
 	c.create(c.Nodes[0], "--subnet", "10.61.0.0/24", "red")
 	c.create(c.Nodes[1], "--subnet", "10.62.0.0/24", "blue")
 	red := []*lab.Sandbox{c.attach(c.Nodes[0], "red", "r1"), c.attach(c.Nodes[1], "red", "r2")}
@@ -293,10 +290,7 @@ func TestScenario12_NetworksAreApart(t *testing.T) {
 // Scenario 13: "--internal: no default route, peers reachable, everything else
 // not."
 func TestScenario13_InternalReachesPeersOnly(t *testing.T) {
-	c := three(t)
-	for _, n := range c.Nodes {
-		c.must(n.Sysctl(map[string]string{"net/ipv4/ip_forward": "1"}))
-	}
+	c := start(t, lab.Options{Nodes: 3, Forwarding: true})
 	c.create(c.Nodes[0], "--internal", "inside")
 	c.create(c.Nodes[0], "outside")
 	var boxes []*lab.Sandbox

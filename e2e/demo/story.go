@@ -73,7 +73,7 @@ func (s *story) ctl(ctx context.Context, n *lab.Node, args ...string) (string, e
 }
 
 // glance is how many lines are shown of a listing that goes on alike.
-const glance = 9
+const glance = 18
 
 // exec types a command of the system and shows the beginning of its output.
 func (s *story) exec(ctx context.Context, n *lab.Node, words ...string) error {

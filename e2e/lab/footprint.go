@@ -31,8 +31,9 @@ var footprintCommands = [][]string{
 }
 
 // volatile are parts of the commands' output that change by themselves:
-// comments with the time, counters and lifetimes.
-var volatile = regexp.MustCompile(`^#.*|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
+// comments with the time, counters, lifetimes, and the numbers that a namespace
+// gives to others once a link has led there.
+var volatile = regexp.MustCompile(`^#.*|\(id: \d+\)|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
 
 // Footprint reads what the host holds now.
 func (h *Host) Footprint(ctx context.Context) (Footprint, error) {

@@ -29,6 +29,7 @@ type Options struct {
 	EmbeddedEtcd bool     // etcd runs inside the first node's agent
 	NoBridgeCall bool     // bridged packets do not pass iptables; the kernel's default is that they do
 	ForwardDrop  bool     // policy of FORWARD, as Docker sets it
+	Forwarding   bool     // the nodes route between their interfaces
 	Flags        []string // further flags of every agent
 	Bin          Binaries
 }
@@ -124,16 +125,19 @@ func (l *Lab) addHost(ctx context.Context, name string, number uint8, mtu int) (
 // sysctls returns settings that differ between machines, and what the lab has
 // instead.
 func (l *Lab) sysctls() map[string]string {
-	call := "1"
+	call, forward := "1", "0"
 	if l.opts.NoBridgeCall {
 		call = "0"
 	}
+	if l.opts.Forwarding {
+		forward = "1"
+	}
 	settings := map[string]string{
-		"net/ipv4/ip_forward":             "0",
+		"net/ipv4/ip_forward":             forward,
 		"net/ipv4/conf/all/rp_filter":     "0",
 		"net/ipv4/conf/default/rp_filter": "0",
 		"net/ipv6/conf/all/disable_ipv6":  "0",
-		"net/ipv6/conf/all/forwarding":    "0",
+		"net/ipv6/conf/all/forwarding":    forward,
 	}
 	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
 		settings["net/bridge/bridge-nf-call-iptables"] = call
