@@ -134,3 +134,23 @@ func TestScenario04_SubnetsNeverOverlap(t *testing.T) {
 		c.create(c.Nodes[1], "--subnet", subnet.String(), name)
 	}
 }
+
+// An agent that says that it is ready is: on an etcd that never saw one, the
+// very first command on every node succeeds.
+func TestReadyMeansReady(t *testing.T) {
+	bin, err := fastBinaries() // what is late is later still beside fast ones
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 8 {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			c := build(t, lab.Options{Nodes: 2, Bin: bin})
+			ctx, cancel := context.WithTimeout(t.Context(), startWithin)
+			defer cancel()
+			c.must(c.Start(ctx))
+			atOnce(c, func(n *lab.Node) (string, error) {
+				return n.MustCtl(t.Context(), "network", "create", "-d", "overlay", "of-"+n.Name)
+			})
+		})
+	}
+}
