@@ -58,10 +58,10 @@ func (e *Etcd) end(ctx context.Context, sig os.Signal) error {
 }
 
 // Pause stops the server in its tracks: connections stay, nothing is answered.
-func (e *Etcd) Pause() error { return e.server.Signal(syscall.SIGSTOP) }
+func (e *Etcd) Pause() error { return e.server.Pause() }
 
 // Resume lets a paused server go on.
-func (e *Etcd) Resume() error { return e.server.Signal(syscall.SIGCONT) }
+func (e *Etcd) Resume() error { return e.server.Resume() }
 
 // Client returns a client whose connections start on the server's host.
 func (e *Etcd) Client() (*clientv3.Client, error) {

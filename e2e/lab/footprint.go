@@ -63,16 +63,20 @@ func (h *Host) Footprint(ctx context.Context) (Footprint, error) {
 	return out, nil
 }
 
-// mounts returns where something is mounted on the host, by mount id.
-func (h *Host) mounts() (map[string]string, error) {
+// A mount is a place where something is mounted. Ids of mounts that are gone
+// are given again, so the id alone does not tell two apart.
+type mount struct{ id, at string }
+
+// mounts returns what is mounted on the host.
+func (h *Host) mounts() (map[mount]struct{}, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.first.PID()))
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]string{}
+	out := map[mount]struct{}{}
 	for line := range strings.Lines(string(raw)) {
 		if f := strings.Fields(line); len(f) > 4 { // proc_pid_mountinfo(5)
-			out[f[0]] = f[4]
+			out[mount{f[0], f[4]}] = struct{}{}
 		}
 	}
 	return out, nil
@@ -86,10 +90,10 @@ func (h *Host) newMounts() ([]string, error) {
 		return nil, err
 	}
 	var out []string
-	for id, at := range mounts {
+	for m := range mounts {
 		// ip-netns(8) makes a mount of its directory when it is first used.
-		if _, inborn := h.inborn[id]; !inborn && at != netnsDir {
-			out = append(out, "mount: "+at)
+		if _, inborn := h.inborn[m]; !inborn && m.at != netnsDir {
+			out = append(out, "mount: "+m.at)
 		}
 	}
 	return out, nil

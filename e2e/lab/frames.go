@@ -13,9 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// receiveBuffer holds what arrives while its reader is not scheduled, in bytes.
-const receiveBuffer = 32 << 20
-
 // ethAll is ETH_P_ALL in network byte order, as packet(7) wants it.
 const ethAll = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8
 
@@ -42,8 +39,7 @@ func openPacket(ns namespace, dev string) (*os.File, error) {
 			return err
 		}
 		file = os.NewFile(uintptr(fd), "packet socket on "+dev)
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-		return errors.Join(err, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ethAll, Ifindex: link.Index}))
+		return errors.Join(enlarge(fd), unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ethAll, Ifindex: link.Index}))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket on %s: %w", dev, err)

@@ -33,7 +33,7 @@ type Host struct {
 	net   namespace
 	links *netlink.Handle // in the host's network namespace
 
-	inborn map[string]string // the mounts that the host has from its birth, by id
+	inborn map[mount]struct{} // the mounts that the host has from its birth
 }
 
 // newHost makes a host without any interface.

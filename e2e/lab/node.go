@@ -173,10 +173,10 @@ func (n *Node) Restart(ctx context.Context) error {
 }
 
 // Pause stops the agent in its tracks.
-func (n *Node) Pause() error { return n.agent.Signal(syscall.SIGSTOP) }
+func (n *Node) Pause() error { return n.agent.Pause() }
 
 // Resume lets a paused agent go on.
-func (n *Node) Resume() error { return n.agent.Signal(syscall.SIGCONT) }
+func (n *Node) Resume() error { return n.agent.Resume() }
 
 // Running reports whether the agent was started and has not ended.
 func (n *Node) Running() bool {

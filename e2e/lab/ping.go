@@ -12,8 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ICMP echo messages: RFC 792 and RFC 4443 section 4.
@@ -39,12 +37,10 @@ type echoer struct {
 
 func newEchoer(ns namespace, v6 bool, key uint64) (*echoer, error) {
 	e := &echoer{v6: v6, key: key}
-	// A reader that is not scheduled for a while must not look like a loss.
 	roomy := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
-		return errors.Join(raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-		}), err)
+		controlled := raw.Control(func(fd uintptr) { err = enlarge(int(fd)) })
+		return errors.Join(controlled, err)
 	}}
 	err := ns.do(func() (err error) {
 		if v6 {

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Process is a child of this program in a host's namespaces. It ends at the
@@ -79,6 +81,22 @@ func (p *Process) Stop(ctx context.Context, sig os.Signal) error {
 	}
 	return err
 }
+
+// Pause stops the process in its tracks, and returns when it stands still.
+func (p *Process) Pause() error {
+	if err := p.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, p.PID(), nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() error { return p.Signal(unix.SIGCONT) }
 
 // A Result is what a command that ended left.
 type Result struct {
