@@ -36,8 +36,32 @@ type testNode struct {
 	t      *testing.T
 	cfg    Config
 	kernel *kernel.Fake
+	ops    opLog
 	line   *store.Faulty
 	stop   func()
+}
+
+// An opLog is the line between an agent and its kernel.
+type opLog struct {
+	Kernel
+	mu      sync.Mutex // guards applied
+	applied []string
+}
+
+func (l *opLog) Apply(ctx context.Context, ops []kernel.Op) error {
+	l.mu.Lock()
+	for _, op := range ops {
+		l.applied = append(l.applied, op.String())
+	}
+	l.mu.Unlock()
+	return l.Kernel.Apply(ctx, ops)
+}
+
+// since returns what was tried of the kernel after the first n ops.
+func (l *opLog) since(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.applied[n:])
 }
 
 func newTestCluster(t *testing.T, nodes int) *testCluster {
@@ -54,6 +78,7 @@ func newTestCluster(t *testing.T, nodes int) *testCluster {
 			kernel: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/24")),
 			line:   store.NewFaulty(c.etcd),
 		}
+		n.ops.Kernel = n.kernel
 		n.kernel.MakeNetns("/proc/self/ns/net", "eth0")
 		n.start()
 		t.Cleanup(func() { n.stop() })
@@ -83,7 +108,7 @@ func (n *testNode) launch() {
 		n.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{n.t}, &slog.HandlerOptions{Level: slog.LevelInfo})).With("on", n.cfg.NodeName)
-	d, err := New(n.cfg, Parts{KV: n.line, Journal: journal, Kernel: n.kernel, Host: n.kernel, Log: log})
+	d, err := New(n.cfg, Parts{KV: n.line, Journal: journal, Kernel: &n.ops, Host: n.kernel, Log: log})
 	if err != nil {
 		n.t.Fatal(err)
 	}

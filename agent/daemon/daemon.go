@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -252,19 +253,50 @@ func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.
 // Subscribe returns the events from now on, until ctx ends.
 func (d *Daemon) Subscribe(ctx context.Context) <-chan Event { return d.events.subscribe(ctx) }
 
-// planInput is what the reconciler plans from; ok is false while nothing is known.
-func (d *Daemon) planInput() (planInput, bool) {
+// planInput is what the reconciler plans a scope from; ok is false while
+// nothing is known.
+func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 	s := d.Snapshot()
 	if s == nil {
 		return planInput{}, false
 	}
-	return planInput{
+	in := planInput{
 		Snapshot:    s,
 		Self:        d.Self(),
 		Sandboxes:   d.local.allSandboxes(),
 		Attachments: d.local.allAttachments(),
 		VXLANPort:   d.cfg.VXLANPort,
-	}, true
+		Gone:        map[overspan.EndpointID]struct{}{},
+	}
+	for _, a := range in.Attachments {
+		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
+			in.Gone[a.Endpoint.ID] = struct{}{}
+		}
+	}
+	if len(in.Gone) > 0 {
+		wake(d.deaths)
+	}
+	return in, true
+}
+
+func inScope(scope kernel.Scope, a overspan.Attachment) bool {
+	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.Contains(scope.Endpoints, endpointKey(a))
+}
+
+// namespaceGone reports whether a sandbox's namespace is known to be gone: after
+// a reboot, or when its process died, the path names nothing or a namespace of
+// somebody else, this host's own perhaps. The paths of the sandboxes that we
+// made are ours: what they name is made again.
+func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
+	sb, known := d.local.sandbox(id)
+	if !known || sb.Kind == overspan.SandboxMade {
+		return false
+	}
+	inode, err := d.host.Netns(sb.Netns)
+	if err != nil {
+		return errors.Is(err, overspan.ErrNotFound)
+	}
+	return inode != sb.Inode
 }
 
 // passed notes what a pass did: for the status, for acknowledgements, and as

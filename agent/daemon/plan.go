@@ -18,6 +18,10 @@ type planInput struct {
 	Sandboxes   []overspan.Sandbox
 	Attachments []overspan.Attachment
 	VXLANPort   uint16
+
+	// Gone has the endpoints whose namespace is no more: what its path names
+	// now, if anything, is not ours to put an interface into.
+	Gone map[overspan.EndpointID]struct{}
 }
 
 // plan says what the kernel should hold within a scope. It is pure. Warnings
@@ -91,7 +95,7 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 	var ports []bridge.Port
 	for _, a := range in.Attachments {
-		if a.Endpoint.Network == id {
+		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.Network == id && !gone {
 			ports = append(ports, in.port(a))
 		}
 	}
@@ -115,7 +119,7 @@ func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 // endpoint plans one veth.
 func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
 	for _, a := range in.Attachments {
-		if a.Endpoint.ID != key.Endpoint {
+		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.ID != key.Endpoint || gone {
 			continue
 		}
 		n := in.Snapshot.Networks[key.Network]

@@ -56,9 +56,9 @@ type reconciler struct {
 	kernel Kernel
 	log    *slog.Logger
 
-	// input returns what to plan from; ok is false before the first complete
-	// snapshot, and nothing is read or written until then.
-	input func() (in planInput, ok bool)
+	// input returns what to plan a scope from; ok is false before the first
+	// complete snapshot, and nothing is read or written until then.
+	input func(kernel.Scope) (in planInput, ok bool)
 
 	// passed is told of every pass, by the reconciler's goroutine. Cause says
 	// what led to it.
@@ -86,7 +86,7 @@ type passAnswer struct {
 	err error
 }
 
-func newReconciler(k Kernel, log *slog.Logger, input func() (planInput, bool)) *reconciler {
+func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInput, bool)) *reconciler {
 	return &reconciler{
 		kernel:   k,
 		log:      log,
@@ -166,7 +166,7 @@ var errStopping = overspan.Errorf(overspan.ErrUnavailable, "the agent is stoppin
 // compare reads and plans a scope and returns the ops that lead from one to
 // the other.
 func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResult, error) {
-	in, ok := r.input()
+	in, ok := r.input(scope)
 	if !ok {
 		return passResult{}, errNoSnapshot
 	}
@@ -229,7 +229,7 @@ func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
 // verify compares everything, inside the sandboxes too, and changes nothing.
 func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	scope := kernel.Scope{All: true, Global: true}
-	if in, ok := r.input(); ok {
+	if in, ok := r.input(scope); ok {
 		for _, a := range in.Attachments {
 			scope.Endpoints = append(scope.Endpoints, endpointKey(a))
 		}

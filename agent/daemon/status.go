@@ -138,7 +138,7 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	if bad > 0 && len(s.Bad) == 0 {
 		out = append(out, fmt.Sprintf("%d records inside networks cannot be read", bad))
 	}
-	in, _ := d.planInput()
+	in, _ := d.planInput(kernel.Scope{})
 	for _, a := range in.Attachments {
 		if a.Lost != "" {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, a.Lost))

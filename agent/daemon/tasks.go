@@ -89,11 +89,7 @@ func (d *Daemon) watchSandboxes(ctx context.Context) error {
 // the namespace was deleted or is another one now.
 func (d *Daemon) buryDead(ctx context.Context) {
 	for _, sb := range d.local.allSandboxes() {
-		if sb.Kind == overspan.SandboxMade {
-			continue
-		}
-		inode, err := d.host.Netns(sb.Netns)
-		if err == nil && inode == sb.Inode || err != nil && !errors.Is(err, overspan.ErrNotFound) {
+		if !d.namespaceGone(sb.ID) {
 			continue
 		}
 		d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
