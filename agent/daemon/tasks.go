@@ -9,6 +9,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
 )
 
 // releaseEvery is how often pending releases are tried again.
@@ -164,22 +165,35 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 // that ask for it.
 func (d *Daemon) acknowledge(ctx context.Context) error {
 	told := map[overspan.NetworkID]int64{}
+	var teller *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
 		if session, err := d.session.get(); err == nil {
-			for id, rev := range d.owedAcks(told) {
-				if err := session.PutAck(ctx, d.networkByID(id), rev); err != nil {
-					d.log.Warn("cannot acknowledge", "network", overspan.ShortID(id), "error", err)
-					continue
-				}
-				told[id] = rev
+			if session != teller {
+				clear(told)
+				teller = session
 			}
+			d.putAcks(ctx, session, told)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-applied:
 		}
+	}
+}
+
+func (d *Daemon) putAcks(ctx context.Context, session *store.Session, told map[overspan.NetworkID]int64) {
+	for id, rev := range d.owedAcks(told) {
+		n := d.networkByID(id)
+		if n == nil {
+			continue // removed: its record may be seen to go before its interior
+		}
+		if err := session.PutAck(ctx, n, rev); err != nil {
+			d.log.Warn("cannot acknowledge", "network", n.Name, "error", err)
+			continue
+		}
+		told[id] = rev
 	}
 }
 
