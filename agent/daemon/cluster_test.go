@@ -38,6 +38,7 @@ type testNode struct {
 	kernel *kernel.Fake
 	ops    opLog
 	line   *store.Faulty
+	kv     store.KV // what the agent is given: line, unless a test stands between
 	stop   func()
 }
 
@@ -78,7 +79,7 @@ func newTestCluster(t *testing.T, nodes int) *testCluster {
 			kernel: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/24")),
 			line:   store.NewFaulty(c.etcd),
 		}
-		n.ops.Kernel = n.kernel
+		n.ops.Kernel, n.kv = n.kernel, n.line
 		n.kernel.MakeNetns("/proc/self/ns/net", "eth0")
 		n.start()
 		t.Cleanup(func() { n.stop() })
@@ -108,7 +109,7 @@ func (n *testNode) launch() {
 		n.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{n.t}, &slog.HandlerOptions{Level: slog.LevelInfo})).With("on", n.cfg.NodeName)
-	d, err := New(n.cfg, Parts{KV: n.line, Journal: journal, Kernel: &n.ops, Host: n.kernel, Log: log})
+	d, err := New(n.cfg, Parts{KV: n.kv, Journal: journal, Kernel: &n.ops, Host: n.kernel, Log: log})
 	if err != nil {
 		n.t.Fatal(err)
 	}

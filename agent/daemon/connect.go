@@ -44,11 +44,10 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 	if err != nil {
 		return ConnectResult{}, err
 	}
-	sb, err := d.target(ctx, req.Target)
+	sb, unlock, err := d.enter(ctx, req.Target)
 	if err != nil {
 		return ConnectResult{}, err
 	}
-	unlock := d.gates.lock(string(sb.ID))
 	defer unlock()
 	a, err := d.attach(ctx, n, sb, want)
 	if err != nil {
@@ -61,6 +60,24 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		missing = d.awaitPeers(ctx, n, a.Endpoint)
 	}
 	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
+}
+
+// enter finds the sandbox that a user means and takes its gate. One that was
+// forgotten while it waited there is looked for again: an endpoint in a sandbox
+// that nobody knows would outlive it.
+func (d *Daemon) enter(ctx context.Context, ref string) (sb overspan.Sandbox, unlock func(), err error) {
+	for {
+		if sb, err = d.target(ctx, ref); err != nil {
+			return sb, nil, err
+		}
+		if unlock, err = d.gates.lock(ctx, string(sb.ID)); err != nil {
+			return sb, nil, overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", sb.Name, err)
+		}
+		if _, known := d.local.sandbox(sb.ID); known {
+			return sb, unlock, nil
+		}
+		unlock()
+	}
 }
 
 // connectWant is a checked request: what the user fixed of the endpoint.
@@ -282,7 +299,10 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 	if err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	unlock := d.gates.lock(string(a.Sandbox))
+	unlock, err := d.gates.lock(ctx, string(a.Sandbox))
+	if err != nil {
+		return overspan.Endpoint{}, false, overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", a.Endpoint.Sandbox, err)
+	}
 	defer unlock()
 	pending, err := d.detach(ctx, a)
 	if err != nil {

@@ -40,7 +40,10 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
-	snapshot := d.Snapshot()
+	snapshot, err := d.clusterSnapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
 	n, err := session.CreateNetwork(ctx, func(taken store.Taken) (overspan.Network, error) {
 		if err := taken.CheckName(draft.Name, draft.Node); err != nil {
 			return overspan.Network{}, err
@@ -52,6 +55,18 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	}
 	d.log.Info("created a network", "network", n.Name, "id", overspan.ShortID(n.ID), "ipv4", n.IPv4.Prefix, "ipv6", n.IPv6.Prefix, "vni", n.VNI)
 	return &n, d.mirror.WaitRevision(ctx, n.ModRevision)
+}
+
+// clusterSnapshot returns a snapshot that shows at least this node: what a new
+// network must fit, routes, MTUs and VTEPs, is never that of no node at all.
+func (d *Daemon) clusterSnapshot(ctx context.Context) (*overspan.Snapshot, error) {
+	if s := d.mirror.Snapshot(); s != nil && s.Nodes[d.Self()] != nil {
+		return s, nil
+	}
+	if err := d.Sync(ctx); err != nil {
+		return nil, err
+	}
+	return d.mirror.Snapshot(), nil
 }
 
 // draft checks the user's words and makes a network that still lacks what only

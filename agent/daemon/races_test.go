@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
@@ -34,4 +37,78 @@ func TestInteriorOutlivesTheRecordOfItsNetwork(t *testing.T) {
 	}
 	h1.eventually("the blocks have been looked at", func() bool { return h1.health.appliedTo(net.ID) > l.Revision })
 	h1.eventually("nothing is left to look at", h1.rec.settled)
+}
+
+func TestConnectWhileItsSandboxIsForgotten(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "one"}})
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "two"}})
+	target := n.container("web")
+	n.connect(ConnectRequest{Network: "one", Target: target})
+	sb, a := n.Sandboxes()[0], n.Attachments()[0]
+
+	unlock, err := n.gates.lock(t.Context(), string(sb.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := n.Connect(t.Context(), ConnectRequest{Network: "two", Target: target})
+		done <- err
+	}()
+	n.eventually("connect waits at the gate", func() bool {
+		n.gates.mu.Lock()
+		defer n.gates.mu.Unlock()
+		l := n.gates.locks[string(sb.ID)]
+		return l.users == 2
+	})
+	// What a disconnect does once it is through the gate.
+	if _, err := n.detach(t.Context(), a); err != nil {
+		t.Error(err)
+	}
+	n.forgetIfUnused(sb)
+	unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, known := n.local.sandbox(n.Attachments()[0].Sandbox); !known {
+		t.Error("the endpoint is in a sandbox that nobody knows: its end would not be noticed")
+	}
+	n.kernel.LoseNetns(strings.TrimPrefix(target, "netns:"))
+	n.eventually("the endpoint ends with its sandbox", func() bool { return len(n.Attachments()) == 0 })
+}
+
+// heldLists is a line to etcd that answers no listing of one range before open
+// is closed.
+type heldLists struct {
+	store.KV
+	key  string
+	open chan struct{}
+}
+
+func (h heldLists) List(ctx context.Context, r store.KeyRange, rev int64) (store.Listing, error) {
+	if r.Key == h.key {
+		select {
+		case <-h.open:
+		case <-ctx.Done():
+			return store.Listing{}, ctx.Err()
+		}
+	}
+	return h.KV.List(ctx, r, rev)
+}
+
+func TestCreateBeforeTheFirstSnapshot(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.stop()
+	held := heldLists{KV: n.line, key: "/overspan/test/v1/networks/", open: make(chan struct{})}
+	n.kv = held
+	n.launch()
+	n.eventually("the node is registered", func() bool { _, err := n.session.get(); return err == nil })
+	time.AfterFunc(200*time.Millisecond, func() { close(held.open) })
+	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	if net.MTU != 1450 {
+		t.Errorf("MTU is %d, want that of this node's underlay less the overhead, 1450", net.MTU)
+	}
 }

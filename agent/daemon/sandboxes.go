@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -33,10 +34,16 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 		Netns:   filepath.Join(d.cfg.NetnsDir(), overspan.ShortID(id)),
 		Created: time.Now().UTC(),
 	}
+	// Nobody removes it, or plugs it in, before it is whole.
+	unlock, err := d.gates.lock(ctx, id)
+	if err != nil {
+		return overspan.Sandbox{}, err
+	}
+	defer unlock()
 	if err := d.admitSandbox(sb); err != nil {
 		return overspan.Sandbox{}, err
 	}
-	err := d.rec.do(ctx, kernel.Scope{Global: true})
+	err = d.rec.do(ctx, kernel.Scope{Global: true})
 	if err == nil {
 		sb.Inode, err = d.host.Netns(sb.Netns)
 	}
@@ -45,8 +52,12 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 		err = d.journal.PutSandbox(sb)
 	}
 	if err != nil {
-		d.dropSandbox(context.WithoutCancel(ctx), sb)
-		return overspan.Sandbox{}, err
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+		defer cancel()
+		if undoErr := d.dropSandbox(undo, sb); undoErr != nil {
+			d.log.Warn("cannot take back a sandbox; the next full pass will", "sandbox", sb.Name, "error", undoErr)
+		}
+		return overspan.Sandbox{}, fmt.Errorf("create sandbox %s: %w", sb.Name, err)
 	}
 	d.events.publish(Event{Type: "sandbox", Action: "create", ID: string(sb.ID), Name: sb.Name})
 	return sb, nil
@@ -72,8 +83,14 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	unlock := d.gates.lock(string(sb.ID))
+	unlock, err := d.gates.lock(ctx, string(sb.ID))
+	if err != nil {
+		return overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", sb.Name, err)
+	}
 	defer unlock()
+	if _, known := d.local.sandbox(sb.ID); !known {
+		return overspan.Errorf(overspan.ErrNotFound, "sandbox %s not found: it was removed meanwhile", ref)
+	}
 	var errs []error
 	for _, a := range d.local.inSandbox(sb.ID) {
 		if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {

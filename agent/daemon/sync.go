@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"sync"
 
 	"github.com/overspan/overspan"
@@ -14,31 +15,41 @@ type keyedLocks struct {
 }
 
 type keyedLock struct {
-	sync.Mutex
-	users int
+	held  chan struct{} // size 1: full while somebody has the lock
+	users int           // who have it or wait for it
 }
 
-// lock takes the key's lock and returns what gives it back.
-func (k *keyedLocks) lock(key string) (unlock func()) {
+// lock takes the key's lock and returns what gives it back, or why ctx ended
+// before the lock was free.
+func (k *keyedLocks) lock(ctx context.Context, key string) (unlock func(), err error) {
 	k.mu.Lock()
 	if k.locks == nil {
 		k.locks = map[string]*keyedLock{}
 	}
 	l := k.locks[key]
 	if l == nil {
-		l = &keyedLock{}
+		l = &keyedLock{held: make(chan struct{}, 1)}
 		k.locks[key] = l
 	}
 	l.users++
 	k.mu.Unlock()
-	l.Lock()
+	select {
+	case l.held <- struct{}{}:
+	case <-ctx.Done():
+		k.leave(key, l)
+		return nil, ctx.Err()
+	}
 	return func() {
-		l.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, key)
-		}
+		<-l.held
+		k.leave(key, l)
+	}, nil
+}
+
+func (k *keyedLocks) leave(key string, l *keyedLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(k.locks, key)
 	}
 }
 

@@ -90,19 +90,25 @@ func (d *Daemon) watchSandboxes(ctx context.Context) error {
 // the namespace was deleted or is another one now.
 func (d *Daemon) buryDead(ctx context.Context) {
 	for _, sb := range d.local.allSandboxes() {
-		if !d.namespaceGone(sb.ID) {
-			continue
+		if d.namespaceGone(sb.ID) {
+			d.bury(ctx, sb)
 		}
-		d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
-		unlock := d.gates.lock(string(sb.ID))
-		for _, a := range d.local.inSandbox(sb.ID) {
-			if _, err := d.detach(ctx, a); err != nil {
-				d.log.Error("cannot end an endpoint", "endpoint", a.Endpoint.Name, "error", err)
-			}
-		}
-		d.forgetIfUnused(sb)
-		unlock()
 	}
+}
+
+func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) {
+	unlock, err := d.gates.lock(ctx, string(sb.ID))
+	if err != nil {
+		return // the agent is stopping
+	}
+	defer unlock()
+	d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
+	for _, a := range d.local.inSandbox(sb.ID) {
+		if _, err := d.detach(ctx, a); err != nil {
+			d.log.Error("cannot end an endpoint", "endpoint", a.Endpoint.Name, "error", err)
+		}
+	}
+	d.forgetIfUnused(sb)
 }
 
 // answerWants gives up slots that other nodes ask for, as far as they are unused.
