@@ -6,6 +6,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/store"
 )
 
 // askBound is how long a node waits for a holder to answer its want.
@@ -82,7 +83,7 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 		case <-changed:
 		case <-wait.Done():
 			// The holder may answer until the want is gone; then View tells.
-			if err := session.DropWant(context.WithoutCancel(ctx), want); err != nil {
+			if err := c.dropWant(ctx, session, want); err != nil {
 				return err
 			}
 			if err := c.d.Sync(ctx); err != nil {
@@ -91,6 +92,14 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", nodeLabel(c.d.Snapshot(), holder), askBound, n.Name)
 		}
 	}
+}
+
+// dropWant takes a want back, even for a caller that has given up. One that
+// stays keeps the network followed until it is answered.
+func (c claims) dropWant(ctx context.Context, session *store.Session, want overspan.Want) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	return session.DropWant(ctx, want)
 }
 
 // answered reports whether a want is gone.

@@ -158,7 +158,7 @@ func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sa
 	return overspan.Attachment{}, overspan.Errorf(overspan.ErrConflict, "network %s: its addresses change hands faster than one could be taken; try again: %w", n.Name, err)
 }
 
-// describe fills in all of an endpoint but its addresses.
+// describe fills in all of an endpoint but its id and its addresses.
 func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Endpoint, error) {
 	here := d.local.inSandbox(sb.ID)
 	for _, a := range here {
@@ -188,7 +188,6 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 		name = sb.Name
 	}
 	return overspan.Endpoint{
-		ID:        overspan.EndpointID(overspan.NewID()),
 		Network:   n.ID,
 		Node:      d.Self(),
 		Name:      name,
@@ -205,6 +204,9 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	if err != nil {
 		return overspan.Attachment{}, err
 	}
+	// An id for each try: the release of an earlier one may be pending.
+	e.ID = overspan.EndpointID(overspan.NewID())
+	d.lent.add(e.ID)
 	e = address(n, e, lease, want)
 	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns}
 	d.local.putAttachment(a)
@@ -273,21 +275,25 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
 	d.local.dropAttachment(a.Endpoint.ID)
-	if err := d.rec.do(ctx, endpointScope(a)); err != nil {
-		d.log.Warn("cannot take back a veth; the next full pass will", "endpoint", a.Endpoint.Name, "error", err)
+	off := d.rec.do(ctx, endpointScope(a))
+	if off != nil {
+		d.log.Warn("cannot take back a veth; will try again", "endpoint", a.Endpoint.Name, "error", off)
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
 	d.noteDoomed(a.Sandbox)
 	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
 	}
-	if flown != nil {
+	switch {
+	case flown != nil:
 		// A transaction of unknown outcome is settled, and undone if need be,
 		// by the session itself.
-		d.alloc.Release(a.Endpoint.Network, a.Endpoint.Slots, errors.Is(flown, overspan.ErrUnavailable))
-		return
+		d.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable))
+	case off != nil:
+		d.postpone(a.Endpoint)
+	case d.release(ctx, session, a.Endpoint) != nil:
+		d.postpone(a.Endpoint)
 	}
-	d.release(ctx, session, a.Endpoint)
 }
 
 // Disconnect takes an endpoint of this node off a network: port first, so that
@@ -305,13 +311,10 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 	}
 	defer unlock()
 	pending, err := d.detach(ctx, a)
-	if err != nil {
-		return overspan.Endpoint{}, false, err
-	}
 	if sb, ok := d.local.sandbox(a.Sandbox); ok {
 		d.forgetIfUnused(sb)
 	}
-	return a.Endpoint, pending, nil
+	return a.Endpoint, pending, err
 }
 
 // detach ends an attachment whose sandbox's gate the caller holds. Pending
@@ -323,11 +326,13 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	var g errgroup.Group
 	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
 	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
-	if err := g.Wait(); err != nil {
-		d.rec.dirty.mark(endpointScope(a), causeChange)
-		return false, fmt.Errorf("disconnect %s: %w", a.Endpoint.Name, err)
-	}
+	err = g.Wait()
 	d.noteDoomed(a.Sandbox)
+	if err != nil {
+		d.rec.dirty.mark(endpointScope(a), causeChange)
+		d.postpone(a.Endpoint)
+		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
+	}
 	if n := d.networkByID(a.Endpoint.Network); n != nil {
 		d.events.publish(endpointEvent("disconnect", n, a))
 	}
@@ -335,29 +340,11 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	if err != nil {
 		return true, nil
 	}
-	return !d.release(ctx, session, a.Endpoint), nil
-}
-
-// release takes an endpoint's record out of etcd and frees its slots. If etcd
-// cannot be reached, the journal remembers, and the release is tried again.
-func (d *Daemon) release(ctx context.Context, session *store.Session, e overspan.Endpoint) bool {
-	rev, err := session.Detach(ctx, e)
-	if err != nil {
-		d.log.Warn("release is pending", "endpoint", e.Name, "error", err)
-		if err := d.journal.Defer(e); err != nil {
-			d.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
-		}
-		d.wakeReleases()
-		return false
+	if err := d.release(ctx, session, a.Endpoint); err != nil {
+		d.postpone(a.Endpoint)
+		return true, nil
 	}
-	if err := d.mirror.WaitSegment(ctx, e.Network, rev); err != nil {
-		d.log.Debug("released, but the mirror lags", "endpoint", e.Name, "error", err)
-	}
-	d.alloc.Release(e.Network, e.Slots, true)
-	if err := d.journal.DeleteRelease(e.ID); err != nil {
-		d.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
-	}
-	return true
+	return false, nil
 }
 
 func endpointScope(a overspan.Attachment) kernel.Scope {

@@ -86,10 +86,13 @@ type Daemon struct {
 	snapshots *beacon    // fires when Snapshot changes
 	gates     keyedLocks // one change at a time in a sandbox
 	admit     sync.Mutex // guards the choice of new sandboxes' names and identities
-	realised  networkSet // networks whose devices and rules an attach has seen in line
 	follows   followers  // why networks are followed
-	doomed    doomedSet  // sandboxes with an interface on its way out
-	health    *health    // what status tells of the passes
+
+	realised idSet[overspan.NetworkID]  // networks whose devices and rules an attach has seen in line
+	doomed   idSet[overspan.SandboxID]  // sandboxes with an interface on its way out
+	lent     idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
+
+	health    *health // what status tells of the passes
 	meter     *meter
 	confirmed confirmedBlocks
 	fallback  snapshotSlot  // the journal's snapshot, until etcd has told one
@@ -136,6 +139,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		deaths:    make(chan struct{}, 1),
 		routes:    make(chan struct{}, 1),
 	}
+	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
 	d.rec.passed = d.passed
@@ -178,12 +182,14 @@ func (d *Daemon) restore() error {
 	}
 	for _, id := range followed {
 		d.follows.keep(id)
-		d.mirror.Follow(id)
 	}
 	for _, a := range d.local.allAttachments() {
 		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
+		d.lent.add(a.Endpoint.ID)
 		d.follows.keep(a.Endpoint.Network)
-		d.mirror.Follow(a.Endpoint.Network)
+	}
+	for _, sb := range d.local.allSandboxes() {
+		d.forgetIfUnused(sb) // the agent died before it had an endpoint
 	}
 	if err := d.journal.SetInstance(d.process.Instance); err != nil {
 		return err

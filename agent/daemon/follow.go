@@ -19,6 +19,10 @@ const journalEvery = 2 * time.Second
 // followers knows which networks are followed, and how many attaches are at
 // work in each.
 type followers struct {
+	// follow and unfollow carry a change out. They are called under mu: of an
+	// attach that comes as the network is left, neither may overtake the other.
+	follow, unfollow func(overspan.NetworkID)
+
 	mu   sync.Mutex // guards refs
 	refs map[overspan.NetworkID]int
 }
@@ -26,17 +30,17 @@ type followers struct {
 // keep follows a network for no attach in particular.
 func (f *followers) keep(id overspan.NetworkID) { f.count(id, 0) }
 
-// count adds to the attaches at work in a network, and returns how many there
-// are and whether it was followed before.
-func (f *followers) count(id overspan.NetworkID, by int) (n int, before bool) {
+// count adds to the attaches at work in a network.
+func (f *followers) count(id overspan.NetworkID, by int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refs == nil {
 		f.refs = map[overspan.NetworkID]int{}
 	}
-	n, before = f.refs[id]
-	f.refs[id] = n + by
-	return n + by, before
+	if _, before := f.refs[id]; !before {
+		f.follow(id)
+	}
+	f.refs[id] += by
 }
 
 // dropIdle stops following a network in which no attach is at work.
@@ -46,6 +50,7 @@ func (f *followers) dropIdle(id overspan.NetworkID) bool {
 	if n, followed := f.refs[id]; !followed || n > 0 {
 		return false
 	}
+	f.unfollow(id)
 	delete(f.refs, id)
 	return true
 }
@@ -63,9 +68,7 @@ func (f *followers) all() []overspan.NetworkID {
 // follow returns once the snapshot shows the network's interior. The caller
 // ends its interest with settle.
 func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
-	if _, before := d.follows.count(id, 1); !before {
-		d.mirror.Follow(id)
-	}
+	d.follows.count(id, 1)
 	for {
 		changed := d.snapshots.wait()
 		s := d.mirror.Snapshot()
@@ -91,25 +94,50 @@ func (d *Daemon) settle(id overspan.NetworkID) {
 	d.reconsider(id)
 }
 
-// reconsider stops following a network that this node is no member of any
-// more: it has no endpoint there, holds no block, and attaches none.
+// reconsider stops following a network that was removed, unless an attach is
+// at work there.
 func (d *Daemon) reconsider(id overspan.NetworkID) {
 	s := d.mirror.Snapshot()
-	if s == nil || len(d.local.inNetwork(id)) > 0 {
+	if s == nil || s.Networks[id] != nil || len(s.Bad) > 0 {
+		return // an unreadable record is not an absent one
+	}
+	d.leave(id)
+}
+
+// leaveIdle stops following networks that this node is no member of any more:
+// it has no endpoint there, holds no block, and asks for none. A claim whose
+// caller gave up may stand in etcd before the mirror shows it: the block would
+// be lost if nobody followed it. Hence the look at etcd first.
+func (d *Daemon) leaveIdle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	if err := d.Sync(ctx); err != nil {
+		d.log.Debug("cannot tell which networks are idle", "error", err)
 		return
 	}
-	if seg := s.Segments[id]; s.Networks[id] != nil && (seg == nil || holds(seg, d.Self())) {
-		return
+	s := d.mirror.Snapshot()
+	for _, id := range d.follows.all() {
+		if seg := s.Segments[id]; seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
+			d.leave(id)
+		}
 	}
-	if !d.follows.dropIdle(id) {
-		return
+}
+
+// leave stops following a network in which this node has no endpoint and
+// attaches none.
+func (d *Daemon) leave(id overspan.NetworkID) {
+	if len(d.local.inNetwork(id)) == 0 && d.follows.dropIdle(id) {
+		d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 	}
+}
+
+// unfollow is what followers does about a network that is left.
+func (d *Daemon) unfollow(id overspan.NetworkID) {
 	d.mirror.Unfollow(id)
 	d.realised.drop(id)
 	if err := d.journal.DeleteFollowed(id); err != nil {
 		d.log.Error("cannot forget a network", "network", overspan.ShortID(id), "error", err)
 	}
-	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 }
 
 // leaveRemoved waits until this node's kernel has lost a removed network.
@@ -157,7 +185,6 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if old == nil {
 		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
 		d.awaken(ctx)
-		d.releaseOrphans(new)
 	} else if networks, global := changed(old, new, d.Self()); len(networks) > 0 || global {
 		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
 	}

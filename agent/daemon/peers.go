@@ -166,8 +166,8 @@ func (d *Daemon) returnIdle(ctx context.Context) {
 		if err := d.alloc.GiveBack(ctx, id, d.giveBack); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			d.log.Warn("cannot give back blocks", "network", overspan.ShortID(id), "error", err)
 		}
-		d.reconsider(id)
 	}
+	d.leaveIdle(ctx)
 }
 
 func (d *Daemon) giveBack(ctx context.Context, n *overspan.Network, b overspan.Block) error {

@@ -89,6 +89,11 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 	return false
 }
 
+// asks reports whether a node has left a want in the network.
+func asks(seg *overspan.Segment, node overspan.NodeID) bool {
+	return slices.ContainsFunc(seg.Wants, func(w overspan.Want) bool { return w.Asker == node })
+}
+
 // network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.

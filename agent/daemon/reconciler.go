@@ -49,6 +49,10 @@ type passResult struct {
 	// Segments is up to which revision each network of the scope was planned:
 	// a network's own watch may be ahead of the snapshot as a whole.
 	Segments map[overspan.NetworkID]int64
+
+	// Doomed is how many links were found that wait for the reaper, those of an
+	// agent that was killed before it had called it included.
+	Doomed int
 }
 
 // reconciler owns the kernel: one goroutine runs one pass at a time.
@@ -71,7 +75,8 @@ type reconciler struct {
 	stopped  chan struct{} // closed when run has ended
 	dirty    *dirtySet
 	failed   *dirtySet // what a pass could not bring in line; tried again
-	doomed   int
+	doomed   int       // links that wait for the reaper
+	unreaped bool      // the reaper has failed
 }
 
 type passRequest struct {
@@ -136,10 +141,13 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case <-idle.C:
 			r.reap(ctx)
 		}
-		if r.doomed >= reapAtMost {
+		if r.doomed >= reapAtMost && !r.unreaped {
 			r.reap(ctx)
 		}
-		if r.doomed > 0 {
+		switch {
+		case r.unreaped:
+			idle.Reset(retryEvery)
+		case r.doomed > 0:
 			idle.Reset(reapAfter)
 		}
 	}
@@ -178,6 +186,7 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResul
 		Ops:      kernel.Diff(have, want),
 		Warnings: warnings,
 		Segments: in.frontiers(scope),
+		Doomed:   len(have.Doomed),
 	}, err
 }
 
@@ -187,6 +196,7 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	if errors.Is(err, errNoSnapshot) {
 		return res, err
 	}
+	r.doomed = max(r.doomed, res.Doomed)
 	if len(res.Ops) > 0 {
 		err = errors.Join(err, r.kernel.Apply(ctx, res.Ops))
 		for _, op := range res.Ops {
@@ -208,7 +218,9 @@ func (r *reconciler) reap(ctx context.Context) error {
 	if r.doomed == 0 {
 		return nil
 	}
-	if err := r.kernel.Reap(ctx); err != nil {
+	err := r.kernel.Reap(ctx)
+	r.unreaped = err != nil
+	if err != nil {
 		r.log.Warn("cannot delete doomed links; will try again", "error", err)
 		return err
 	}
@@ -250,14 +262,18 @@ func (r *reconciler) ask(ctx context.Context, req passRequest) (passResult, erro
 	case <-r.stopped:
 		return passResult{}, errStopping
 	case <-ctx.Done():
-		return passResult{}, ctx.Err()
+		return passResult{}, busy(ctx)
 	}
 	select {
 	case a := <-req.answer:
 		return a.res, a.err
 	case <-ctx.Done():
-		return passResult{}, ctx.Err()
+		return passResult{}, busy(ctx)
 	}
+}
+
+func busy(ctx context.Context) error {
+	return overspan.Errorf(overspan.ErrUnavailable, "this node's kernel was not brought in line in time; try again: %w", ctx.Err())
 }
 
 // dirtySet collects what somebody should look at again, until the reconciler

@@ -1,11 +1,16 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
 )
 
 func TestRebootTouchesNoForeignNamespace(t *testing.T) {
@@ -33,4 +38,55 @@ func TestRebootTouchesNoForeignNamespace(t *testing.T) {
 	n.eventually("the record of the endpoint is gone", func() bool {
 		return !slices.ContainsFunc(c.keys("net/"), func(key string) bool { return !strings.Contains(key, "/blocks/") })
 	})
+}
+
+func TestRestartReapsWhatItsPredecessorDoomed(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.stop()
+	// The agent was killed between a disconnect and its reaper.
+	n.kernel.Mutate(func(s *kernel.State) { s.Doomed = map[string]struct{}{overspan.VethName(e.ID) + "x": {}} })
+	n.start()
+	n.eventually("the doomed veth is gone", func() bool { return len(n.kernel.State().Doomed) == 0 })
+}
+
+func TestReleaseOfTheLastRunTakesThePortOffFirst(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.eventually("nothing is left to look at", n.rec.settled)
+	n.stop()
+	// The agent was killed right after it had noted the release.
+	j, err := store.OpenJournal(n.cfg.JournalPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Defer(e), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	n.kv = watchedTxns{KV: n.line, before: func(txn store.Txn) {
+		for _, op := range txn.Then {
+			if op.Kind == store.OpTxn && strings.Contains(op.Txn.Then[0].Range.Key, "/endpoints/") && n.kernel.State().Links[overspan.VethName(e.ID)].Master != "" {
+				t.Error("the record is deleted while the port is still on the bridge")
+			}
+		}
+	}}
+	n.kernel.FailNext("doom link osv-", overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	n.start()
+	n.eventually("the release is done", func() bool { return len(c.keys("names/", "net/")) == 2 })
+	n.clean()
+}
+
+// watchedTxns is a line to etcd whose transactions a test sees before they go.
+type watchedTxns struct {
+	store.KV
+	before func(store.Txn)
+}
+
+func (w watchedTxns) Txn(ctx context.Context, t store.Txn) (store.Result, error) {
+	w.before(t)
+	return w.KV.Txn(ctx, t)
 }

@@ -117,57 +117,38 @@ func (s *snapshotSlot) get() *overspan.Snapshot {
 	return s.snapshot
 }
 
-// networkSet is a set of networks for several goroutines.
-type networkSet struct {
+// idSet is a set of ids for several goroutines.
+type idSet[K comparable] struct {
 	mu  sync.Mutex // guards set
-	set map[overspan.NetworkID]struct{}
+	set map[K]struct{}
 }
 
-func (n *networkSet) add(id overspan.NetworkID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.set == nil {
-		n.set = map[overspan.NetworkID]struct{}{}
-	}
-	n.set[id] = struct{}{}
-}
-
-func (n *networkSet) drop(id overspan.NetworkID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.set, id)
-}
-
-func (n *networkSet) has(id overspan.NetworkID) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, ok := n.set[id]
-	return ok
-}
-
-// doomedSet is the sandboxes in which an interface waits for its deletion.
-type doomedSet struct {
-	mu  sync.Mutex // guards set
-	set map[overspan.SandboxID]struct{}
-}
-
-func (s *doomedSet) add(id overspan.SandboxID) {
+func (s *idSet[K]) add(id K) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.set == nil {
-		s.set = map[overspan.SandboxID]struct{}{}
+		s.set = map[K]struct{}{}
 	}
 	s.set[id] = struct{}{}
 }
 
-func (s *doomedSet) has(id overspan.SandboxID) bool {
+// drop reports whether the id was in the set.
+func (s *idSet[K]) drop(id K) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, was := s.set[id]
+	delete(s.set, id)
+	return was
+}
+
+func (s *idSet[K]) has(id K) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.set[id]
 	return ok
 }
 
-func (s *doomedSet) clear() {
+func (s *idSet[K]) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.set)

@@ -12,9 +12,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// releaseEvery is how often pending releases are tried again.
-const releaseEvery = time.Second
-
 // followKernel turns the kernel's events into what has to be looked at again.
 func (d *Daemon) followKernel(ctx context.Context) error {
 	hints := d.host.Watch(ctx)
@@ -223,36 +220,6 @@ func (d *Daemon) owedAcks(told map[overspan.NetworkID]int64) map[overspan.Networ
 	return owed
 }
 
-// finishReleases takes endpoints out of etcd that were disconnected while it
-// was away.
-func (d *Daemon) finishReleases(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-d.releases:
-		}
-		pending, err := d.journal.Releases()
-		if err != nil {
-			d.log.Error("cannot read pending releases", "error", err)
-		}
-		session, err := d.session.get()
-		if len(pending) == 0 || err != nil {
-			continue // wakeReleases is called when there is a session again
-		}
-		for _, e := range pending {
-			if !d.release(ctx, session, e) {
-				break
-			}
-		}
-		if err := sleep(ctx, releaseEvery); err != nil {
-			return nil
-		}
-	}
-}
-
-func (d *Daemon) wakeReleases() { wake(d.releases) }
-
 // wake fills a channel of size 1.
 func wake(c chan struct{}) {
 	select {
@@ -271,26 +238,6 @@ func sleep(ctx context.Context, how time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-// releaseOrphans releases endpoints that etcd has as this node's but that
-// nobody here knows: the agent died between the transaction and the journal.
-func (d *Daemon) releaseOrphans(s *overspan.Snapshot) {
-	for _, seg := range s.Segments {
-		for slot, e := range seg.Endpoints {
-			if e.Node != d.Self() || slot != e.Slot {
-				continue
-			}
-			if _, known := d.local.attachment(e.ID); known {
-				continue
-			}
-			d.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
-			if err := d.journal.Defer(*e); err != nil {
-				d.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
-			}
-		}
-	}
-	d.wakeReleases()
 }
 
 // publishNode keeps the registration true: routes, addresses and MTU change
