@@ -113,10 +113,10 @@ func (n *testNode) launch() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.Daemon = d
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	n.Daemon = d
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
 )
@@ -111,4 +114,67 @@ func TestCreateBeforeTheFirstSnapshot(t *testing.T) {
 	if net.MTU != 1450 {
 		t.Errorf("MTU is %d, want that of this node's underlay less the overhead, 1450", net.MTU)
 	}
+}
+
+func TestSecondReleaseFreesNoSlotOfAnother(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.5.0.0/30"}}})
+	first := n.connect(ConnectRequest{Network: "demo", Target: n.container("first")})
+	if _, _, err := n.Disconnect(t.Context(), "demo", first.Name); err != nil {
+		t.Fatal(err)
+	}
+	// An attach holds the only slot again, and its record does not stand yet.
+	lease, err := n.alloc.Acquire(t.Context(), net.ID, ipam.Addrs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.postpone(first)
+	n.eventually("the second release is done", func() bool {
+		left, err := n.journal.Releases()
+		return err == nil && len(left) == 0
+	})
+	if _, err := n.alloc.Acquire(t.Context(), net.ID, ipam.Addrs{}); !errors.Is(err, overspan.ErrExhausted) {
+		t.Errorf("slot %d is lent while it is held: %v", lease.Slots[0], err)
+	}
+}
+
+func TestLateTransactionOfTheLastRunIsUndone(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.stop()
+	j, err := store.OpenJournal(n.cfg.JournalPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.DeleteAttachment(e.ID), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	keys := []string{"net/" + string(e.Network) + "/endpoints/", "net/" + string(e.Network) + "/names/"}
+	if got := c.keys(keys...); len(got) != 2 {
+		t.Fatalf("before the restart: %v", got)
+	}
+	l, err := c.etcd.List(t.Context(), store.Prefix("/overspan/test/v1/net/"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The transaction is still on its way when the first snapshot is taken.
+	var late []store.Op
+	for _, kv := range l.KVs {
+		if strings.Contains(kv.Key, "/endpoints/") || strings.Contains(kv.Key, "/names/") {
+			c.txn(store.Delete(store.Key(kv.Key)))
+			late = append(late, store.Put(kv.Key, kv.Value))
+		}
+	}
+	var once sync.Once
+	n.kv = watchedTxns{KV: n.line, before: func(txn store.Txn) {
+		if len(txn.Then) == 3 { // the registration, after which it could not commit
+			n.eventually("the first snapshot", func() bool { return n.Snapshot() != nil })
+			once.Do(func() { c.txn(late...) })
+		}
+	}}
+	n.start()
+	n.eventually("the record is gone", func() bool { return len(c.keys(keys...)) == 0 })
 }

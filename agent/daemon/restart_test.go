@@ -74,7 +74,9 @@ func TestReleaseOfTheLastRunTakesThePortOffFirst(t *testing.T) {
 			}
 		}
 	}}
-	n.kernel.FailNext("doom link osv-", overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	for range 3 {
+		n.kernel.FailNext("doom link osv-", overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	}
 	n.start()
 	n.eventually("the release is done", func() bool { return len(c.keys("names/", "net/")) == 2 })
 	n.clean()
