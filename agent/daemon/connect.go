@@ -144,8 +144,9 @@ func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sa
 	}
 	for range attachTries {
 		var a overspan.Attachment
-		a, err = d.attachOnce(ctx, session, n, sb, e, want)
-		if !errors.Is(err, overspan.ErrConflict) {
+		var lost bool
+		a, lost, err = d.attachOnce(ctx, session, n, sb, e, want)
+		if !lost {
 			return a, err
 		}
 		if err := d.Sync(ctx); err != nil {
@@ -198,11 +199,12 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 }
 
 // attachOnce takes a slot and brings the endpoint up in etcd and in the kernel
-// at the same time. On error nothing of it is left.
-func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (overspan.Attachment, error) {
+// at the same time. On error nothing of it is left; lost says that the error is
+// another node's being faster, and no reason not to try again.
+func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
 	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
 	if err != nil {
-		return overspan.Attachment{}, err
+		return overspan.Attachment{}, errors.Is(err, overspan.ErrConflict), err
 	}
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
@@ -224,7 +226,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	g.Go(func() error { return d.prepare(ctx, a) })
 	if err := g.Wait(); err != nil {
 		d.undo(ctx, session, a, flown)
-		return a, err
+		return a, errors.Is(flown, overspan.ErrConflict), err
 	}
 
 	a.Endpoint, a.Committed = e, true
@@ -238,9 +240,9 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	g.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
 	if err := g.Wait(); err != nil {
 		d.undo(ctx, session, a, nil)
-		return a, err
+		return a, false, err
 	}
-	return a, nil
+	return a, false, nil
 }
 
 // address gives an endpoint the addresses of its slots. The slot of the IPv4

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,4 +178,61 @@ func TestLateTransactionOfTheLastRunIsUndone(t *testing.T) {
 	}}
 	n.start()
 	n.eventually("the record is gone", func() bool { return len(c.keys(keys...)) == 0 })
+}
+
+func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	ctx := t.Context()
+	session, err := n.session.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.follow(ctx, net.ID); err != nil {
+		t.Fatal(err)
+	}
+	// The caller of the attach gives up before the mirror shows the block.
+	block, err := session.Claim(ctx, net, overspan.Range{First: 0, Size: 64}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.settle(net.ID)
+	n.leaveIdle(ctx)
+	if got := n.follows.all(); len(got) != 1 {
+		t.Errorf("followed are %v: nobody would give back block %s", got, block)
+	}
+	if err := session.ReleaseBlock(ctx, net.ID, block); err != nil {
+		t.Fatal(err)
+	}
+	n.leaveIdle(ctx)
+	if got := n.follows.all(); len(got) != 0 {
+		t.Errorf("followed are %v, though nothing is owned there", got)
+	}
+}
+
+func TestAttachBeginsWhileItsNetworkIsLeft(t *testing.T) {
+	var steps []string
+	leaving, joined := make(chan struct{}), make(chan struct{})
+	f := followers{
+		follow: func(overspan.NetworkID) { steps = append(steps, "follow") },
+		unfollow: func(overspan.NetworkID) {
+			close(leaving)
+			select { // as long as an attach could overtake
+			case <-joined:
+			case <-time.After(50 * time.Millisecond):
+			}
+			steps = append(steps, "unfollow")
+		},
+	}
+	f.keep("demo")
+	var left sync.WaitGroup
+	left.Go(func() { f.dropIdle("demo") })
+	<-leaving
+	f.count("demo", 1)
+	close(joined)
+	left.Wait()
+	if want := []string{"follow", "unfollow", "follow"}; !slices.Equal(steps, want) {
+		t.Errorf("steps are %v, want %v: the attach waits for a network that nobody follows", steps, want)
+	}
 }

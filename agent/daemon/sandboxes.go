@@ -140,25 +140,19 @@ func (d *Daemon) forgetIfUnused(sb overspan.Sandbox) {
 // reviveSandboxes gives the sandboxes that we made their namespaces back after
 // a reboot took them, and forgets none: the pins are part of the plan.
 func (d *Daemon) reviveSandboxes(ctx context.Context) error {
-	if err := d.rec.do(ctx, kernel.Scope{Global: true}); err != nil {
-		return err
-	}
+	// What else could not be brought in line is no reason to leave them out.
+	errs := []error{d.rec.do(ctx, kernel.Scope{Global: true})}
 	for _, sb := range d.local.allSandboxes() {
 		if sb.Kind != overspan.SandboxMade || !strings.HasPrefix(sb.Netns, d.cfg.NetnsDir()) {
 			continue
 		}
 		inode, err := d.host.Netns(sb.Netns)
-		if err != nil {
-			return err
+		if err == nil && inode != sb.Inode {
+			sb.Inode = inode
+			d.local.putSandbox(sb)
+			err = d.journal.PutSandbox(sb)
 		}
-		if inode == sb.Inode {
-			continue
-		}
-		sb.Inode = inode
-		d.local.putSandbox(sb)
-		if err := d.journal.PutSandbox(sb); err != nil {
-			return err
-		}
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
