@@ -65,7 +65,9 @@ func (s *Session) DropWant(ctx context.Context, w overspan.Want) error {
 // Yield answers a want: it gives a part of a block of this node's to the asker
 // and keeps the rest as smaller blocks, in one transaction that also deletes the
 // want. The asker's block asks to be acknowledged, since the asker is about to
-// use it. Give and keep must cover from exactly.
+// use it. So do the blocks that are kept: they are other blocks than the one that
+// the members have confirmed, and this node's next attach waits for them. Give and
+// keep must cover from exactly.
 //
 // The blocks that are kept have epochs of their own. An attach of this node that
 // was prepared for the old block fails with ErrConflict and looks again; endpoints
@@ -115,7 +117,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: give, Node: w.Asker, Ack: true}))
 	}
 	for _, r := range keep {
-		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: r, Node: s.cfg.Node.ID}))
+		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: true}))
 	}
 	res, err := s.flights.fly(ctx, &request{what: what, txn: t})
 	if err != nil || res.OK {

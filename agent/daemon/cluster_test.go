@@ -235,6 +235,24 @@ func TestConnectReturnsOnceEveryPeerCanReach(t *testing.T) {
 	}
 }
 
+// A holder that gave a slot of its block away has other blocks than before; its
+// peers must confirm these too, else every attach into them waits in vain.
+func TestConnectAfterYieldIsConfirmed(t *testing.T) {
+	c := newTestCluster(t, 2)
+	holder, asker := c.nodes[0], c.nodes[1]
+	holder.create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/24"}}})
+	holder.connect(ConnectRequest{Network: "demo", Target: holder.container("a")})
+	asker.connect(ConnectRequest{Network: "demo", Target: asker.container("b")})
+	asker.connect(ConnectRequest{Network: "demo", Target: asker.container("c"), IP: "10.20.0.3"})
+	e := holder.connect(ConnectRequest{Network: "demo", Target: holder.container("d")})
+	if want := netip.MustParseAddr("10.20.0.4"); e.IPv4 != want {
+		t.Errorf("the holder chose %s, want %s, of a block that it kept", e.IPv4, want)
+	}
+	if !asker.sendsTo(e, holder) {
+		t.Error("connect returned, but the asker does not reach the endpoint")
+	}
+}
+
 // keys lists the cluster's keys below some prefixes.
 func (c *testCluster) keys(below ...string) []string {
 	c.t.Helper()
