@@ -194,7 +194,7 @@ func TestChooseInterface(t *testing.T) {
 			t.Errorf("want %q among %v: got %q, %v", test.want, test.taken, got, err)
 		}
 	}
-	for _, bad := range []string{".", "..", "a/b", "a b", "sixteen-letters-", "a:1", "a%d"} {
+	for _, bad := range []string{".", "..", "a/b", "a b", "sixteen-letters-", "a:1", "a%d", "all", "default"} {
 		if checkInterfaceName(bad) == nil {
 			t.Errorf("interface name %q is accepted", bad)
 		}
