@@ -3,14 +3,11 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/kernel"
-	"github.com/overspan/overspan/overlay"
 )
 
 // health is what the passes found out, for the status and for acknowledgements.
@@ -144,25 +141,6 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, a.Lost))
 		} else if holder := in.foreignHolder(a.Endpoint); holder != "" {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s now belongs to node %s; disconnect it and connect it again", a.Endpoint.Name, a.Endpoint.Addrs()[0], nodeLabel(s, holder)))
-		}
-	}
-	return append(out, mtuWarnings(s, in)...)
-}
-
-// mtuWarnings names the networks whose frames this node's underlay cannot carry.
-func mtuWarnings(s *overspan.Snapshot, in planInput) []string {
-	self := s.Nodes[in.Self]
-	if self == nil {
-		return nil
-	}
-	var out []string
-	for _, id := range slices.Sorted(maps.Keys(s.Segments)) {
-		n := s.Networks[id]
-		if n == nil || n.Driver != overspan.DriverOverlay {
-			continue
-		}
-		if most := overlay.MTU(self.MTU, n.Underlay); n.MTU > most {
-			out = append(out, fmt.Sprintf("network %s has an MTU of %d bytes, but this node's underlay (%d) carries at most %d: large packets will be lost", n.Name, n.MTU, self.MTU, most))
 		}
 	}
 	return out
