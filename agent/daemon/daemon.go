@@ -320,7 +320,7 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 	if cause != causeHint && cause != causeResync {
 		return
 	}
-	for _, op := range res.Ops {
+	for _, op := range res.Done {
 		d.log.Warn("repaired", "op", op.String())
 		d.events.publish(Event{Type: "kernel", Action: "repair", Name: op.String(), Attributes: map[string]string{"cause": cause}})
 	}

@@ -43,6 +43,7 @@ const retryEvery = time.Second
 type passResult struct {
 	Revision int64 // of the snapshot that it was planned from
 	Ops      []kernel.Op
+	Done     []kernel.Op // those of Ops that did not fail
 	Warnings []string
 	Took     time.Duration
 
@@ -198,7 +199,12 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	}
 	r.doomed = max(r.doomed, res.Doomed)
 	if len(res.Ops) > 0 {
-		err = errors.Join(err, r.kernel.Apply(ctx, res.Ops))
+		failed := r.kernel.Apply(ctx, res.Ops)
+		err = errors.Join(err, failed)
+		res.Done = res.Ops
+		if failed != nil {
+			res.Done = r.done(ctx, scope, res.Ops)
+		}
 		for _, op := range res.Ops {
 			r.log.Debug("applied", "op", op.String(), "cause", cause)
 			if _, doomed := op.(kernel.DoomLink); doomed {
@@ -212,6 +218,23 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
 	return res, err
+}
+
+// done returns those ops of a pass that failed in part that are not to be done
+// again: the kernel tells which ops failed only in words.
+func (r *reconciler) done(ctx context.Context, scope kernel.Scope, ops []kernel.Op) []kernel.Op {
+	again, err := r.compare(ctx, scope)
+	if err != nil {
+		return nil
+	}
+	left := make(map[string]struct{}, len(again.Ops))
+	for _, op := range again.Ops {
+		left[op.String()] = struct{}{}
+	}
+	return slices.DeleteFunc(slices.Clone(ops), func(op kernel.Op) bool {
+		_, failed := left[op.String()]
+		return failed
+	})
 }
 
 func (r *reconciler) reap(ctx context.Context) error {
