@@ -224,7 +224,8 @@ func (s *Session) describeRef(ctx context.Context, n overspan.NetworkID, kv KeyV
 // Detach deletes everything that an endpoint owns and returns the revision at
 // which it was gone. An endpoint that is gone already, or whose slot belongs to
 // another by now, is none of this one's: that is success. An endpoint without
-// revisions, as the journal keeps it, is looked up first.
+// revisions, as the journal keeps it, is looked up first; ErrCorrupt if its
+// record cannot be read, for it may be another's.
 func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error) {
 	what := detachWhat(e)
 	if len(e.Slots) == 0 {
@@ -236,7 +237,10 @@ func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", what, err)
 		}
-		if e.CreateRevision = s.ownRecord(e, list.KVs); e.CreateRevision == 0 {
+		if e.CreateRevision, err = s.ownRecord(e, list.KVs); err != nil {
+			return 0, fmt.Errorf("%s: %w", what, err)
+		}
+		if e.CreateRevision == 0 {
 			return list.Revision, nil
 		}
 	}
@@ -244,7 +248,14 @@ func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error
 	if err != nil {
 		return 0, err
 	}
-	if !res.OK && s.ownRecord(e, res.Responses[0].KVs) != 0 {
+	if res.OK {
+		return res.Revision, nil
+	}
+	created, err := s.ownRecord(e, res.Responses[0].KVs)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
+	if created != 0 {
 		return 0, overspan.Errorf(overspan.ErrConflict, "%s: its record was written again meanwhile", what)
 	}
 	return res.Revision, nil
@@ -266,14 +277,15 @@ func detachWhat(e overspan.Endpoint) string {
 }
 
 // ownRecord returns the create-revision of the endpoint's record, 0 if what
-// stands there is not its.
-func (s *Session) ownRecord(e overspan.Endpoint, kvs []KeyValue) int64 {
+// stands there is not its. A record that cannot be read may be: that is an error
+// of class ErrCorrupt.
+func (s *Session) ownRecord(e overspan.Endpoint, kvs []KeyValue) (int64, error) {
 	if len(kvs) == 0 {
-		return 0
+		return 0, nil
 	}
 	now, err := s.keys.endpoint(kvs[0])
 	if err != nil || now.ID != e.ID {
-		return 0
+		return 0, err
 	}
-	return now.CreateRevision
+	return now.CreateRevision, nil
 }

@@ -95,6 +95,25 @@ func TestAttachRefuses(t *testing.T) {
 	})
 }
 
+func TestDetachOfAnUnreadableRecordIsNoSuccess(t *testing.T) {
+	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
+		r := open(t, connect(t), testConfig(1))
+		n := r.create(t, testNetwork(1))
+		e := r.attach(t, n, r.claim(t, n, 0, 64), "web", 2)
+		key := r.keys.Endpoint(n.ID, 2)
+		if _, err := r.kv.Txn(testContext(t), Txn{Then: []Op{Put(key, []byte(`{"id":"`))}}); err != nil {
+			t.Fatal(err)
+		}
+		before := dump(t, r.kv)
+		e.CreateRevision = 0
+		_, err := r.Detach(testContext(t), e)
+		wantClass(t, err, overspan.ErrCorrupt, "detach web from network", key)
+		if diff := cmp.Diff(without(before), without(dump(t, r.kv))); diff != "" {
+			t.Errorf("keys (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestDetachLeavesAnotherEndpointAlone(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		r := open(t, connect(t), testConfig(1))
