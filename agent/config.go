@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -198,10 +201,46 @@ func (c *config) check() error {
 	case strings.Contains(c.Cluster, "/"):
 		return fmt.Errorf("--cluster %q: a name without '/' is wanted", c.Cluster)
 	}
+	if err := checkAdvertised(c.AdvertiseAddress); err != nil {
+		return err
+	}
+	if err := checkEndpoints(c.EtcdEndpoints); err != nil {
+		return err
+	}
 	if len(c.Listen) == 0 {
 		c.Listen = []string{"unix://" + c.RunDir + "/agent.sock"}
 	}
 	return overspan.CheckName("node", c.NodeName)
+}
+
+// checkAdvertised refuses what no other node could reach. Whether the addresses
+// are this host's is seen later, for they may come by DHCP.
+func checkAdvertised(addresses []string) error {
+	var families []overspan.Family
+	for _, s := range addresses {
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil:
+			return fmt.Errorf("--advertise-address %q: want an address of this host, such as 192.0.2.1; for a device there is --interface", s)
+		case !a.IsGlobalUnicast():
+			return fmt.Errorf("--advertise-address %s: other nodes cannot reach this one there", a)
+		case slices.Contains(families, overspan.FamilyOf(a)):
+			return fmt.Errorf("--advertise-address %s: at most one address of each family", a)
+		}
+		families = append(families, overspan.FamilyOf(a))
+	}
+	return nil
+}
+
+// checkEndpoints refuses what the etcd client would try to reach for ever.
+func checkEndpoints(endpoints []string) error {
+	for _, e := range endpoints {
+		u, err := url.Parse(e)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" {
+			return fmt.Errorf("--etcd-endpoints %q: want URLs such as http://192.0.2.1:2379", e)
+		}
+	}
+	return nil
 }
 
 // underlay returns what names the node's place in the underlay.

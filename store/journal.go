@@ -53,7 +53,7 @@ func OpenJournal(path string) (*Journal, error) {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, overspan.Errorf(overspan.ErrInUse, "journal %s is in use by %s: two agents cannot share a state directory", path, lockHolder(path))
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return nil, overspan.Errorf(overspan.ErrCorrupt, "open journal %s: %w", path, err)
+		return nil, overspan.Errorf(overspan.ErrCorrupt, "open journal %s: %w; put a copy of it back, or move it away: this host then joins as a node of its own, without the endpoints that it had", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -203,4 +204,13 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 	if got := must(j.Snapshot())(t); len(got.Segments) != 0 || got.Revision != later.Revision {
 		t.Errorf("snapshot at %d has segments %v, want none at %d", got.Revision, got.Segments, later.Revision)
 	}
+}
+
+func TestJournalThatIsNoneSaysWhatToDo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal.db")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("not a journal\n"), 2000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenJournal(path)
+	wantClass(t, err, overspan.ErrCorrupt, path, "move it away")
 }
