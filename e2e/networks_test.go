@@ -142,7 +142,7 @@ func TestReadyMeansReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 8 {
+	for round := range 4 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			c := build(t, lab.Options{Nodes: 2, Bin: bin})
 			ctx, cancel := context.WithTimeout(t.Context(), startWithin)
