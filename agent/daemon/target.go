@@ -68,9 +68,10 @@ func (d *Daemon) resolve(ctx context.Context, ref string) (overspan.Sandbox, err
 		return d.docker.sandbox(ctx, rest)
 	}
 	sb, err := d.sandbox(ref)
-	if err == nil || !errors.Is(err, overspan.ErrNotFound) {
-		return sb, err
+	if err == nil && (sb.Name == ref || string(sb.ID) == ref) {
+		return sb, nil
 	}
+	// The whole name of a namespace outweighs a prefix of a sandbox's id.
 	if overspan.CheckName("target", ref) == nil {
 		for _, dir := range netnsDirs {
 			path := filepath.Join(dir, ref)
@@ -78,6 +79,9 @@ func (d *Daemon) resolve(ctx context.Context, ref string) (overspan.Sandbox, err
 				return overspan.Sandbox{Name: ref, Kind: overspan.SandboxNetns, Netns: path}, nil
 			}
 		}
+	}
+	if err == nil || !errors.Is(err, overspan.ErrNotFound) {
+		return sb, err
 	}
 	return overspan.Sandbox{}, overspan.Errorf(overspan.ErrNotFound, "target %s not found: no sandbox of this node and no namespace in %s has that name; other targets are pid:N, netns:/path and docker:NAME", ref, netnsDirs[0])
 }
