@@ -31,12 +31,13 @@ type Etcd struct {
 
 	mu      sync.Mutex // guards all fields below
 	client  *clientv3.Client
-	refused error // of the last dial
+	watched map[string]int // how many watches there are of the range from this key on
+	refused error          // of the last dial
 	retry   time.Time
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
-	e := &Etcd{endpoints: endpoints, dial: dial}
+	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }

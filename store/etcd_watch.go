@@ -2,14 +2,28 @@ package store
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/overspan/overspan"
 )
 
-// Watch implements KV. All watches of a client share one stream, the one that
-// Progress asks on: etcd's client has a stream for each set of metadata.
+// watchLine is the metadata that gives each watched range a stream of its own:
+// etcd's client has a stream for each set of metadata. etcd tells progress to
+// all watches of a stream or to none, and to none while one of them waits for a
+// revision that is still to come, as every new watch does.
+const watchLine = "overspan-watch"
+
+// line returns a context whose calls go over a range's own stream.
+func line(ctx context.Context, key string) context.Context {
+	return clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, watchLine, key))
+}
+
+// Watch implements KV.
 func (e *Etcd) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch {
 	out := make(chan Batch)
 	e.wg.Go(func() {
@@ -45,7 +59,8 @@ func (e *Etcd) watch(ctx context.Context, r KeyRange, after int64, send func(Bat
 	if r.End != "" {
 		opts = append(opts, clientv3.WithRange(r.End))
 	}
-	for resp := range client.Watch(clientv3.WithRequireLeader(ctx), r.Key, opts...) {
+	defer e.hold(r.Key)()
+	for resp := range client.Watch(line(ctx, r.Key), r.Key, opts...) {
 		if err := resp.Err(); err != nil {
 			return e.fault(what, err)
 		}
@@ -86,8 +101,33 @@ func (e *Etcd) Progress(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := client.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
-		return e.fault("request progress", err)
+	var errs []error
+	for _, key := range e.lines() {
+		if err := client.RequestProgress(line(ctx, key)); err != nil {
+			errs = append(errs, e.fault("request progress of "+key, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// hold notes that a range is watched, until the function that it returns is
+// called.
+func (e *Etcd) hold(key string) (release func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.watched[key]++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.watched[key]--; e.watched[key] == 0 {
+			delete(e.watched, key)
+		}
+	}
+}
+
+// lines returns the ranges that are watched.
+func (e *Etcd) lines() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.watched))
 }

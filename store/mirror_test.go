@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -30,6 +31,7 @@ func TestMirror(t *testing.T) {
 		{"shows what was there and what comes", testMirrorFollows},
 		{"shows the interior of followed networks alone", testMirrorSegments},
 		{"is as new as a sync", testMirrorSync},
+		{"is in time where nothing happens after a network was followed", testMirrorSyncIdle},
 		{"goes on after watches were dropped and history compacted", testMirrorDropped},
 		{"does not change what it has published", testMirrorImmutable},
 	}
@@ -134,6 +136,22 @@ func testMirrorSync(t *testing.T, w scribe) {
 		s := m.Snapshot()
 		if _, ok := s.Segments[netID(1)].Endpoints[overspan.Slot(i+2)]; !ok {
 			t.Fatalf("sync %d: the endpoint written before is not in the snapshot", i)
+		}
+	}
+}
+
+// testMirrorSyncIdle: a new watch waits for a revision that may never come, and
+// must not keep the others from telling how far they are.
+func testMirrorSyncIdle(t *testing.T, w scribe) {
+	m := startMirror(t, w, w.keys, MirrorConfig{Probe: time.Hour, Resync: time.Hour}, 1)
+	for n := 2; n < 5; n++ {
+		w.write(t, w.endpoint(n, 1, 2))
+		m.Follow(netID(n))
+		if err := m.Sync(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		if m.Snapshot().Segments[netID(n)].Endpoints[2] == nil {
+			t.Errorf("network %d is followed, but its endpoint is not in the snapshot", n)
 		}
 	}
 }
