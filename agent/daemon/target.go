@@ -71,7 +71,8 @@ func (d *Daemon) resolve(ctx context.Context, ref string) (overspan.Sandbox, err
 	if err == nil && (sb.Name == ref || string(sb.ID) == ref) {
 		return sb, nil
 	}
-	// The whole name of a namespace outweighs a prefix of a sandbox's id.
+	// A namespace's whole name outweighs the first digits of a sandbox's id:
+	// "db" may be both.
 	if overspan.CheckName("target", ref) == nil {
 		for _, dir := range netnsDirs {
 			path := filepath.Join(dir, ref)
@@ -204,15 +205,11 @@ func chooseInterface(want string, taken []string, sandbox string) (string, error
 }
 
 // checkInterfaceName refuses what the kernel would: see dev_valid_name in
-// net/core/dev.c; and "all" and "default", which name directories of their own
-// in /proc/sys/net/ipv4/conf.
+// net/core/dev.c.
 func checkInterfaceName(name string) error {
 	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' || r == '%' }
 	if name == "." || name == ".." || len(name) > 15 || strings.ContainsFunc(name, bad) {
 		return overspan.Errorf(overspan.ErrInvalid, "invalid interface name %q: use at most 15 printable characters without space, '/', ':' and '%%'", name)
-	}
-	if name == "all" || name == "default" {
-		return overspan.Errorf(overspan.ErrInvalid, "invalid interface name %q: the kernel keeps it for itself; choose another", name)
 	}
 	return nil
 }
