@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -145,7 +146,11 @@ func (c *client) unary(ctx context.Context, method string, req, reply any, conn 
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var from peer.Peer
-	if err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Peer(&from))...); err != nil {
+	var trailer metadata.MD
+	if err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Peer(&from), grpc.Trailer(&trailer))...); err != nil {
+		if status.Code(err) == codes.Unavailable && from.Addr != nil && len(trailer) == 0 {
+			return c.broken(err)
+		}
 		return c.explain(err, from.Addr != nil)
 	}
 	if answer, ok := reply.(interface {
@@ -166,6 +171,13 @@ func (c *client) stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.C
 		return nil, c.explain(err, false)
 	}
 	return s, nil
+}
+
+// broken tells of a call to which the agent gave no answer, not even an error:
+// an answer has a trailer.
+func (c *client) broken(err error) error {
+	return overspan.Errorf(overspan.ErrUnavailable,
+		"the agent at %s ended during the call (%w); what was asked for may be done or not: look before you try again", c.host, overspanv1.FromStatus(err))
 }
 
 // explain turns the error of a call into one for the user. Reached says that

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+
 	"github.com/overspan/overspan/agent/api"
 	"github.com/overspan/overspan/agent/api/apitest"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
 // TestTCPWithMutualTLS: with a certificate of the agent's CA ctl is served,
@@ -56,5 +61,39 @@ func TestTCPWithMutualTLS(t *testing.T) {
 				t.Errorf("stdout %q", stdout.String())
 			}
 		})
+	}
+}
+
+// dyingNodes is an agent that is killed while it answers.
+type dyingNodes struct {
+	overspanv1.UnimplementedNodeServiceServer
+	kill func()
+}
+
+func (d dyingNodes) ListNodes(ctx context.Context, _ *overspanv1.ListNodesRequest) (*overspanv1.ListNodesResponse, error) {
+	go d.kill()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestAgentThatEndsDuringACall: what is shown is not what gRPC read from the socket,
+// but that nobody knows whether the call did something.
+func TestAgentThatEndsDuringACall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	overspanv1.RegisterNodeServiceServer(server, dyingNodes{kill: server.Stop})
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"--host", "unix://" + path, "node", "ls"}, &stdout, &stderr)
+	if want := "ended during the call"; code != 1 || !strings.Contains(stderr.String(), want) {
+		t.Errorf("exit code %d, stderr %q; want 1, %q", code, stderr.String(), want)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
