@@ -212,6 +212,9 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 			}
 		}
 	}
+	if err != nil && ctx.Err() != nil {
+		return res, errStopping
+	}
 	if err != nil && cause != causeRequest {
 		r.failed.mark(scope, cause)
 	}
