@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,7 +71,10 @@ func become(sb sandboxItem, hostname string, command []string) error {
 	path, err := exec.LookPath(command[0])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
-		return exitCode(exitNoCommand)
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+			return exitCode(exitNoCommand)
+		}
+		return exitCode(exitCannotRun)
 	}
 	err = unix.Exec(path, command, os.Environ())
 	fmt.Fprintf(os.Stderr, "Error: run %s: %v\n", path, err)
