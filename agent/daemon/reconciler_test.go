@@ -3,10 +3,13 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -34,5 +37,30 @@ func TestPassThatTheEndCutsShortSaysSo(t *testing.T) {
 	}
 	if !r.settled() {
 		t.Error("the pass is to be tried again")
+	}
+}
+
+// A repair that fails is not told as one: the same device in the way would be
+// "repaired" at every retry.
+func TestRepairThatFailsIsNotTold(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
+	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
+	h1.eventually("nothing is left to look at", h1.rec.settled)
+	before := h1.kernel.State()
+	events := h1.Subscribe(t.Context())
+	vxlan := overspan.VXLANName(net.ID)
+	neigh := fmt.Sprintf("add neigh %s lladdr %s dev %s", far.IPv4, far.MAC, vxlan)
+	fdb := fmt.Sprintf("add fdb %s dev %s dst 10.99.0.2", far.MAC, vxlan)
+	h1.kernel.FailNext(fdb, overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	h1.kernel.Mutate(func(s *kernel.State) {
+		delete(s.Neighs, kernel.NeighKey{Dev: vxlan, IP: far.IPv4})
+		delete(s.FDB, kernel.FDBKey{Dev: vxlan, MAC: far.MAC})
+	})
+	h1.eventually("repaired at the second try", func() bool { return h1.kernel.State().Equal(before) })
+	if told := []string{(<-events).Name, (<-events).Name}; !slices.Equal(told, []string{neigh, fdb}) {
+		t.Errorf("told %q, want first what did not fail and then the other", told)
 	}
 }
