@@ -125,7 +125,9 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 	}
 	s := saver{out: make(map[string][]byte)}
 	head := savedHead{Revision: snap.Revision, Bad: snap.Bad, Segments: make(map[overspan.NetworkID]savedSegment)}
-	s.add(keys.Meta(), 0, 0, overspanv1.MetaRecord(snap.Meta))
+	if snap.Meta != (overspan.Meta{}) { // a snapshot may be older than the cluster's settings
+		s.add(keys.Meta(), 0, 0, overspanv1.MetaRecord(snap.Meta))
+	}
 	if snap.Frozen {
 		s.add(keys.Frozen(), 0, 0, &overspanv1.Frozen{})
 	}

@@ -21,7 +21,7 @@ const attachTries = 8
 
 // requestBound is how long a request may take that needs etcd: what cannot be
 // done by then is undone and said.
-const requestBound = 5 * time.Second
+const requestBound = 4 * time.Second
 
 // undoBound is how long the undoing of half an attach may take before the
 // caller hears of it; what is left is finished in the background.

@@ -267,6 +267,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		return planInput{}, false
 	}
 	in := planInput{
+		Local:       d.local.now(), // before what it is the version of
 		Snapshot:    s,
 		Self:        d.Self(),
 		Sandboxes:   d.local.allSandboxes(),

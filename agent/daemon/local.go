@@ -13,6 +13,7 @@ import (
 // planner reads.
 type local struct {
 	mu          sync.Mutex // guards all below
+	version     uint64     // grows with each change
 	sandboxes   map[overspan.SandboxID]overspan.Sandbox
 	attachments map[overspan.EndpointID]overspan.Attachment
 }
@@ -34,18 +35,21 @@ func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *
 func (l *local) putSandbox(s overspan.Sandbox) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.version++
 	l.sandboxes[s.ID] = s
 }
 
 func (l *local) dropSandbox(id overspan.SandboxID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.version++
 	delete(l.sandboxes, id)
 }
 
 func (l *local) putAttachment(a overspan.Attachment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.version++
 	l.attachments[a.Endpoint.ID] = a
 }
 
@@ -55,6 +59,7 @@ func (l *local) dropAttachment(id overspan.EndpointID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, there := l.attachments[id]
+	l.version++
 	delete(l.attachments, id)
 	return there
 }
@@ -71,6 +76,13 @@ func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
 	defer l.mu.Unlock()
 	a, ok := l.attachments[id]
 	return a, ok
+}
+
+// now returns the version of what is known here.
+func (l *local) now() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.version
 }
 
 // allSandboxes returns the sandboxes, oldest first.

@@ -18,6 +18,7 @@ type planInput struct {
 	Sandboxes   []overspan.Sandbox
 	Attachments []overspan.Attachment
 	VXLANPort   uint16
+	Local       uint64 // version of sandboxes and attachments
 
 	// Gone has the endpoints whose namespace is no more: what its path names
 	// now, if anything, is not ours to put an interface into.

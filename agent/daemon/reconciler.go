@@ -41,7 +41,8 @@ const retryEvery = time.Second
 
 // A passResult is what one pass found and did.
 type passResult struct {
-	Revision int64 // of the snapshot that it was planned from
+	input    planInput // what it was planned from
+	Revision int64     // of its snapshot
 	Ops      []kernel.Op
 	Done     []kernel.Op // those of Ops that did not fail
 	Warnings []string
@@ -76,6 +77,7 @@ type reconciler struct {
 	stopped  chan struct{} // closed when run has ended
 	dirty    *dirtySet
 	failed   *dirtySet // what a pass could not bring in line; tried again
+	seen     planInput // what the last pass was planned from
 	doomed   int       // links that wait for the reaper
 	unreaped bool      // the reaper has failed
 }
@@ -183,6 +185,7 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResul
 	scope.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
 	have, err := r.kernel.Read(ctx, scope)
 	return passResult{
+		input:    in,
 		Revision: in.Snapshot.Revision,
 		Ops:      kernel.Diff(have, want),
 		Warnings: warnings,
@@ -197,6 +200,7 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	if errors.Is(err, errNoSnapshot) {
 		return res, err
 	}
+	cause = r.attribute(cause, res.input)
 	r.doomed = max(r.doomed, res.Doomed)
 	if len(res.Ops) > 0 {
 		failed := r.kernel.Apply(ctx, res.Ops)
@@ -221,6 +225,24 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
 	return res, err
+}
+
+// attribute says what led to the ops of a pass. One that a hint or the clock
+// began repairs what others spoilt, unless something was changed here since the
+// last pass: then it may just have been faster than the pass for that.
+func (r *reconciler) attribute(cause string, in planInput) string {
+	old := r.seen
+	r.seen = in
+	if cause != causeHint && cause != causeResync {
+		return cause
+	}
+	if old.Snapshot == nil || old.Local != in.Local {
+		return causeChange
+	}
+	if networks, global := changed(old.Snapshot, in.Snapshot, in.Self); len(networks) > 0 || global {
+		return causeChange
+	}
+	return cause
 }
 
 // done returns those ops of a pass that failed in part that are not to be done

@@ -28,7 +28,7 @@ func (k closingKernel) Apply(ctx context.Context, _ []kernel.Op) error { return 
 
 func TestPassThatTheEndCutsShortSaysSo(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	r := newReconciler(closingKernel{stop: stop}, slog.New(slog.DiscardHandler), func() (planInput, bool) {
+	r := newReconciler(closingKernel{stop: stop}, slog.New(slog.DiscardHandler), func(kernel.Scope) (planInput, bool) {
 		return planInput{Snapshot: &overspan.Snapshot{}}, true
 	})
 	r.passed = func(_ kernel.Scope, _ string, _ passResult, err error) { t.Errorf("told as a failed pass: %v", err) }

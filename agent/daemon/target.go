@@ -205,11 +205,15 @@ func chooseInterface(want string, taken []string, sandbox string) (string, error
 }
 
 // checkInterfaceName refuses what the kernel would: see dev_valid_name in
-// net/core/dev.c.
+// net/core/dev.c; and "all" and "default", which name directories of their own
+// in /proc/sys/net/ipv4/conf.
 func checkInterfaceName(name string) error {
 	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' || r == '%' }
 	if name == "." || name == ".." || len(name) > 15 || strings.ContainsFunc(name, bad) {
 		return overspan.Errorf(overspan.ErrInvalid, "invalid interface name %q: use at most 15 printable characters without space, '/', ':' and '%%'", name)
+	}
+	if name == "all" || name == "default" {
+		return overspan.Errorf(overspan.ErrInvalid, "invalid interface name %q: the kernel keeps it for itself; choose another", name)
 	}
 	return nil
 }
