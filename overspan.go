@@ -240,8 +240,8 @@ type Attachment struct {
 	// veth is prepared but not enslaved.
 	Committed bool
 
-	// Lost says that the slot is no longer this node's: the port is isolated,
-	// its owner is told, and only a disconnect ends it.
+	// Lost says why the endpoint is off its network: a slot of it is another
+	// node's by now. It follows from the snapshot and is never stored.
 	Lost string
 }
 

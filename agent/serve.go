@@ -21,6 +21,9 @@ import (
 // serve builds the parts of the agent, lets them run until ctx ends, and takes
 // them down in the opposite order.
 func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
+	if err := checkPrivilege(); err != nil {
+		return err
+	}
 	for _, dir := range []string{c.StateDir, c.RunDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err

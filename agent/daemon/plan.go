@@ -143,8 +143,17 @@ func (in planInput) port(a overspan.Attachment) bridge.Port {
 	return bridge.Port{
 		Endpoint: a.Endpoint,
 		Netns:    a.Netns,
-		Enslaved: a.Committed && a.Lost == "" && in.foreignHolder(a.Endpoint) == "",
+		Enslaved: a.Committed && in.lost(a.Endpoint) == "",
 	}
+}
+
+// lost says why an endpoint is off its network; "" if it is not.
+func (in planInput) lost(e overspan.Endpoint) string {
+	holder := in.foreignHolder(e)
+	if holder == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeLabel(in.Snapshot, holder))
 }
 
 // foreignHolder returns another node that holds one of the endpoint's slots.

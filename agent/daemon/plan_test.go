@@ -70,7 +70,6 @@ func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
 	}{
 		{"committed in an own block", func(*planInput) {}, overspan.BridgeName(demoNet)},
 		{"not committed yet", func(in *planInput) { in.Attachments[0].Committed = false }, ""},
-		{"known to be lost", func(in *planInput) { in.Attachments[0].Lost = "removed" }, ""},
 		{"in a block that another node holds now", func(in *planInput) {
 			seg := in.Snapshot.Segments[demoNet]
 			b := seg.Blocks[0]

@@ -15,8 +15,18 @@ import (
 // Sandboxes returns the sandboxes that this node knows, oldest first.
 func (d *Daemon) Sandboxes() []overspan.Sandbox { return d.local.allSandboxes() }
 
-// Attachments returns this node's endpoints, oldest first.
-func (d *Daemon) Attachments() []overspan.Attachment { return d.local.allAttachments() }
+// Attachments returns this node's endpoints, oldest first, and says of each
+// whether it is lost.
+func (d *Daemon) Attachments() []overspan.Attachment {
+	in, known := d.planInput(kernel.Scope{})
+	if !known {
+		return d.local.allAttachments()
+	}
+	for i, a := range in.Attachments {
+		in.Attachments[i].Lost = in.lost(a.Endpoint)
+	}
+	return in.Attachments
+}
 
 // CreateSandbox makes a lasting network namespace. It needs no etcd.
 func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandbox, error) {

@@ -137,10 +137,8 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	}
 	in, _ := d.planInput(kernel.Scope{})
 	for _, a := range in.Attachments {
-		if a.Lost != "" {
-			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, a.Lost))
-		} else if holder := in.foreignHolder(a.Endpoint); holder != "" {
-			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s now belongs to node %s; disconnect it and connect it again", a.Endpoint.Name, a.Endpoint.Addrs()[0], nodeLabel(s, holder)))
+		if why := in.lost(a.Endpoint); why != "" {
+			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, why))
 		}
 	}
 	return out

@@ -137,19 +137,20 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 		names[a.Endpoint.ID] = a.Endpoint.Name
 	}
 	found, err := overspan.Match("endpoint", ref, names)
-	if err == nil {
-		if a, ok := d.local.attachment(found); ok {
-			return a, nil
-		}
-	} else if !errors.Is(err, overspan.ErrNotFound) {
-		return overspan.Attachment{}, err
+	a, known := d.local.attachment(found)
+	if err == nil && known && (a.Endpoint.Name == ref || string(found) == ref) {
+		return a, nil
 	}
+	// A target's whole name outweighs the first digits of an endpoint's id.
 	if sb, err := d.knownSandbox(ctx, ref); err == nil {
 		for _, a := range here {
 			if a.Sandbox == sb {
 				return a, nil
 			}
 		}
+	}
+	if err == nil && known || err != nil && !errors.Is(err, overspan.ErrNotFound) {
+		return a, err
 	}
 	return overspan.Attachment{}, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", ref, label)
 }

@@ -46,7 +46,6 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 		Sandbox:   string(a.Sandbox),
 		Netns:     a.Netns,
 		Committed: a.Committed,
-		Lost:      a.Lost,
 	}
 }
 
@@ -62,7 +61,6 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 		Sandbox:   overspan.SandboxID(r.id("sandbox", x.GetSandbox())),
 		Netns:     x.GetNetns(),
 		Committed: x.GetCommitted(),
-		Lost:      x.GetLost(),
 	}
 	return result(a, r)
 }

@@ -1210,7 +1210,6 @@ type Attachment struct {
 	Sandbox       string                 `protobuf:"bytes,2,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
 	Netns         string                 `protobuf:"bytes,3,opt,name=netns,proto3" json:"netns,omitempty"`
 	Committed     bool                   `protobuf:"varint,4,opt,name=committed,proto3" json:"committed,omitempty"`
-	Lost          string                 `protobuf:"bytes,5,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1271,13 +1270,6 @@ func (x *Attachment) GetCommitted() bool {
 		return x.Committed
 	}
 	return false
-}
-
-func (x *Attachment) GetLost() string {
-	if x != nil {
-		return x.Lost
-	}
-	return ""
 }
 
 var File_overspan_v1_records_proto protoreflect.FileDescriptor
@@ -1391,14 +1383,13 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tnetns_dev\x18\x05 \x01(\x04R\bnetnsDev\x12\x1b\n" +
 	"\tnetns_ino\x18\x06 \x01(\x04R\bnetnsIno\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x03R\x03pid\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xa1\x01\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x8d\x01\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x14\n" +
 	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x1c\n" +
-	"\tcommitted\x18\x04 \x01(\bR\tcommitted\x12\x12\n" +
-	"\x04lost\x18\x05 \x01(\tR\x04lostB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\tcommitted\x18\x04 \x01(\bR\tcommittedB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_records_proto_rawDescOnce sync.Once
