@@ -54,7 +54,7 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 		return nil, err
 	}
 	d.log.Info("created a network", "network", n.Name, "id", overspan.ShortID(n.ID), "ipv4", n.IPv4.Prefix, "ipv6", n.IPv6.Prefix, "vni", n.VNI)
-	return &n, d.mirror.WaitRevision(ctx, n.ModRevision)
+	return &n, d.awaitNetwork(ctx, n)
 }
 
 // clusterSnapshot returns a snapshot that shows at least this node: what a new
@@ -67,6 +67,23 @@ func (d *Daemon) clusterSnapshot(ctx context.Context) (*overspan.Snapshot, error
 		return nil, err
 	}
 	return d.mirror.Snapshot(), nil
+}
+
+// awaitNetwork returns once this node's snapshot shows a new network. Its own
+// watch tells, so that etcd is asked nothing.
+func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) error {
+	for {
+		changed := d.snapshots.wait()
+		s := d.mirror.Snapshot()
+		if s != nil && s.Networks[n.ID] != nil && s.Networks[n.ID].ModRevision >= n.ModRevision {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return overspan.Errorf(overspan.ErrUnavailable, "network %s was created, but this node has not heard of it from etcd yet: %w", n.Name, ctx.Err())
+		}
+	}
 }
 
 // draft checks the user's words and makes a network that still lacks what only
