@@ -167,7 +167,7 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 			return overspan.Endpoint{}, overspan.Errorf(overspan.ErrExists, "%s is connected to network %s already, as %s (%s)", sb.Name, n.Name, a.Endpoint.Name, a.Endpoint.Interface)
 		}
 	}
-	if d.doomedIn(sb.ID) {
+	if d.doomed.has(sb.ID) {
 		// An interface that is on its way out still bears its name.
 		if err := d.rec.flush(ctx); err != nil {
 			return overspan.Endpoint{}, fmt.Errorf("delete the interfaces that %s left: %w", sb.Name, err)
@@ -282,7 +282,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 		d.log.Warn("cannot take back a veth; will try again", "endpoint", a.Endpoint.Name, "error", off)
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
-	d.noteDoomed(a.Sandbox)
+	d.doomed.add(a.Sandbox)
 	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
 	}
@@ -329,7 +329,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
 	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
 	err = g.Wait()
-	d.noteDoomed(a.Sandbox)
+	d.doomed.add(a.Sandbox)
 	if err != nil {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 		d.postpone(a.Endpoint)

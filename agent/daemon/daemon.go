@@ -55,8 +55,8 @@ func (c Config) NetnsDir() string { return filepath.Join(c.RunDir, "netns") }
 // JournalPath is the file of the node's journal.
 func (c Config) JournalPath() string { return filepath.Join(c.StateDir, "journal.db") }
 
-// Parts are what a daemon works with. It owns none of them but closes none
-// either: who made them does.
+// Parts are what a daemon works with. It closes none of them: who made them
+// does.
 type Parts struct {
 	KV      store.KV
 	Journal *store.Journal
@@ -199,7 +199,7 @@ func (d *Daemon) restore() error {
 		d.log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
 	}
 	d.fallback.set(last)
-	d.wakeReleases()
+	wake(d.releases)
 	return nil
 }
 
@@ -327,9 +327,6 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 	}
 }
 
-func (d *Daemon) noteDoomed(id overspan.SandboxID)    { d.doomed.add(id) }
-func (d *Daemon) doomedIn(id overspan.SandboxID) bool { return d.doomed.has(id) }
-
 // Verify compares the whole kernel with the plan and changes nothing.
 func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
 	res, err := d.rec.verify(ctx)
@@ -337,7 +334,6 @@ func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
 	for _, op := range res.Ops {
 		drift = append(drift, op.String())
 	}
-	d.health.drifted(len(drift))
 	return res.Revision, drift, err
 }
 
@@ -354,7 +350,7 @@ func (d *Daemon) keepSession(ctx context.Context) error {
 		}
 		d.session.set(session)
 		d.health.changed.fire()
-		d.wakeReleases()
+		wake(d.releases)
 		d.log.Info("registered", "node", overspan.ShortID(d.Self()), "registration", session.Registration())
 		err = session.Run(ctx)
 		d.session.set(nil)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -33,14 +34,12 @@ func newDocker(socket string) *docker {
 
 // containerJSON is the part of the engine's answer that is read.
 type containerJSON struct {
-	ID    string `json:"Id"`
-	Name  string
+	Name  string // begins with a slash
 	State struct {
 		Running bool
 		Pid     int
 	}
-	HostConfig      struct{ NetworkMode string }
-	NetworkSettings struct{ SandboxKey string }
+	HostConfig struct{ NetworkMode string }
 }
 
 // sandbox returns a running container's namespace.
@@ -58,12 +57,8 @@ func (d *docker) sandbox(ctx context.Context, ref string) (overspan.Sandbox, err
 	case c.HostConfig.NetworkMode == "host":
 		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "container %s uses the host's network: only containers with a network namespace of their own can be connected", ref)
 	}
-	name := c.Name
-	if len(name) > 0 && name[0] == '/' {
-		name = name[1:]
-	}
 	return overspan.Sandbox{
-		Name:  name,
+		Name:  strings.TrimPrefix(c.Name, "/"),
 		Kind:  overspan.SandboxDocker,
 		Netns: fmt.Sprintf("/proc/%d/ns/net", c.State.Pid),
 		PID:   c.State.Pid,

@@ -44,10 +44,8 @@ func (d *Daemon) postpone(e overspan.Endpoint) {
 	if err := d.journal.Defer(e); err != nil {
 		d.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
 	}
-	d.wakeReleases()
+	wake(d.releases)
 }
-
-func (d *Daemon) wakeReleases() { wake(d.releases) }
 
 // finishReleases takes endpoints out of etcd whose release could not be carried
 // out at once, or that nobody here knows.
@@ -60,7 +58,7 @@ func (d *Daemon) finishReleases(ctx context.Context) error {
 		}
 		// Without a session there is nothing to do: a new one wakes this again.
 		if session, err := d.session.get(); err == nil && !d.releasePending(ctx, session) {
-			d.wakeReleases()
+			wake(d.releases)
 		}
 		if sleep(ctx, releaseEvery) != nil {
 			return nil

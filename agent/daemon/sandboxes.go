@@ -127,7 +127,7 @@ func (d *Daemon) dropSandbox(ctx context.Context, sb overspan.Sandbox) error {
 	if sb.Kind != overspan.SandboxMade {
 		return nil
 	}
-	if d.doomedIn(sb.ID) {
+	if d.doomed.has(sb.ID) {
 		if err := d.rec.flush(ctx); err != nil {
 			return err
 		}

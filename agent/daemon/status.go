@@ -19,7 +19,6 @@ type health struct {
 	revision int64                        // of the last full pass's snapshot, if it succeeded
 	lastFull time.Time
 	lastErr  string
-	drift    int
 	warnings []string // of the last full pass
 }
 
@@ -68,12 +67,6 @@ func (h *health) looked() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return !h.lastFull.IsZero()
-}
-
-func (h *health) drifted(n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.drift = n
 }
 
 // Status tells how the node is, on one screen.

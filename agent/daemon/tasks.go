@@ -286,7 +286,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		wake(d.routes)
-		d.wakeReleases()
+		wake(d.releases)
 		wake(d.deaths)
 		session, err := d.session.get()
 		s := d.mirror.Snapshot()
