@@ -101,7 +101,8 @@ type Daemon struct {
 	routes    chan struct{} // size 1: the host's routes or devices changed
 }
 
-// New makes a daemon. Nothing is read or written before Run.
+// New makes a daemon from what the journal holds. Neither etcd nor the kernel
+// is asked anything before Run.
 func New(cfg Config, parts Parts) (*Daemon, error) {
 	sandboxes, err := parts.Journal.Sandboxes()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // health is what the passes found out, for the status and for acknowledgements.
 type health struct {
-	changed *beacon // fires when applied grows
+	changed *beacon // fires after each pass, and when the node has registered
 
 	mu       sync.Mutex                   // guards all below
 	networks map[overspan.NetworkID]int64 // revision up to which each is in line

@@ -86,11 +86,11 @@ func (s *sessionSlot) get() (*store.Session, error) {
 	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered with etcd yet; try again")
 }
 
-// snapshotSlot holds a snapshot.
+// snapshotSlot holds a snapshot back until it may be used.
 type snapshotSlot struct {
-	mu       sync.Mutex // guards snapshot
+	mu       sync.Mutex // guards all below
 	snapshot *overspan.Snapshot
-	open     bool
+	open     bool // get may return it
 }
 
 func (s *snapshotSlot) set(snapshot *overspan.Snapshot) {

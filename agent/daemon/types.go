@@ -70,8 +70,8 @@ type EtcdMember struct {
 // An Event is something that this agent saw happen.
 type Event struct {
 	Time       time.Time
-	Type       string // "network", "endpoint", "sandbox", "node", "block", "kernel", "etcd"
-	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "repair", …
+	Type       string // "network", "endpoint", "sandbox", "node" or "kernel"
+	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "remove", "fence", "repair"
 	ID         string
 	Name       string
 	Attributes map[string]string

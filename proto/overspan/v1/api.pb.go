@@ -2728,9 +2728,10 @@ func (x *EventsResponse) GetEvent() *Event {
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	// "network", "endpoint", "node", "block", "kernel", "etcd".
+	// "network", "endpoint", "sandbox", "node" or "kernel".
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// "create", "destroy", "connect", "disconnect", "up", "down", "repair", …
+	// "create", "destroy", "connect", "disconnect", "up", "down",
+	// "remove", "fence", "repair".
 	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string            `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
