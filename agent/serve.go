@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan/agent/api"
-	node "github.com/overspan/overspan/agent/daemon"
+	"github.com/overspan/overspan/agent/daemon"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -37,17 +37,17 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer host.Close()
-	cfg := node.Config{
-		NodeName:   c.NodeName,
-		Underlay:   c.underlay(),
-		Cluster:    c.Cluster,
-		StateDir:   c.StateDir,
-		RunDir:     c.RunDir,
-		VXLANPort:  c.VXLANPort,
-		TTL:        c.PresenceTTL,
-		Resync:     c.Resync,
-		BlockIdle:  c.BlockIdle,
-		DockerSock: c.DockerSocket,
+	cfg := daemon.Config{
+		NodeName:     c.NodeName,
+		Underlay:     c.underlay(),
+		Cluster:      c.Cluster,
+		StateDir:     c.StateDir,
+		RunDir:       c.RunDir,
+		VXLANPort:    c.VXLANPort,
+		TTL:          c.PresenceTTL,
+		Resync:       c.Resync,
+		BlockIdle:    c.BlockIdle,
+		DockerSocket: c.DockerSocket,
 	}
 	journal, err := store.OpenJournal(cfg.JournalPath())
 	if err != nil {
@@ -59,7 +59,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing(&err, closeKV)
-	d, err := node.New(cfg, node.Parts{KV: kv, Journal: journal, Kernel: host, Host: host, Log: log})
+	d, err := daemon.New(cfg, daemon.Parts{KV: kv, Journal: journal, Kernel: host, Host: host, Log: log})
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 }
 
 // runAll runs the daemon and what serves it, until ctx ends or one fails.
-func runAll(ctx context.Context, c *config, d *node.Daemon, listeners []net.Listener, log *slog.Logger) error {
+func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Listener, log *slog.Logger) error {
 	server := api.New(d, apiConfig(c), log.With("part", "api"))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
@@ -82,10 +82,10 @@ func runAll(ctx context.Context, c *config, d *node.Daemon, listeners []net.List
 	g.Go(func() error {
 		if d.Ready(ctx) {
 			log.Info("ready", "listen", c.Listen)
-			notify(log, daemon.SdNotifyReady)
+			notify(log, systemd.SdNotifyReady)
 		}
 		<-ctx.Done()
-		notify(log, daemon.SdNotifyStopping)
+		notify(log, systemd.SdNotifyStopping)
 		return nil
 	})
 	return g.Wait()

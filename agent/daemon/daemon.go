@@ -37,16 +37,16 @@ type Host interface {
 
 // Config is what a daemon is told at its start.
 type Config struct {
-	NodeName   string        // of this node; need not be unique
-	Underlay   []string      // VTEP addresses, at most one of each family, or one device
-	Cluster    string        // key prefix in etcd
-	StateDir   string        // survives a reboot: journal
-	RunDir     string        // does not: pinned namespaces
-	VXLANPort  uint16        // UDP
-	TTL        time.Duration // of the presence
-	Resync     time.Duration // between full passes
-	BlockIdle  time.Duration // how long a block stays empty before it is given back
-	DockerSock string        // the Docker engine's socket
+	NodeName     string        // of this node; need not be unique
+	Underlay     []string      // VTEP addresses, at most one of each family, or one device
+	Cluster      string        // key prefix in etcd
+	StateDir     string        // survives a reboot: journal
+	RunDir       string        // does not: pinned namespaces
+	VXLANPort    uint16        // UDP
+	TTL          time.Duration // of the presence
+	Resync       time.Duration // between full passes
+	BlockIdle    time.Duration // how long a block stays empty before it is given back
+	DockerSocket string        // the Docker engine's socket
 }
 
 // NetnsDir is where the namespaces of our own sandboxes are pinned.
@@ -127,7 +127,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		kv:        parts.KV,
 		journal:   parts.Journal,
 		host:      parts.Host,
-		docker:    newDocker(cfg.DockerSock),
+		docker:    newDocker(cfg.DockerSocket),
 		mirror:    store.NewMirror(parts.KV, keys, store.MirrorConfig{Log: parts.Log.With("part", "mirror")}),
 		local:     newLocal(sandboxes, attachments),
 		events:    newBus(),
