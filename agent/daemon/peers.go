@@ -79,7 +79,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 		if len(missing) > 0 {
 			session, err := d.session.get()
 			if err != nil {
-				return d.labels(missing)
+				return d.nodeNames(missing)
 			}
 			if acks, err := session.Acks(ctx, n.ID); err == nil {
 				missing = slices.DeleteFunc(missing, func(id overspan.NodeID) bool { return acks[id] >= need })
@@ -90,7 +90,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 			return nil
 		}
 		if sleep(ctx, pause) != nil {
-			return d.labels(missing)
+			return d.nodeNames(missing)
 		}
 		pause = min(2*pause, pollMost)
 	}
@@ -152,10 +152,10 @@ func presentMembers(s *overspan.Snapshot, seg *overspan.Segment, self overspan.N
 	return slices.Compact(out)
 }
 
-func (d *Daemon) labels(ids []overspan.NodeID) []string {
+func (d *Daemon) nodeNames(ids []overspan.NodeID) []string {
 	names := make([]string, 0, len(ids))
 	for _, id := range ids {
-		names = append(names, nodeLabel(d.Snapshot(), id))
+		names = append(names, nodeName(d.Snapshot(), id))
 	}
 	return names
 }

@@ -153,7 +153,7 @@ func (in planInput) lost(e overspan.Endpoint) string {
 	if holder == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeLabel(in.Snapshot, holder))
+	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeName(in.Snapshot, holder))
 }
 
 // foreignHolder returns another node that holds one of the endpoint's slots.
@@ -251,9 +251,9 @@ func exceptions(n *overspan.Network, seg *overspan.Segment) map[overspan.Slot]in
 	return out
 }
 
-// acknowledge returns the newest revision in a segment that asks its members,
-// of whom self is one, to acknowledge it; 0 if nothing does.
-func acknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
+// askedToAcknowledge returns the newest revision in a segment that asks its
+// members, of whom self is one, to acknowledge it; 0 if nothing does.
+func askedToAcknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
 	var newest int64
 	for _, b := range seg.Blocks {
 		if b.Ack && b.Node != self {
@@ -268,12 +268,13 @@ func acknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
 	return newest
 }
 
-// nodeLabel names a node for people: its name, and its id where that is unknown.
-func nodeLabel(s *overspan.Snapshot, id overspan.NodeID) string {
+// nodeName returns what people call a node: its short id where it is not
+// registered any more.
+func nodeName(s *overspan.Snapshot, id overspan.NodeID) string {
 	if s != nil {
 		if n := s.Nodes[id]; n != nil && n.Name != "" {
 			return n.Name
 		}
 	}
-	return fmt.Sprintf("node %s", overspan.ShortID(id))
+	return overspan.ShortID(id)
 }

@@ -169,10 +169,10 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 
 func TestAcknowledgeAsksForWhatOthersAskedFor(t *testing.T) {
 	seg := twoNodes().Snapshot.Segments[demoNet]
-	if got := acknowledge(seg, selfNode); got != 4 {
+	if got := askedToAcknowledge(seg, selfNode); got != 4 {
 		t.Errorf("this node owes an acknowledgement of %d, want 4", got)
 	}
-	if got := acknowledge(seg, otherNode); got != 0 {
+	if got := askedToAcknowledge(seg, otherNode); got != 0 {
 		t.Errorf("the asker owes itself an acknowledgement of %d, want none", got)
 	}
 }

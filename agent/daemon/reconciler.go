@@ -132,13 +132,13 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case req := <-r.requests:
 			req.answer <- r.serve(ctx, req)
 		case <-r.dirty.ready:
-			if scope, cause, any := r.dirty.take(); any {
+			if scope, cause, some := r.dirty.take(); some {
 				r.pass(ctx, scope, cause)
 			}
 		case <-ticker.C:
 			r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
 		case <-retry.C:
-			if scope, cause, any := r.failed.take(); any {
+			if scope, cause, some := r.failed.take(); some {
 				r.pass(ctx, scope, cause)
 			}
 		case <-idle.C:
@@ -376,9 +376,9 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	}
 }
 
-// take returns the whole set as one scope, and empties it; any is false if
+// take returns the whole set as one scope, and empties it; some is false if
 // nothing was in it.
-func (d *dirtySet) take() (scope kernel.Scope, cause string, any bool) {
+func (d *dirtySet) take() (scope kernel.Scope, cause string, some bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	scope, cause = kernel.Scope{All: d.all, Global: d.global || d.all}, d.cause
@@ -394,7 +394,7 @@ func (d *dirtySet) take() (scope kernel.Scope, cause string, any bool) {
 	slices.SortFunc(scope.Endpoints, func(a, b kernel.EndpointKey) int {
 		return cmp.Compare(a.Endpoint, b.Endpoint)
 	})
-	any = scope.Global || len(scope.Networks)+len(scope.Endpoints) > 0
+	some = scope.Global || len(scope.Networks)+len(scope.Endpoints) > 0
 	d.reset()
-	return scope, cause, any
+	return scope, cause, some
 }

@@ -57,7 +57,7 @@ func (d *Daemon) finishReleases(ctx context.Context) error {
 		case <-d.releases:
 		}
 		// Without a session there is nothing to do: a new one wakes this again.
-		if session, err := d.session.get(); err == nil && !d.releasePending(ctx, session) {
+		if session, err := d.session.get(); err == nil && !d.releaseAll(ctx, session) {
 			wake(d.releases)
 		}
 		if sleep(ctx, releaseEvery) != nil {
@@ -66,9 +66,10 @@ func (d *Daemon) finishReleases(ctx context.Context) error {
 	}
 }
 
-// releasePending reports whether nothing is left to be released. The agent may
-// have died between noting a release and taking the port off: that comes first.
-func (d *Daemon) releasePending(ctx context.Context, session *store.Session) bool {
+// releaseAll carries out the pending releases and reports whether none is left.
+// The agent may have died between noting a release and taking the port off: that
+// comes first.
+func (d *Daemon) releaseAll(ctx context.Context, session *store.Session) bool {
 	d.postponeOrphans(ctx)
 	pending, err := d.journal.Releases()
 	if err != nil {

@@ -159,7 +159,7 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 		// Withdrawn, its asker is gone, or what was to be given is in use.
 		return session.DropWant(ctx, w)
 	case err == nil:
-		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeLabel(d.Snapshot(), w.Asker))
+		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeName(d.Snapshot(), w.Asker))
 	}
 	return err
 }
@@ -212,7 +212,7 @@ func (d *Daemon) owedAcks(told map[overspan.NetworkID]int64) map[overspan.Networ
 		if !holds(seg, d.Self()) {
 			continue
 		}
-		asked, applied := acknowledge(seg, d.Self()), d.health.appliedTo(id)
+		asked, applied := askedToAcknowledge(seg, d.Self()), d.health.appliedTo(id)
 		if asked > told[id] && applied >= asked {
 			owed[id] = applied
 		}
