@@ -70,8 +70,8 @@ func (d *Daemon) enter(ctx context.Context, ref string) (sb overspan.Sandbox, un
 		if sb, err = d.target(ctx, ref); err != nil {
 			return sb, nil, err
 		}
-		if unlock, err = d.gates.lock(ctx, string(sb.ID)); err != nil {
-			return sb, nil, overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", sb.Name, err)
+		if unlock, err = d.lockSandbox(ctx, sb.ID, sb.Name); err != nil {
+			return sb, nil, err
 		}
 		if _, known := d.local.sandbox(sb.ID); known {
 			return sb, unlock, nil
@@ -307,9 +307,9 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 	if err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	unlock, err := d.gates.lock(ctx, string(a.Sandbox))
+	unlock, err := d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
 	if err != nil {
-		return overspan.Endpoint{}, false, overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", a.Endpoint.Sandbox, err)
+		return overspan.Endpoint{}, false, err
 	}
 	defer unlock()
 	pending, err := d.detach(ctx, a)

@@ -45,7 +45,7 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 		Created: time.Now().UTC(),
 	}
 	// Nobody removes it, or plugs it in, before it is whole.
-	unlock, err := d.gates.lock(ctx, id)
+	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)
 	if err != nil {
 		return overspan.Sandbox{}, err
 	}
@@ -73,6 +73,15 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 	return sb, nil
 }
 
+// lockSandbox takes a sandbox's gate: who has it may change what the sandbox is
+// plugged into.
+func (d *Daemon) lockSandbox(ctx context.Context, id overspan.SandboxID, name string) (unlock func(), err error) {
+	if unlock, err = d.gates.lock(ctx, string(id)); err != nil {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", name, err)
+	}
+	return unlock, nil
+}
+
 // admitSandbox enters a sandbox if its name is free.
 func (d *Daemon) admitSandbox(sb overspan.Sandbox) error {
 	d.admit.Lock()
@@ -93,9 +102,9 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := d.gates.lock(ctx, string(sb.ID))
+	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)
 	if err != nil {
-		return overspan.Errorf(overspan.ErrUnavailable, "sandbox %s is busy with other requests; try again: %w", sb.Name, err)
+		return err
 	}
 	defer unlock()
 	if _, known := d.local.sandbox(sb.ID); !known {

@@ -94,7 +94,7 @@ func (d *Daemon) buryDead(ctx context.Context) {
 }
 
 func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) {
-	unlock, err := d.gates.lock(ctx, string(sb.ID))
+	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)
 	if err != nil {
 		return // the agent is stopping
 	}
