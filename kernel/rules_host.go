@@ -40,7 +40,7 @@ func findRuleTools(log *slog.Logger) map[overspan.Family]*ruleTool {
 	} {
 		tool, err := findRuleTool(family, proto)
 		if err != nil {
-			log.Warn("no packet filter rules", "family", family, "err", err)
+			log.Warn("no packet filter rules", "family", family, "error", err)
 			continue
 		}
 		tools[family] = tool

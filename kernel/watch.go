@@ -68,7 +68,7 @@ func (h *Host) watchFamily(ctx context.Context, family int, groups []int, to eve
 		if ctx.Err() != nil {
 			return
 		}
-		h.log.Warn("kernel events lost", "err", err)
+		h.log.Warn("kernel events lost", "error", err)
 		select {
 		case <-ctx.Done():
 			return

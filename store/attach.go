@@ -125,7 +125,7 @@ func (s *Session) undoAttach(ctx context.Context, e overspan.Endpoint) {
 		return err
 	})
 	if err != nil {
-		s.cfg.Log.Warn("late endpoint is left behind", "endpoint", e.Name, "network", overspan.ShortID(e.Network), "err", err)
+		s.cfg.Log.Warn("late endpoint is left behind", "endpoint", e.Name, "network", overspan.ShortID(e.Network), "error", err)
 		return
 	}
 	s.cfg.Log.Info("late endpoint detached", "endpoint", e.Name, "network", overspan.ShortID(e.Network))

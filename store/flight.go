@@ -197,7 +197,7 @@ func (f *flights) txn(ctx context.Context, t Txn) (Result, error) {
 // answered nothing else flies.
 func (f *flights) settle(ctx context.Context, group []*request, cause error) []*request {
 	defer f.setTrouble(nil)
-	f.log.Warn("transaction has no outcome yet", "requests", len(group), "err", cause)
+	f.log.Warn("transaction has no outcome yet", "requests", len(group), "error", cause)
 	for attempt := 0; ; attempt++ {
 		f.setTrouble(cause)
 		if attempt > 0 && pause(ctx, f.backoff, attempt-1) != nil {

@@ -191,7 +191,7 @@ func (s *Session) create(ctx context.Context, n overspan.Network, version int64)
 // undoCreate removes a network again whose creator has given up.
 func (s *Session) undoCreate(ctx context.Context, n overspan.Network) {
 	if err := insist(ctx, func() error { return s.RemoveNetwork(ctx, &n) }); err != nil {
-		s.cfg.Log.Warn("late network is left behind", "network", n.Name, "err", err)
+		s.cfg.Log.Warn("late network is left behind", "network", n.Name, "error", err)
 		return
 	}
 	s.cfg.Log.Info("late network removed", "network", n.Name)

@@ -46,7 +46,7 @@ func (s *Session) holdLease(ctx context.Context) error {
 	defer cancel()
 	lost, err := s.kv.KeepAlive(ctx, s.currentLease())
 	if err != nil {
-		s.cfg.Log.Debug("lease cannot be kept", "err", err)
+		s.cfg.Log.Debug("lease cannot be kept", "error", err)
 		return nil
 	}
 	tick := time.NewTicker(s.cfg.TTL)
@@ -63,7 +63,7 @@ func (s *Session) holdLease(ctx context.Context) error {
 		present, err := s.present(ctx)
 		switch {
 		case errors.Is(err, overspan.ErrUnavailable):
-			s.cfg.Log.Debug("presence cannot be checked", "err", err)
+			s.cfg.Log.Debug("presence cannot be checked", "error", err)
 		case err != nil:
 			return err
 		case !present:
@@ -111,7 +111,7 @@ func (s *Session) regain(ctx context.Context) error {
 		if err == nil || errors.Is(err, overspan.ErrFenced) {
 			return err
 		}
-		s.cfg.Log.Debug("presence cannot be put", "err", err)
+		s.cfg.Log.Debug("presence cannot be put", "error", err)
 		if pause(ctx, firstPause, attempt) != nil {
 			return nil
 		}

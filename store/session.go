@@ -138,7 +138,7 @@ func (s *Session) giveBack(ctx context.Context, lease LeaseID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.kv.Revoke(ctx, lease); err != nil && !errors.Is(err, overspan.ErrNotFound) {
-		s.cfg.Log.Warn("presence is left to expire", "err", err)
+		s.cfg.Log.Warn("presence is left to expire", "error", err)
 	}
 }
 
