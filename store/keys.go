@@ -45,9 +45,6 @@ func (k Keys) Lives() KeyRange { return Prefix(k.prefix + "live/") }
 // Removing returns the key that stands while a node is being removed.
 func (k Keys) Removing(n overspan.NodeID) string { return k.prefix + "removing/" + string(n) }
 
-// Removals returns the range of all removals of nodes.
-func (k Keys) Removals() KeyRange { return Prefix(k.prefix + "removing/") }
-
 // Flight returns the key of the sequence of a node's transactions.
 func (k Keys) Flight(n overspan.NodeID) string { return k.prefix + "flights/" + string(n) }
 

@@ -149,9 +149,6 @@ func (s *Session) Registration() int64 { return s.registration }
 // Meta returns what the cluster was set up with.
 func (s *Session) Meta() overspan.Meta { return s.meta }
 
-// Keys returns the layout of the cluster's keys.
-func (s *Session) Keys() Keys { return s.keys }
-
 // Update rewrites the registration with what the host has become: its name,
 // addresses, MTU and routes.
 func (s *Session) Update(ctx context.Context, n overspan.Node) error {

@@ -1,14 +1,12 @@
 package lab
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +21,6 @@ type Capture struct {
 
 	mu     sync.Mutex // guards frames
 	frames [][]byte
-	seen   chan struct{} // size 1: a frame came
 }
 
 // openPacket opens a packet socket on an interface of a namespace.
@@ -58,7 +55,7 @@ func capture(ns namespace, dev string) (*Capture, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Capture{file: file, seen: make(chan struct{}, 1)}
+	c := &Capture{file: file}
 	c.done.Go(c.record)
 	return c, nil
 }
@@ -76,10 +73,6 @@ func (c *Capture) record() {
 		c.mu.Lock()
 		c.frames = append(c.frames, append([]byte(nil), buf[:n]...))
 		c.mu.Unlock()
-		select {
-		case c.seen <- struct{}{}:
-		default:
-		}
 	}
 }
 
@@ -94,20 +87,6 @@ func (c *Capture) Frames(match func(frame []byte) bool) [][]byte {
 		}
 	}
 	return out
-}
-
-// WaitFor waits until a frame that matches has passed.
-func (c *Capture) WaitFor(ctx context.Context, within time.Duration, match func(frame []byte) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	for len(c.Frames(match)) == 0 {
-		select {
-		case <-c.seen:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for a frame: %w", ctx.Err())
-		}
-	}
-	return nil
 }
 
 // Stop ends the recording. What was recorded stays.
