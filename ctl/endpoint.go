@@ -30,7 +30,7 @@ type endpointItem struct {
 
 func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 	e := v.GetEndpoint()
-	item := endpointItem{
+	return endpointItem{
 		ID:          e.GetId(),
 		Name:        e.GetName(),
 		Network:     v.GetNetworkName(),
@@ -44,11 +44,8 @@ func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 		Sandbox:     e.GetSandbox(),
 		Interface:   e.GetInterface(),
 		Lost:        v.GetLost(),
+		CreatedAt:   timeOf(e.GetCreated()),
 	}
-	if e.GetCreated() != nil {
-		item.CreatedAt = e.GetCreated().AsTime()
-	}
-	return item
 }
 
 // addresses returns both addresses without their prefix lengths.

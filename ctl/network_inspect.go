@@ -62,6 +62,7 @@ func inspectNetwork(resp *overspanv1.GetNetworkResponse) networkDetails {
 	d := networkDetails{
 		Name:       n.GetName(),
 		Id:         n.GetId(),
+		Created:    timeOf(n.GetCreated()),
 		Scope:      overspan.Driver(n.GetDriver()).Scope(),
 		Driver:     n.GetDriver(),
 		EnableIPv4: n.GetIpv4() != nil,
@@ -76,9 +77,6 @@ func inspectNetwork(resp *overspanv1.GetNetworkResponse) networkDetails {
 		Underlay:   n.GetUnderlay(),
 		Node:       n.GetNode(),
 		Blocks:     []blockItem{},
-	}
-	if n.GetCreated() != nil {
-		d.Created = n.GetCreated().AsTime()
 	}
 	for _, s := range []*overspanv1.Subnet{n.GetIpv4(), n.GetIpv6()} {
 		if s != nil {

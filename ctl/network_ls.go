@@ -43,19 +43,16 @@ func (l labels) String() string {
 func (n networkItem) Label(key string) string { return n.Labels[key] }
 
 func networkItemOf(n *overspanv1.Network) networkItem {
-	item := networkItem{
-		ID:       n.GetId(),
-		Name:     n.GetName(),
-		Driver:   n.GetDriver(),
-		Scope:    overspan.Driver(n.GetDriver()).Scope(),
-		IPv6:     n.GetIpv6() != nil,
-		Internal: n.GetInternal(),
-		Labels:   orEmpty(n.GetLabels()),
+	return networkItem{
+		ID:        n.GetId(),
+		Name:      n.GetName(),
+		Driver:    n.GetDriver(),
+		Scope:     overspan.Driver(n.GetDriver()).Scope(),
+		IPv6:      n.GetIpv6() != nil,
+		Internal:  n.GetInternal(),
+		Labels:    orEmpty(n.GetLabels()),
+		CreatedAt: timeOf(n.GetCreated()),
 	}
-	if n.GetCreated() != nil {
-		item.CreatedAt = n.GetCreated().AsTime()
-	}
-	return item
 }
 
 func (a *app) networkListCommand() *cobra.Command {

@@ -25,7 +25,7 @@ type nodeItem struct {
 
 func nodeItemOf(v *overspanv1.NodeView) nodeItem {
 	n := v.GetNode()
-	item := nodeItem{
+	return nodeItem{
 		ID:           n.GetId(),
 		Name:         n.GetName(),
 		Self:         v.GetSelf(),
@@ -37,7 +37,6 @@ func nodeItemOf(v *overspanv1.NodeView) nodeItem {
 		Registration: v.GetRegistration(),
 		Networks:     append([]string{}, v.GetNetworks()...),
 	}
-	return item
 }
 
 func upDown(up bool) string {

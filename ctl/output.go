@@ -10,9 +10,11 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // formatFlag adds docker's --format.
@@ -226,4 +228,12 @@ func tableTemplate[T any](w io.Writer, text string, items []T) error {
 		return err
 	}
 	return t.Flush()
+}
+
+// timeOf keeps an unset time zero.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }

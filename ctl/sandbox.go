@@ -31,9 +31,7 @@ func sandboxItemOf(v *overspanv1.SandboxView) sandboxItem {
 		Netns:     s.GetNetns(),
 		PID:       s.GetPid(),
 		Endpoints: []endpointItem{},
-	}
-	if s.GetCreated() != nil {
-		item.CreatedAt = s.GetCreated().AsTime()
+		CreatedAt: timeOf(s.GetCreated()),
 	}
 	for _, e := range v.GetEndpoints() {
 		item.Endpoints = append(item.Endpoints, endpointItemOf(e))

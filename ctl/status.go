@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/overspan/overspan"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
@@ -80,14 +79,6 @@ func statusOf(s *overspanv1.StatusResponse) statusDetails {
 		d.Nodes = append(d.Nodes, nodeItemOf(n))
 	}
 	return d
-}
-
-// timeOf keeps an unset time zero.
-func timeOf(t *timestamppb.Timestamp) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.AsTime()
 }
 
 func (a *app) statusCommand() *cobra.Command {
