@@ -13,7 +13,7 @@ import (
 // A filter says whether a network is wanted.
 type filter func(*overspanv1.Network) bool
 
-// filters are docker's: of the values of a key one must match, of labels all.
+// filterKeys are docker's: of the values of a key one must match, of labels all.
 var filterKeys = map[string]func(value string) (filter, error){
 	"driver": func(value string) (filter, error) {
 		return func(n *overspanv1.Network) bool { return n.GetDriver() == value }, nil
