@@ -167,7 +167,7 @@ func (v View) exhausted(loads []load) error {
 		holders = append(holders, fmt.Sprintf("%d more nodes hold the rest", rest))
 	}
 	return overspan.Errorf(overspan.ErrExhausted,
-		"network %s has no free address left in %s: %s; disconnect an endpoint, remove a node that is gone (ctl node rm), or make a larger network",
+		"network %s has no free address left in %s: %s; disconnect an endpoint, or make a larger network",
 		v.Network.Name, dynamicPrefixes(v.Network), strings.Join(holders, ", "))
 }
 

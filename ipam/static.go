@@ -40,8 +40,8 @@ func (v View) decideExact(r Request) (Decision, error) {
 	}
 	if !v.Up(block.Node) {
 		return nil, overspan.Errorf(overspan.ErrUnavailable,
-			"address %s of network %s is held by node %s, which is away: take another address, or remove the node (ctl node rm %s)",
-			r.Addr, v.Network.Name, v.Name(block.Node), v.Name(block.Node))
+			"address %s of network %s is held by node %s, which is away: take another address, or wait until the node is back",
+			r.Addr, v.Network.Name, v.Name(block.Node))
 	}
 	return Ask{Holder: block.Node, Slot: &slot}, nil
 }
