@@ -27,6 +27,36 @@ const requestBound = 4 * time.Second
 // caller hears of it; what is left is finished in the background.
 const undoBound = 2 * time.Second
 
+// A ConnectRequest is what a user says about a new endpoint; all but Network
+// and Target may be empty.
+type ConnectRequest struct {
+	Network   string
+	Target    string
+	Name      string
+	IP        string
+	IP6       string
+	MAC       string
+	Interface string
+	Wait      Wait
+}
+
+// A Wait says what Connect waits for.
+type Wait int
+
+// What Connect may wait for.
+const (
+	WaitPeers Wait = iota // every present member has programmed the endpoint, bounded
+	WaitLocal             // this node has
+	WaitNone              // the endpoint's record stands in etcd
+)
+
+// A ConnectResult is a new endpoint, and which peers had not confirmed it when
+// the wait ended, by name.
+type ConnectResult struct {
+	Endpoint    overspan.Endpoint
+	Unconfirmed []string
+}
+
 // Connect plugs a sandbox into a network.
 //
 //	choose a slot → [record in etcd ∥ veth, not yet on the bridge]
@@ -296,57 +326,6 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	case d.release(ctx, session, a.Endpoint) != nil:
 		d.postpone(a.Endpoint)
 	}
-}
-
-// Disconnect takes an endpoint of this node off a network: port first, so that
-// nothing can still answer under the address when etcd lends it again.
-func (d *Daemon) Disconnect(ctx context.Context, network, target string) (overspan.Endpoint, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestBound)
-	defer cancel()
-	a, err := d.findAttachment(ctx, network, target)
-	if err != nil {
-		return overspan.Endpoint{}, false, err
-	}
-	unlock, err := d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
-	if err != nil {
-		return overspan.Endpoint{}, false, err
-	}
-	defer unlock()
-	pending, err := d.detach(ctx, a)
-	if sb, ok := d.local.sandbox(a.Sandbox); ok {
-		d.forgetIfUnused(sb)
-	}
-	return a.Endpoint, pending, err
-}
-
-// detach ends an attachment whose sandbox's gate the caller holds. Pending
-// says that etcd is away: the record is released when it is back.
-func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
-	if !d.local.dropAttachment(a.Endpoint.ID) {
-		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
-	}
-	var g errgroup.Group
-	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
-	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
-	err = g.Wait()
-	d.doomed.add(a.Sandbox)
-	if err != nil {
-		d.rec.dirty.mark(endpointScope(a), causeChange)
-		d.postpone(a.Endpoint)
-		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
-	}
-	if n := d.networkByID(a.Endpoint.Network); n != nil {
-		d.events.publish(endpointEvent("disconnect", n, a))
-	}
-	session, err := d.session.get()
-	if err != nil {
-		return true, nil
-	}
-	if err := d.release(ctx, session, a.Endpoint); err != nil {
-		d.postpone(a.Endpoint)
-		return true, nil
-	}
-	return false, nil
 }
 
 func endpointScope(a overspan.Attachment) kernel.Scope {

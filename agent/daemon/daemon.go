@@ -8,8 +8,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -291,22 +289,6 @@ func inScope(scope kernel.Scope, a overspan.Attachment) bool {
 	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.Contains(scope.Endpoints, endpointKey(a))
 }
 
-// namespaceGone reports whether a sandbox's namespace is known to be gone: after
-// a reboot, or when its process died, the path names nothing or a namespace of
-// somebody else, this host's own perhaps. The paths of the sandboxes that we
-// made are ours: what they name is made again.
-func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
-	sb, known := d.local.sandbox(id)
-	if !known || sb.Kind == overspan.SandboxMade {
-		return false
-	}
-	inode, err := d.host.Netns(sb.Netns)
-	if err != nil {
-		return errors.Is(err, overspan.ErrNotFound)
-	}
-	return inode != sb.Inode
-}
-
 // passed notes what a pass did: for the status, for acknowledgements, and as
 // an event where it had to repair what nobody here had changed.
 func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err error) {
@@ -338,30 +320,29 @@ func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
 	return res.Revision, drift, err
 }
 
-// keepSession registers the node, and again whenever it has lost its
-// registration, until ctx ends.
-func (d *Daemon) keepSession(ctx context.Context) error {
-	for ctx.Err() == nil {
-		session, err := d.register(ctx)
-		if err != nil {
-			return err
-		}
-		if session == nil {
+// housekeep does what has no event of its own: finishes removals that their
+// remover left half done, gives back blocks that stay empty, and has another
+// look at what may have been missed.
+func (d *Daemon) housekeep(ctx context.Context) error {
+	ticker := time.NewTicker(d.cfg.Resync)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-ticker.C:
 		}
-		d.session.set(session)
-		d.health.changed.fire()
+		wake(d.routes)
 		wake(d.releases)
-		d.log.Info("registered", "node", overspan.ShortID(d.Self()), "registration", session.Registration())
-		err = session.Run(ctx)
-		d.session.set(nil)
-		if err != nil && !errors.Is(err, overspan.ErrFenced) {
-			return fmt.Errorf("session: %w", err)
+		wake(d.deaths)
+		session, err := d.session.get()
+		s := d.mirror.Snapshot()
+		if err != nil || s == nil {
+			continue
 		}
-		if err != nil {
-			d.log.Warn("registration lost; registering anew", "error", err)
-			d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+		if err := session.FinishRemovals(ctx, s); err != nil {
+			d.log.Warn("cannot finish the removal of a network", "error", err)
 		}
+		d.returnIdle(ctx)
 	}
-	return nil
 }

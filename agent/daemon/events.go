@@ -6,6 +6,16 @@ import (
 	"time"
 )
 
+// An Event is something that this agent saw happen.
+type Event struct {
+	Time       time.Time
+	Type       string // "network", "endpoint", "sandbox", "node" or "kernel"
+	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "remove", "fence", "repair"
+	ID         string
+	Name       string
+	Attributes map[string]string
+}
+
 // subscriberBuffer is how many events a reader may lag behind; one that lags
 // further misses some, and is told so by the gap in time alone.
 const subscriberBuffer = 256
@@ -46,26 +56,4 @@ func (b *bus) subscribe(ctx context.Context) <-chan Event {
 		close(sub)
 	})
 	return sub
-}
-
-// beacon wakes all who wait for the next change of something.
-type beacon struct {
-	mu   sync.Mutex // guards next
-	next chan struct{}
-}
-
-func newBeacon() *beacon { return &beacon{next: make(chan struct{})} }
-
-// wait returns a channel that closes at the next change after the call.
-func (b *beacon) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.next
-}
-
-func (b *beacon) fire() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.next)
-	b.next = make(chan struct{})
 }

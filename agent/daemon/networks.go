@@ -28,6 +28,14 @@ const (
 	optionVNI = "vni"
 )
 
+// A CreateRequest is what a user says about a new network.
+type CreateRequest struct {
+	ipam.Spec
+	Internal bool
+	Options  map[string]string
+	Labels   map[string]string
+}
+
 // CreateNetwork makes a network on every node at once.
 func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspan.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)

@@ -90,11 +90,6 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 	return false
 }
 
-// asks reports whether a node has left a want in the network.
-func asks(seg *overspan.Segment, node overspan.NodeID) bool {
-	return slices.ContainsFunc(seg.Wants, func(w overspan.Want) bool { return w.Asker == node })
-}
-
 // network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.
@@ -249,23 +244,6 @@ func exceptions(n *overspan.Network, seg *overspan.Segment) map[overspan.Slot]in
 		}
 	}
 	return out
-}
-
-// askedToAcknowledge returns the newest revision in a segment that asks its
-// members, of whom self is one, to acknowledge it; 0 if nothing does.
-func askedToAcknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
-	var newest int64
-	for _, b := range seg.Blocks {
-		if b.Ack && b.Node != self {
-			newest = max(newest, b.ModRevision)
-		}
-	}
-	for _, e := range seg.Endpoints {
-		if e.Ack && e.Node != self {
-			newest = max(newest, e.ModRevision)
-		}
-	}
-	return newest
 }
 
 // nodeName returns what people call a node: its short id where it is not

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,34 @@ import (
 
 // registerEvery is the pause between two tries to register.
 const registerEvery = time.Second
+
+// keepSession registers the node, and again whenever it has lost its
+// registration, until ctx ends.
+func (d *Daemon) keepSession(ctx context.Context) error {
+	for ctx.Err() == nil {
+		session, err := d.register(ctx)
+		if err != nil {
+			return err
+		}
+		if session == nil {
+			return nil
+		}
+		d.session.set(session)
+		d.health.changed.fire()
+		wake(d.releases)
+		d.log.Info("registered", "node", overspan.ShortID(d.Self()), "registration", session.Registration())
+		err = session.Run(ctx)
+		d.session.set(nil)
+		if err != nil && !errors.Is(err, overspan.ErrFenced) {
+			return fmt.Errorf("session: %w", err)
+		}
+		if err != nil {
+			d.log.Warn("registration lost; registering anew", "error", err)
+			d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+		}
+	}
+	return nil
+}
 
 // register opens a session, for as long as that takes. It returns nil if ctx
 // ended first, and an error if this agent must not run at all.
@@ -136,4 +165,37 @@ func processStat(pid int) (state string, start uint64, err error) {
 	}
 	start, err = strconv.ParseUint(fields[19], 10, 64)
 	return fields[0], start, err
+}
+
+// publishNode keeps the registration true: routes, addresses and MTU change
+// while the agent runs.
+func (d *Daemon) publishNode(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.routes:
+		}
+		session, err := d.session.get()
+		if err != nil {
+			continue // a new session registers what is true then
+		}
+		node, err := d.describeNode()
+		if err != nil {
+			d.log.Warn("cannot read the underlay; the registration stays as it is", "error", err)
+			continue
+		}
+		s := d.Snapshot()
+		if s == nil || s.Nodes[d.Self()] == nil || sameNode(*s.Nodes[d.Self()], node) {
+			continue
+		}
+		if err := session.Update(ctx, node); err != nil {
+			d.log.Warn("cannot update the registration", "error", err)
+		}
+	}
+}
+
+func sameNode(a, b overspan.Node) bool {
+	return a.Name == b.Name && a.MTU == b.MTU && a.Version == b.Version &&
+		slices.Equal(a.VTEPs, b.VTEPs) && slices.Equal(a.Routes, b.Routes)
 }

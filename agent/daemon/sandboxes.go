@@ -175,3 +175,57 @@ func (d *Daemon) reviveSandboxes(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// watchSandboxes ends the endpoints of sandboxes that are gone, whenever there
+// is reason to look.
+func (d *Daemon) watchSandboxes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.deaths:
+			d.buryDead(ctx)
+		}
+	}
+}
+
+// buryDead ends the endpoints of sandboxes that are gone: the process died, or
+// the namespace was deleted or is another one now.
+func (d *Daemon) buryDead(ctx context.Context) {
+	for _, sb := range d.local.allSandboxes() {
+		if d.namespaceGone(sb.ID) {
+			d.bury(ctx, sb)
+		}
+	}
+}
+
+func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) {
+	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)
+	if err != nil {
+		return // the agent is stopping
+	}
+	defer unlock()
+	d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
+	for _, a := range d.local.inSandbox(sb.ID) {
+		if _, err := d.detach(ctx, a); err != nil {
+			d.log.Error("cannot end an endpoint", "endpoint", a.Endpoint.Name, "error", err)
+		}
+	}
+	d.forgetIfUnused(sb)
+}
+
+// namespaceGone reports whether a sandbox's namespace is known to be gone: after
+// a reboot, or when its process died, the path names nothing or a namespace of
+// somebody else, this host's own perhaps. The paths of the sandboxes that we
+// made are ours: what they name is made again.
+func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
+	sb, known := d.local.sandbox(id)
+	if !known || sb.Kind == overspan.SandboxMade {
+		return false
+	}
+	inode, err := d.host.Netns(sb.Netns)
+	if err != nil {
+		return errors.Is(err, overspan.ErrNotFound)
+	}
+	return inode != sb.Inode
+}

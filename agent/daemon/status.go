@@ -10,6 +10,28 @@ import (
 	"github.com/overspan/overspan/kernel"
 )
 
+// A Status is how the agent is.
+type Status struct {
+	Started          time.Time
+	Etcd             []EtcdMember
+	SnapshotRevision int64     // of the newest snapshot
+	AppliedRevision  int64     // the newest that the kernel was brought in line with
+	Drift            int       // ops that would repair the kernel
+	LastError        string    // of the last pass; "" if it went well
+	LastFullPass     time.Time // zero before the first
+	Warnings         []string  // what an operator should look at
+	PendingReleases  int       // disconnects that etcd has not heard of
+}
+
+// An EtcdMember is an etcd server, as its answer to a status request shows it.
+type EtcdMember struct {
+	Endpoint string
+	Version  string
+	Leader   bool
+	Latency  time.Duration
+	Err      error // nil if it answered
+}
+
 // health is what the passes found out, for the status and for acknowledgements.
 type health struct {
 	changed *beacon // fires after each pass, and when the node has registered

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
@@ -152,4 +153,46 @@ func (s *idSet[K]) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.set)
+}
+
+// beacon wakes all who wait for the next change of something.
+type beacon struct {
+	mu   sync.Mutex // guards next
+	next chan struct{}
+}
+
+func newBeacon() *beacon { return &beacon{next: make(chan struct{})} }
+
+// wait returns a channel that closes at the next change after the call.
+func (b *beacon) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next
+}
+
+func (b *beacon) fire() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.next)
+	b.next = make(chan struct{})
+}
+
+// wake fills a channel of size 1.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits for a while, or until ctx ends: then it returns why.
+func sleep(ctx context.Context, how time.Duration) error {
+	timer := time.NewTimer(how)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }

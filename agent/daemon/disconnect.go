@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overspan/overspan"
+)
+
+// Disconnect takes an endpoint of this node off a network: port first, so that
+// nothing can still answer under the address when etcd lends it again.
+func (d *Daemon) Disconnect(ctx context.Context, network, target string) (overspan.Endpoint, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	a, err := d.findAttachment(ctx, network, target)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	unlock, err := d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	defer unlock()
+	pending, err := d.detach(ctx, a)
+	if sb, ok := d.local.sandbox(a.Sandbox); ok {
+		d.forgetIfUnused(sb)
+	}
+	return a.Endpoint, pending, err
+}
+
+// detach ends an attachment whose sandbox's gate the caller holds. Pending
+// says that etcd is away: the record is released when it is back.
+func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
+	if !d.local.dropAttachment(a.Endpoint.ID) {
+		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
+	}
+	var g errgroup.Group
+	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
+	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
+	err = g.Wait()
+	d.doomed.add(a.Sandbox)
+	if err != nil {
+		d.rec.dirty.mark(endpointScope(a), causeChange)
+		d.postpone(a.Endpoint)
+		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
+	}
+	if n := d.networkByID(a.Endpoint.Network); n != nil {
+		d.events.publish(endpointEvent("disconnect", n, a))
+	}
+	session, err := d.session.get()
+	if err != nil {
+		return true, nil
+	}
+	if err := d.release(ctx, session, a.Endpoint); err != nil {
+		d.postpone(a.Endpoint)
+		return true, nil
+	}
+	return false, nil
+}

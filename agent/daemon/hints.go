@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// hintDelay lets the events of one change arrive before one pass looks at all
+// of them. It is far below the second in which drift is to be repaired.
+const hintDelay = 100 * time.Millisecond
+
+// followKernel turns the kernel's events into what has to be looked at again.
+func (d *Daemon) followKernel(ctx context.Context) error {
+	hints := d.host.Watch(ctx)
+	var pending []kernel.Hint
+	timer := time.NewTimer(hintDelay)
+	timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case h, ok := <-hints:
+			if !ok {
+				return nil
+			}
+			if len(pending) == 0 {
+				timer.Reset(hintDelay)
+			}
+			pending = append(pending, h)
+		case <-timer.C:
+			d.heed(pending)
+			pending = nil
+		}
+	}
+}
+
+// heed marks what the hints may be about.
+func (d *Daemon) heed(hints []kernel.Hint) {
+	s := d.Snapshot()
+	if s == nil {
+		return
+	}
+	byDev := map[string]kernel.Scope{}
+	for id := range s.Segments {
+		scope := kernel.Scope{Networks: []overspan.NetworkID{id}}
+		byDev[overspan.BridgeName(id)], byDev[overspan.VXLANName(id)] = scope, scope
+	}
+	for _, a := range d.local.allAttachments() {
+		byDev[overspan.VethName(a.Endpoint.ID)] = endpointScope(a)
+	}
+	for _, h := range hints {
+		switch scope, known := byDev[h.Dev]; {
+		case h.All:
+			d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeHint)
+			wake(d.routes)
+			wake(d.deaths)
+		case h.Rules:
+			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
+		case h.Routes:
+			wake(d.routes)
+		case known:
+			d.rec.dirty.mark(scope, causeHint)
+			if len(scope.Endpoints) > 0 {
+				wake(d.deaths)
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+)
+
+// answerWants gives up slots that other nodes ask for, as far as they are unused.
+func (d *Daemon) answerWants(ctx context.Context) error {
+	for {
+		changed := d.snapshots.wait()
+		for id, wants := range wantsOf(d.mirror.Snapshot(), d.Self()) {
+			if err := d.alloc.Grants(ctx, id, wants, d.answer); err != nil {
+				d.log.Warn("cannot answer a want", "network", overspan.ShortID(id), "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// wantsOf returns what others want of a node, by network.
+func wantsOf(s *overspan.Snapshot, holder overspan.NodeID) map[overspan.NetworkID][]overspan.Want {
+	out := map[overspan.NetworkID][]overspan.Want{}
+	if s == nil {
+		return out
+	}
+	for id, seg := range s.Segments {
+		for _, w := range seg.Wants {
+			if w.Holder == holder {
+				out[id] = append(out[id], w)
+			}
+		}
+	}
+	return out
+}
+
+// answer gives the asker what it may have, or takes its want away: a refusal.
+func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Want, g *ipam.Grant) error {
+	session, err := d.session.get()
+	if err != nil {
+		return err
+	}
+	if g == nil {
+		return session.DropWant(ctx, w)
+	}
+	err = session.Yield(ctx, n, w, g.From, g.Give, g.Keep)
+	switch {
+	case errors.Is(err, overspan.ErrConflict):
+		// The block is another by now: the next snapshot shows what to answer.
+		return nil
+	case errors.Is(err, overspan.ErrNotFound), errors.Is(err, overspan.ErrInUse):
+		// Withdrawn, its asker is gone, or what was to be given is in use.
+		return session.DropWant(ctx, w)
+	case err == nil:
+		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeName(d.Snapshot(), w.Asker))
+	}
+	return err
+}
+
+// asks reports whether a node has left a want in the network.
+func asks(seg *overspan.Segment, node overspan.NodeID) bool {
+	return slices.ContainsFunc(seg.Wants, func(w overspan.Want) bool { return w.Asker == node })
+}
