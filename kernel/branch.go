@@ -31,8 +31,6 @@ func makes(op Op) []string {
 		return []string{o.Name}
 	case DelLink:
 		return []string{o.Name}
-	case DelInside:
-		return []string{o.Veth}
 	case Reap:
 		return o.Names
 	case AddSet:

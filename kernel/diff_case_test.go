@@ -35,8 +35,8 @@ func TestDiffCases(t *testing.T) {
 		},
 		{
 			name: "the host end was taken away",
-			have: func(s *State) { delete(s.Links, veth); clear(s.Statics) },
-			ops:  []string{"del inside osv-", "add link osv-", "set link osv-", "add fdb"},
+			have: func(s *State) { delete(s.Links, veth); delete(s.Insides, veth); clear(s.Statics) },
+			ops:  []string{"add link osv-", "set link osv-", "add fdb"},
 		},
 		{
 			name: "a veth with the name waits for the reaper",

@@ -15,20 +15,6 @@ func (d *differ) clearWay() {
 			d.do(DelLink{name})
 		}
 	}
-	d.delOrphans()
-}
-
-// delOrphans deletes containers' ends whose host end is not where it should be.
-func (d *differ) delOrphans() {
-	if d.partial {
-		return
-	}
-	for _, veth := range slices.Sorted(maps.Keys(d.have.Insides)) {
-		inside := d.have.Insides[veth]
-		if _, there := d.have.Links[veth]; !there && !inside.Missing {
-			d.do(DelInside{veth, inside})
-		}
-	}
 }
 
 // reapWanted empties the doomed group if a link in it has a name that is wanted

@@ -236,15 +236,16 @@ func (d *draw) disturb() {
 	for _, e := range d.endpoints {
 		veth := overspan.VethName(e)
 		inside, there := d.s.Insides[veth]
-		switch pick(d, "inside", "", "unread", "missing", "doomed", "orphan") {
+		switch pick(d, "inside", "", "unread", "missing", "doomed", "gone") {
 		case "unread":
 			delete(d.s.Insides, veth)
 		case "missing":
 			if inside.Missing = true; there {
 				d.s.Insides[veth] = inside
 			}
-		case "orphan":
+		case "gone":
 			delete(d.s.Links, veth)
+			delete(d.s.Insides, veth)
 			d.s.dropStatics(veth)
 			delete(d.s.Sysctls, "net/ipv4/conf/"+veth+"/arp_ignore")
 		case "doomed":

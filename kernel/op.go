@@ -126,19 +126,6 @@ func (o Reap) apply(s *State) {
 	}
 }
 
-// DelInside deletes the container's end of a veth whose host end is not where
-// it should be, and with it the pair.
-type DelInside struct {
-	Veth   string
-	Inside Inside
-}
-
-func (o DelInside) String() string {
-	return "del inside " + o.Veth + " netns " + o.Inside.Netns + " dev " + o.Inside.Name
-}
-
-func (o DelInside) apply(s *State) { delete(s.Insides, o.Veth) }
-
 // SetInside changes the container's end of a veth from Have to Want; the
 // namespace is the same in both. Addresses and routes are all written again:
 // a change of other attributes may have dropped them.

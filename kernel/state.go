@@ -185,8 +185,7 @@ type Scope struct {
 	Sysctls []string
 }
 
-// An EndpointKey finds an endpoint's veth without looking at any other, and
-// the container's end of it should its host end be gone.
+// An EndpointKey finds an endpoint's veth without looking at any other.
 type EndpointKey struct {
 	Network  overspan.NetworkID
 	Endpoint overspan.EndpointID
