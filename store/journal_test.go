@@ -65,7 +65,7 @@ func TestJournalRemembers(t *testing.T) {
 				ID: testID[overspan.EndpointID]('a', n), Network: netID(1), Node: id.Node, Name: fmt.Sprintf("web%d", n), Slot: slot, Slots: []overspan.Slot{slot},
 				IPv4: testNetworkAddr(slot), MAC: overspan.MAC{2, 0x42, 10, 0, 1, byte(n)}, Sandbox: "web", Interface: "eth0", Created: created,
 			},
-			Sandbox: sandbox.ID, Netns: sandbox.Netns, Committed: true, Lost: "its slot moved",
+			Sandbox: sandbox.ID, Netns: sandbox.Netns, Committed: true,
 		}
 	}
 	for _, err := range []error{
