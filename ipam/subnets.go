@@ -118,7 +118,7 @@ func poolExhausted(pool overspan.Pool, inside []Taken) error {
 		holders = append(holders, fmt.Sprintf("%d more", rest))
 	}
 	return overspan.Errorf(overspan.ErrExhausted,
-		"address pool %s has no free /%d left: taken are %s; give a subnet, remove a network, or configure a larger pool",
+		"address pool %s has no free /%d left: taken are %s; give a subnet outside it, or remove a network",
 		pool.Prefix, pool.Bits, strings.Join(holders, ", "))
 }
 
