@@ -13,7 +13,7 @@ import (
 // after it.
 type networkDetails struct {
 	Name       string
-	Id         string //nolint:revive // as docker spells it
+	Id         string // as docker spells it
 	Created    time.Time
 	Scope      string
 	Driver     string
