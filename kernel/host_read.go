@@ -19,7 +19,7 @@ func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	r := reader{Host: h, scope: scope, ours: map[int]device{}, names: map[int]string{}}
 	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readInsides, r.readRest}
 	if scope.All || scope.Global {
-		parts = append(parts, r.readGlobal)
+		parts = append(parts, func() error { return r.readGlobal(ctx) })
 	}
 	var errs []error
 	for _, part := range parts {
@@ -242,10 +242,10 @@ func (r *reader) readRest() (err error) {
 }
 
 // readGlobal reads what belongs to no network.
-func (r *reader) readGlobal() error {
+func (r *reader) readGlobal(ctx context.Context) error {
 	var errs [3]error
 	r.state.Netns, errs[0] = r.readPins()
 	r.state.Sets, errs[1] = r.readSets()
-	r.state.Chains, errs[2] = r.readChains()
+	r.state.Chains, errs[2] = r.readChains(ctx)
 	return errors.Join(errs[:]...)
 }

@@ -77,12 +77,12 @@ type savedTable struct {
 }
 
 // readChains reads our chains of all tables and families.
-func (h *Host) readChains() (map[ChainKey]Chain, error) {
+func (h *Host) readChains(ctx context.Context) (map[ChainKey]Chain, error) {
 	chains := map[ChainKey]Chain{}
 	var errs []error
 	for family, tool := range h.rules {
 		for _, name := range ruleTables() {
-			t, err := h.readTable(tool, name)
+			t, err := h.readTable(ctx, tool, name)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -97,8 +97,8 @@ func (h *Host) readChains() (map[ChainKey]Chain, error) {
 	return chains, errors.Join(errs...)
 }
 
-func (h *Host) readTable(tool *ruleTool, name string) (savedTable, error) {
-	out, err := h.run(context.Background(), nil, tool.save, "-t", name)
+func (h *Host) readTable(ctx context.Context, tool *ruleTool, name string) (savedTable, error) {
+	out, err := h.run(ctx, nil, tool.save, "-t", name)
 	if err != nil {
 		return savedTable{}, fmt.Errorf("read %s table %s: %w", tool.family, name, err)
 	}
@@ -210,7 +210,7 @@ func (h *Host) addChain(tool *ruleTool, key ChainKey) error {
 // and deletes every other jump to it from built-in chains, in one atomic step.
 // Without a hook it deletes them all.
 func (h *Host) setJump(ctx context.Context, tool *ruleTool, key ChainKey, hook string) error {
-	t, err := h.readTable(tool, key.Table)
+	t, err := h.readTable(ctx, tool, key.Table)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (h *Host) setJump(ctx context.Context, tool *ruleTool, key ChainKey, hook s
 
 // delChains deletes chains of ours, and before them what still refers to them.
 func (h *Host) delChains(ctx context.Context, tool *ruleTool, o DelChains) error {
-	t, err := h.readTable(tool, o.Table)
+	t, err := h.readTable(ctx, tool, o.Table)
 	if err != nil {
 		return err
 	}
