@@ -30,7 +30,7 @@ func (a *app) networkCreateCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVarP(&req.Driver, "driver", "d", "bridge", "overlay: all nodes; bridge: this node")
+	f.StringVarP(&req.Driver, "driver", "d", "bridge", "overlay: all nodes; bridge: this node (not there yet)")
 	f.StringSliceVar(&req.Subnets, "subnet", nil, "subnet in CIDR form, at most one of each family")
 	f.StringSliceVar(&req.Gateways, "gateway", nil, "address of the gateway in a subnet")
 	f.StringSliceVar(&req.IpRanges, "ip-range", nil, "part of a subnet from which addresses are chosen")
