@@ -56,8 +56,8 @@ func (h *Host) Watch(ctx context.Context) <-chan Hint {
 // events turns one kind of netlink events into hints.
 type events interface {
 	// restart is called when a subscription begins: what happened before it
-	// is unknown.
-	restart()
+	// is unknown. An error ends the subscription, and it is tried again.
+	restart() error
 	event(kind uint16, sender uint32, body []byte)
 }
 
@@ -90,13 +90,18 @@ func (h *Host) listen(ctx context.Context, family int, groups []int, to events) 
 	if err := c.subscribe(groups); err != nil {
 		return err
 	}
-	to.restart()
+	if err := to.restart(); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		msgs, err := c.receive()
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 		case errors.Is(err, unix.ENOBUFS):
-			to.restart() // the queue overflowed; the subscription goes on
+			// The queue overflowed; the subscription goes on.
+			if err := to.restart(); err != nil {
+				return err
+			}
 		case err != nil:
 			return err
 		}
@@ -168,8 +173,11 @@ func (p *pending) deliver(ctx context.Context, out chan<- Hint) {
 // ruleEvents hints at every change of nftables.
 type ruleEvents struct{ to *pending }
 
-func (r ruleEvents) restart()                     { r.to.add(Hint{Rules: true}) }
 func (r ruleEvents) event(uint16, uint32, []byte) { r.to.add(Hint{Rules: true}) }
+func (r ruleEvents) restart() error {
+	r.to.add(Hint{Rules: true})
+	return nil
+}
 
 // linkEvents hints at changes of our devices, and of the host's own addresses
 // and routes.
@@ -180,14 +188,17 @@ type linkEvents struct {
 }
 
 // restart learns the names; from then on the events tell them.
-func (l *linkEvents) restart() {
-	l.names = map[int]string{}
-	if links, err := l.conn.links(0); err == nil {
-		for _, d := range links {
-			l.learn(d)
-		}
-	}
+func (l *linkEvents) restart() error {
 	l.to.add(Hint{All: true})
+	l.names = map[int]string{}
+	links, err := l.conn.links(0)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, d := range links {
+		l.learn(d)
+	}
+	return nil
 }
 
 // learn notes the name of a link, if it is one of ours. The alias follows the
