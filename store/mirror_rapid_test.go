@@ -36,8 +36,7 @@ func (h *history) step(t *rapid.T) {
 		func() { h.put(t, h.presence(n, run)) },
 		func() { h.put(t, h.network(n, run)) },
 		func() { h.put(t, h.endpoint(n, run, slot)) },
-		// Overlapping blocks cannot be there: one goes as another comes.
-		func() { h.put(t, h.block(n, run, block)) },
+		func() { h.put(t, h.onlyBlock(n, run, block)...) },
 		func() { h.put(t, h.want(n, 4, run), h.presence(n, run), h.endpoint(n, run, slot)) },
 		func() { h.put(t, Delete(h.keys.Segment(netID(n)))) },
 		func() { h.put(t, Delete(Key(h.keys.Node(nodeID(n)))), Delete(Key(h.keys.Live(nodeID(n))))) },
@@ -55,6 +54,21 @@ func (h *history) step(t *rapid.T) {
 		},
 	}
 	choices[rapid.IntRange(0, len(choices)-1).Draw(t, "step")]()
+}
+
+// onlyBlock puts a block and deletes those that it overlaps: no transaction of
+// ours leaves two blocks around one slot.
+func (h *history) onlyBlock(net, node int, block overspan.Range) []Op {
+	ops := []Op{h.block(net, node, block)}
+	for _, size := range overspan.BlockSizes() {
+		switch {
+		case size < block.Size:
+			ops = append(ops, Delete(h.keys.BlocksWithin(netID(net), block, size)))
+		case size > block.Size:
+			ops = append(ops, Delete(Key(h.keys.Block(netID(net), overspan.BlockAt(block.First, size)))))
+		}
+	}
+	return ops
 }
 
 func (h *history) put(t *rapid.T, ops ...Op) {
