@@ -48,7 +48,7 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := d.clusterSnapshot(ctx)
+	snapshot, err := d.clusterSnapshot(ctx, session.Registration())
 	if err != nil {
 		return nil, err
 	}
@@ -65,10 +65,11 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	return &n, d.awaitNetwork(ctx, n)
 }
 
-// clusterSnapshot returns a snapshot that shows at least this node: what a new
-// network must fit, routes, MTUs and VTEPs, is never that of no node at all.
-func (d *Daemon) clusterSnapshot(ctx context.Context) (*overspan.Snapshot, error) {
-	if s := d.mirror.Snapshot(); s != nil && s.Nodes[d.Self()] != nil {
+// clusterSnapshot returns a snapshot that shows at least this node and what was
+// there before it: the cluster's settings, which the first node makes, and the
+// routes, MTUs and VTEPs that a new network must fit.
+func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*overspan.Snapshot, error) {
+	if s := d.mirror.Snapshot(); s != nil && s.Revision >= registration {
 		return s, nil
 	}
 	if err := d.Sync(ctx); err != nil {
