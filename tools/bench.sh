@@ -29,7 +29,7 @@ bench -benchmem -benchtime 100ms $(go list ./... | grep -v /e2e)
 	echo "- Go: $(go env GOVERSION)"
 	echo
 	echo '```'
-	go tool -modfile=tools/go.mod benchstat "$raw"
+	go tool -modfile=tools/go.mod benchstat overspan="$raw"
 	echo '```'
 } >"$out"
 echo "wrote $out"
