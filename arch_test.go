@@ -26,14 +26,15 @@ var mayImport = map[string][]string{
 	"kernel":            {"."},
 	"bridge":            {".", "kernel"},
 	"overlay":           {".", "kernel"},
-	"store":             {".", "proto/overspan/v1"},
-	"agent/daemon":      {".", "ipam", "kernel", "bridge", "overlay", "store"},
+	"store":             {".", "proto/overspan/v1", "internal/steps"},
+	"agent/daemon":      {".", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store"},
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
 	"ctl":               {".", "proto/overspan/v1"},
 	"e2e":               {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store", "agent", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
+	"internal/steps":    nil,
 }
 
 // onlyIn says where packages from elsewhere may be imported, tests included:

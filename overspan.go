@@ -75,6 +75,8 @@ type Node struct {
 	Routes  []netip.Prefix // destinations that the host routes itself; no subnet may overlap one
 	Version string         // of its agent
 
+	Draining bool // attaches nothing new, gives back its blocks as they empty
+
 	// CreateRevision is the etcd create-revision of the registration: the
 	// fencing token that every transaction of the node compares.
 	CreateRevision int64
@@ -239,6 +241,10 @@ type Attachment struct {
 	// Committed says that the endpoint's record stands in etcd. Until then the
 	// veth is prepared but not enslaved.
 	Committed bool
+
+	// Registration is the create-revision of the node's registration under which
+	// the endpoint's record was written; 0: not known.
+	Registration int64
 
 	// Lost says why the endpoint is off its network: a slot of it is another
 	// node's by now. It follows from the snapshot and is never stored.

@@ -1,5 +1,7 @@
 package overspan
 
+import "time"
+
 // A Snapshot is the desired state at one etcd revision. It is immutable: all
 // who hold one may read it at once, and nobody changes it.
 type Snapshot struct {
@@ -8,7 +10,8 @@ type Snapshot struct {
 	Revision int64
 
 	Meta     Meta
-	Frozen   bool // nothing may be claimed, nothing is deleted in any kernel
+	Frozen   *Freeze // nil: the cluster is not frozen
+	Accepted uint64  // how often an operator has accepted what etcd had become
 	Nodes    map[NodeID]*Node
 	Networks map[NetworkID]*Network
 
@@ -39,6 +42,17 @@ func (s *Segment) Holder(slot Slot) (b Block, ok bool) {
 		}
 	}
 	return Block{}, false
+}
+
+// A Freeze forbids all claims, attaches and creations in the cluster, and all
+// deletions in any kernel: etcd may have forgotten what it once knew. It lasts
+// until an operator accepts what etcd holds now.
+type Freeze struct {
+	Reason   string
+	Node     NodeID // who noticed
+	NodeName string
+	Since    time.Time
+	Revision int64 // create-revision of the freeze's key
 }
 
 // Meta is what the cluster was set up with.

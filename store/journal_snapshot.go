@@ -128,8 +128,11 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 	if snap.Meta != (overspan.Meta{}) { // a snapshot may be older than the cluster's settings
 		s.add(keys.Meta(), 0, 0, overspanv1.MetaRecord(snap.Meta))
 	}
-	if snap.Frozen {
-		s.add(keys.Frozen(), 0, 0, &overspanv1.Frozen{})
+	if snap.Frozen != nil {
+		s.add(keys.Frozen(), snap.Frozen.Revision, snap.Frozen.Revision, overspanv1.FrozenRecord(*snap.Frozen))
+	}
+	if snap.Accepted != 0 {
+		s.add(keys.Accepted(), 0, 0, &overspanv1.Accepted{Count: snap.Accepted})
 	}
 	for id, n := range snap.Nodes {
 		s.add(keys.Node(id), n.CreateRevision, n.ModRevision, overspanv1.NodeRecord(*n))
@@ -234,7 +237,10 @@ func restore(keys Keys, kv KeyValue, snap *overspan.Snapshot, presences map[over
 	case KeyMeta:
 		snap.Meta, err = keys.meta(kv)
 	case KeyFrozen:
-		snap.Frozen = true
+		f := keys.freeze(kv)
+		snap.Frozen = &f
+	case KeyAccepted:
+		snap.Accepted, err = keys.acceptances(kv)
 	case KeyNode:
 		var n overspan.Node
 		n, err = keys.node(kv)

@@ -17,9 +17,12 @@ type KeyKind int
 const (
 	KeyMeta KeyKind = iota + 1
 	KeyFrozen
+	KeyAccepted
+	KeyReport
 	KeyNode
 	KeyLive
 	KeyRemoving
+	KeyEviction
 	KeyFlight
 	KeyNetwork
 	KeyNetworkName
@@ -45,6 +48,7 @@ type KeyName struct {
 	Subnet  netip.Prefix
 	Block   overspan.Range
 	Slot    overspan.Slot
+	Evicted overspan.EndpointID
 	MAC     overspan.MAC
 }
 
@@ -67,12 +71,18 @@ func (k Keys) build(n KeyName) string {
 		return k.Meta()
 	case KeyFrozen:
 		return k.Frozen()
+	case KeyAccepted:
+		return k.Accepted()
+	case KeyReport:
+		return k.Report(n.Node)
 	case KeyNode:
 		return k.Node(n.Node)
 	case KeyLive:
 		return k.Live(n.Node)
 	case KeyRemoving:
 		return k.Removing(n.Node)
+	case KeyEviction:
+		return k.Eviction(n.Node, n.Evicted)
 	case KeyFlight:
 		return k.Flight(n.Node)
 	case KeyNetwork:
@@ -102,7 +112,9 @@ func (k Keys) build(n KeyName) string {
 }
 
 // nodeKinds are the kinds of <word>/<node>.
-var nodeKinds = map[string]KeyKind{"nodes": KeyNode, "live": KeyLive, "removing": KeyRemoving, "flights": KeyFlight}
+var nodeKinds = map[string]KeyKind{
+	"nodes": KeyNode, "live": KeyLive, "removing": KeyRemoving, "flights": KeyFlight, "reports": KeyReport,
+}
 
 func parseKey(parts []string) (KeyName, bool) {
 	word, args := parts[0], parts[1:]
@@ -114,6 +126,11 @@ func parseKey(parts []string) (KeyName, bool) {
 		return KeyName{Kind: KeyMeta}, true
 	case word == "meta" && len(args) == 1 && args[0] == "frozen":
 		return KeyName{Kind: KeyFrozen}, true
+	case word == "meta" && len(args) == 1 && args[0] == "accepted":
+		return KeyName{Kind: KeyAccepted}, true
+	case word == "evicted" && len(args) == 2:
+		return KeyName{Kind: KeyEviction, Node: overspan.NodeID(args[0]), Evicted: overspan.EndpointID(args[1])},
+			overspan.IsID(args[0]) && overspan.IsID(args[1])
 	case word == "networks" && len(args) == 1:
 		return KeyName{Kind: KeyNetwork, Network: overspan.NetworkID(args[0])}, overspan.IsID(args[0])
 	case word == "names" && len(args) == 2:

@@ -30,6 +30,15 @@ func (k Keys) Meta() string { return k.prefix + "meta" }
 // Frozen returns the key whose presence forbids every claim.
 func (k Keys) Frozen() string { return k.prefix + "meta/frozen" }
 
+// Accepted returns the key that counts what operators have accepted.
+func (k Keys) Accepted() string { return k.prefix + "meta/accepted" }
+
+// Report returns the key of what a node has published again during a freeze.
+func (k Keys) Report(n overspan.NodeID) string { return k.prefix + "reports/" + string(n) }
+
+// Reports returns the range of all reports.
+func (k Keys) Reports() KeyRange { return Prefix(k.prefix + "reports/") }
+
 // Node returns the key of a node's registration.
 func (k Keys) Node(n overspan.NodeID) string { return k.prefix + "nodes/" + string(n) }
 
@@ -44,6 +53,19 @@ func (k Keys) Lives() KeyRange { return Prefix(k.prefix + "live/") }
 
 // Removing returns the key that stands while a node is being removed.
 func (k Keys) Removing(n overspan.NodeID) string { return k.prefix + "removing/" + string(n) }
+
+// Removals returns the range of all removals in progress.
+func (k Keys) Removals() KeyRange { return Prefix(k.prefix + "removing/") }
+
+// Eviction returns the key of the note that an endpoint was taken from a node.
+func (k Keys) Eviction(n overspan.NodeID, e overspan.EndpointID) string {
+	return k.prefix + "evicted/" + string(n) + "/" + string(e)
+}
+
+// Evictions returns the range of what was taken from a node.
+func (k Keys) Evictions(n overspan.NodeID) KeyRange {
+	return Prefix(k.prefix + "evicted/" + string(n) + "/")
+}
 
 // Flight returns the key of the sequence of a node's transactions.
 func (k Keys) Flight(n overspan.NodeID) string { return k.prefix + "flights/" + string(n) }
@@ -87,6 +109,9 @@ func (k Keys) SubnetsVersion() string { return k.prefix + "subnets/version" }
 // Segment returns the range of everything that a member of the network must
 // watch.
 func (k Keys) Segment(n overspan.NetworkID) KeyRange { return Prefix(k.segment(n, "")) }
+
+// Interiors returns the range of the interiors of all networks.
+func (k Keys) Interiors() KeyRange { return Prefix(k.prefix + "net/") }
 
 func (k Keys) segment(n overspan.NetworkID, rest string) string {
 	return k.prefix + "net/" + string(n) + "/" + rest
@@ -144,6 +169,9 @@ func (k Keys) Wants(n overspan.NetworkID) KeyRange { return Prefix(k.segment(n, 
 func (k Keys) Ack(n overspan.NetworkID, node overspan.NodeID) string {
 	return k.prefix + "acks/" + string(n) + "/" + string(node)
 }
+
+// AllAcks returns the range of the acknowledgements of all networks.
+func (k Keys) AllAcks() KeyRange { return Prefix(k.prefix + "acks/") }
 
 // Acks returns the range of a network's acknowledgements.
 func (k Keys) Acks(n overspan.NetworkID) KeyRange {

@@ -24,6 +24,9 @@ func TestKeysLayout(t *testing.T) {
 	}{
 		{k.Meta(), "meta", KeyName{Kind: KeyMeta}},
 		{k.Frozen(), "meta/frozen", KeyName{Kind: KeyFrozen}},
+		{k.Accepted(), "meta/accepted", KeyName{Kind: KeyAccepted}},
+		{k.Report(node), "reports/" + nodeHex, KeyName{Kind: KeyReport, Node: node}},
+		{k.Eviction(node, overspan.EndpointID(nodeHex)), "evicted/" + nodeHex + "/" + nodeHex, KeyName{Kind: KeyEviction, Node: node, Evicted: overspan.EndpointID(nodeHex)}},
 		{k.Node(node), "nodes/" + nodeHex, KeyName{Kind: KeyNode, Node: node}},
 		{k.Live(node), "live/" + nodeHex, KeyName{Kind: KeyLive, Node: node}},
 		{k.Removing(node), "removing/" + nodeHex, KeyName{Kind: KeyRemoving, Node: node}},

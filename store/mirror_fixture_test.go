@@ -113,7 +113,7 @@ func (w scribe) expected(t testing.TB, rev int64, followed ...int) *overspan.Sna
 		}
 	}
 	s := &overspan.Snapshot{
-		Revision: rev, Meta: meta.meta, Frozen: meta.frozen, Nodes: nodes,
+		Revision: rev, Meta: meta.meta, Frozen: meta.frozen, Accepted: meta.accepted, Nodes: nodes,
 		Networks: part(w.keys.Networks()).networks.share(),
 		Segments: map[overspan.NetworkID]*overspan.Segment{},
 	}

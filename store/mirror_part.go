@@ -16,7 +16,8 @@ type part struct {
 	keys Keys
 
 	meta      overspan.Meta
-	frozen    bool
+	frozen    *overspan.Freeze // nil: not frozen
+	accepted  uint64
 	nodes     table[overspan.NodeID, *overspan.Node] // without presence
 	lives     table[overspan.NodeID, *overspan.Presence]
 	networks  table[overspan.NetworkID, *overspan.Network]
@@ -77,7 +78,13 @@ func (p *part) read(kv KeyValue) error {
 			p.meta = m
 		}
 	case KeyFrozen:
-		p.frozen = true
+		f := p.keys.freeze(kv)
+		p.frozen = &f
+	case KeyAccepted:
+		var n uint64
+		if n, err = p.keys.acceptances(kv); err == nil {
+			p.accepted = n
+		}
 	case KeyNode:
 		var n overspan.Node
 		if n, err = p.keys.node(kv); err == nil {
@@ -122,7 +129,9 @@ func (p *part) remove(key string) {
 	case KeyMeta:
 		p.meta = overspan.Meta{}
 	case KeyFrozen:
-		p.frozen = false
+		p.frozen = nil
+	case KeyAccepted:
+		p.accepted = 0
 	case KeyNode:
 		p.nodes.remove(name.Node)
 	case KeyLive:
@@ -151,6 +160,8 @@ func (p *part) keep(key string, old *part) {
 	switch name.Kind {
 	case KeyMeta:
 		p.meta = old.meta
+	case KeyAccepted:
+		p.accepted = old.accepted
 	case KeyNode:
 		keepRow(&p.nodes, &old.nodes, name.Node)
 	case KeyLive:
@@ -176,7 +187,10 @@ func (p *part) differences(o *part) int {
 	if p.meta != o.meta {
 		n++
 	}
-	if p.frozen != o.frozen {
+	if !reflect.DeepEqual(p.frozen, o.frozen) {
+		n++
+	}
+	if p.accepted != o.accepted {
 		n++
 	}
 	return n

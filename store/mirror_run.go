@@ -184,6 +184,7 @@ func (l *mirrorLoop) publish() {
 		Revision: minFrontier(base),
 		Meta:     l.meta.part.meta,
 		Frozen:   l.meta.part.frozen,
+		Accepted: l.meta.part.accepted,
 		Nodes:    l.composeNodes(),
 		Networks: l.networks.part.networks.share(),
 	}

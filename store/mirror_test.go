@@ -64,7 +64,7 @@ func testMirrorFollows(t *testing.T, w scribe) {
 	if diff := diffSnapshots(w.expected(t, rev), s); diff != "" {
 		t.Errorf("later snapshot (-want +got):\n%s", diff)
 	}
-	if !s.Frozen || s.Nodes[nodeID(1)].Presence != nil {
+	if s.Frozen == nil || s.Nodes[nodeID(1)].Presence != nil {
 		t.Errorf("later snapshot: frozen %v, presence %v", s.Frozen, s.Nodes[nodeID(1)].Presence)
 	}
 	if id, seen := m.Seen(); id == 0 || seen < rev {

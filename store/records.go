@@ -23,6 +23,25 @@ func (k Keys) meta(kv KeyValue) (overspan.Meta, error) {
 	return m, atKey(kv, err)
 }
 
+// freeze reads the freeze. One that cannot be read is a freeze all the same.
+func (k Keys) freeze(kv KeyValue) overspan.Freeze {
+	var rec overspanv1.Frozen
+	var f overspan.Freeze
+	if _, err := k.record(kv, KeyFrozen, &rec); err != nil {
+		f.Reason = err.Error()
+	} else {
+		f = rec.Noun()
+	}
+	f.Revision = kv.CreateRevision
+	return f
+}
+
+func (k Keys) acceptances(kv KeyValue) (uint64, error) {
+	var rec overspanv1.Accepted
+	_, err := k.record(kv, KeyAccepted, &rec)
+	return rec.GetCount(), err
+}
+
 func (k Keys) node(kv KeyValue) (overspan.Node, error) {
 	var rec overspanv1.Node
 	name, err := k.record(kv, KeyNode, &rec)

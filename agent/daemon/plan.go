@@ -28,7 +28,7 @@ type planInput struct {
 // plan says what the kernel should hold within a scope. It is pure. Warnings
 // are what an operator should know of it; what they are about is left out.
 func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
-	state := kernel.State{Partial: in.Snapshot.Frozen}
+	state := kernel.State{Partial: in.Snapshot.Frozen != nil}
 	var warnings []string
 	networks := scope.Networks
 	if scope.All {

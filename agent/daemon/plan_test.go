@@ -105,7 +105,7 @@ func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
 		{"interior not read", func(in *planInput) { delete(in.Snapshot.Segments, demoNet) }, wholeNetwork, true},
 		{"record not read", func(in *planInput) { delete(in.Snapshot.Networks, demoNet) }, wholeNetwork, true},
 		{"an unreadable block", func(in *planInput) { in.Snapshot.Segments[demoNet].Bad = 1 }, wholeNetwork, true},
-		{"frozen", func(in *planInput) { in.Snapshot.Frozen = true }, wholeNetwork, true},
+		{"frozen", func(in *planInput) { in.Snapshot.Frozen = &overspan.Freeze{} }, wholeNetwork, true},
 		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
 		{"no endpoint and no block here", func(in *planInput) {
 			in.Attachments = nil

@@ -137,8 +137,8 @@ func (d *Daemon) appliedRevision(s *overspan.Snapshot) int64 {
 // snapshotWarnings tells what in the cluster's state wants an operator's look.
 func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	var out []string
-	if s.Frozen {
-		out = append(out, "the cluster is frozen: nothing can be claimed, nothing is deleted from any kernel")
+	if s.Frozen != nil {
+		out = append(out, "the cluster is frozen: "+s.Frozen.Reason+": nothing can be claimed, nothing is deleted from any kernel")
 	}
 	bad := 0
 	for _, b := range s.Bad {

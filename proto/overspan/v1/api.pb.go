@@ -905,7 +905,9 @@ type DisconnectRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
 	// A target, as in ConnectRequest, or the name or id of an endpoint of this node.
-	Target        string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// Also free an endpoint, by name or id, of a node that is away.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -952,6 +954,13 @@ func (x *DisconnectRequest) GetTarget() string {
 		return x.Target
 	}
 	return ""
+}
+
+func (x *DisconnectRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type DisconnectResponse struct {
@@ -1565,6 +1574,216 @@ func (x *GetNodeResponse) GetStale() *Staleness {
 	return nil
 }
 
+type RemoveNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Also one that is up.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_overspan_v1_api_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RemoveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Endpoints     uint32                 `protobuf:"varint,2,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Blocks        uint32                 `protobuf:"varint,3,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_overspan_v1_api_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RemoveNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RemoveNodeResponse) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *RemoveNodeResponse) GetBlocks() uint32 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+type DrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Allow attaches again.
+	Undo          bool `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_overspan_v1_api_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DrainNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+type DrainNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_overspan_v1_api_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DrainNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 type CreateSandboxRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "" draws one.
@@ -1575,7 +1794,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[26]
+	mi := &file_overspan_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1806,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[26]
+	mi := &file_overspan_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1819,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateSandboxRequest) GetName() string {
@@ -1619,7 +1838,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[27]
+	mi := &file_overspan_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1850,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[27]
+	mi := &file_overspan_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1863,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateSandboxResponse) GetSandbox() *Sandbox {
@@ -1662,7 +1881,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[28]
+	mi := &file_overspan_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1893,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[28]
+	mi := &file_overspan_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1906,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 type ListSandboxesResponse struct {
@@ -1699,7 +1918,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[29]
+	mi := &file_overspan_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1930,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[29]
+	mi := &file_overspan_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1943,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*SandboxView {
@@ -1744,7 +1963,7 @@ type SandboxView struct {
 
 func (x *SandboxView) Reset() {
 	*x = SandboxView{}
-	mi := &file_overspan_v1_api_proto_msgTypes[30]
+	mi := &file_overspan_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1975,7 @@ func (x *SandboxView) String() string {
 func (*SandboxView) ProtoMessage() {}
 
 func (x *SandboxView) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[30]
+	mi := &file_overspan_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1988,7 @@ func (x *SandboxView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SandboxView.ProtoReflect.Descriptor instead.
 func (*SandboxView) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SandboxView) GetSandbox() *Sandbox {
@@ -1795,7 +2014,7 @@ type GetSandboxRequest struct {
 
 func (x *GetSandboxRequest) Reset() {
 	*x = GetSandboxRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[31]
+	mi := &file_overspan_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +2026,7 @@ func (x *GetSandboxRequest) String() string {
 func (*GetSandboxRequest) ProtoMessage() {}
 
 func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[31]
+	mi := &file_overspan_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +2039,7 @@ func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxRequest.ProtoReflect.Descriptor instead.
 func (*GetSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetSandboxRequest) GetSandbox() string {
@@ -1839,7 +2058,7 @@ type GetSandboxResponse struct {
 
 func (x *GetSandboxResponse) Reset() {
 	*x = GetSandboxResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[32]
+	mi := &file_overspan_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2070,7 @@ func (x *GetSandboxResponse) String() string {
 func (*GetSandboxResponse) ProtoMessage() {}
 
 func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[32]
+	mi := &file_overspan_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2083,7 @@ func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxResponse.ProtoReflect.Descriptor instead.
 func (*GetSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetSandboxResponse) GetSandbox() *SandboxView {
@@ -1883,7 +2102,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[33]
+	mi := &file_overspan_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2114,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[33]
+	mi := &file_overspan_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2127,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveSandboxRequest) GetSandbox() string {
@@ -1926,7 +2145,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[34]
+	mi := &file_overspan_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2157,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[34]
+	mi := &file_overspan_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2170,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 type BlockView struct {
@@ -1974,7 +2193,7 @@ type BlockView struct {
 
 func (x *BlockView) Reset() {
 	*x = BlockView{}
-	mi := &file_overspan_v1_api_proto_msgTypes[35]
+	mi := &file_overspan_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2205,7 @@ func (x *BlockView) String() string {
 func (*BlockView) ProtoMessage() {}
 
 func (x *BlockView) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[35]
+	mi := &file_overspan_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2218,7 @@ func (x *BlockView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockView.ProtoReflect.Descriptor instead.
 func (*BlockView) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BlockView) GetNetwork() string {
@@ -2088,7 +2307,7 @@ type ListBlocksRequest struct {
 
 func (x *ListBlocksRequest) Reset() {
 	*x = ListBlocksRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[36]
+	mi := &file_overspan_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2319,7 @@ func (x *ListBlocksRequest) String() string {
 func (*ListBlocksRequest) ProtoMessage() {}
 
 func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[36]
+	mi := &file_overspan_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2332,7 @@ func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksRequest.ProtoReflect.Descriptor instead.
 func (*ListBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListBlocksRequest) GetNetwork() string {
@@ -2133,7 +2352,7 @@ type ListBlocksResponse struct {
 
 func (x *ListBlocksResponse) Reset() {
 	*x = ListBlocksResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[37]
+	mi := &file_overspan_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2364,7 @@ func (x *ListBlocksResponse) String() string {
 func (*ListBlocksResponse) ProtoMessage() {}
 
 func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[37]
+	mi := &file_overspan_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2377,7 @@ func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksResponse.ProtoReflect.Descriptor instead.
 func (*ListBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListBlocksResponse) GetBlocks() []*BlockView {
@@ -2183,7 +2402,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[38]
+	mi := &file_overspan_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2414,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[38]
+	mi := &file_overspan_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2427,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 type StatusResponse struct {
@@ -2234,13 +2453,15 @@ type StatusResponse struct {
 	// too small an underlay, a freeze.
 	Warnings        []string `protobuf:"bytes,17,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	PendingReleases uint32   `protobuf:"varint,18,opt,name=pending_releases,json=pendingReleases,proto3" json:"pending_releases,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Absent while the cluster is not frozen.
+	Freeze        *FreezeStatus `protobuf:"bytes,19,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[39]
+	mi := &file_overspan_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2473,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[39]
+	mi := &file_overspan_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2486,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2394,6 +2615,234 @@ func (x *StatusResponse) GetPendingReleases() uint32 {
 	return 0
 }
 
+func (x *StatusResponse) GetFreeze() *FreezeStatus {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+// FreezeStatus tells of a freeze, and how far the nodes are in publishing again
+// what etcd has lost.
+type FreezeStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Frozen        *Frozen                `protobuf:"bytes,1,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Reports       []*NodeReport          `protobuf:"bytes,2,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeStatus) Reset() {
+	*x = FreezeStatus{}
+	mi := &file_overspan_v1_api_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeStatus) ProtoMessage() {}
+
+func (x *FreezeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeStatus.ProtoReflect.Descriptor instead.
+func (*FreezeStatus) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *FreezeStatus) GetFrozen() *Frozen {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *FreezeStatus) GetReports() []*NodeReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+type NodeReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Up    bool                   `protobuf:"varint,3,opt,name=up,proto3" json:"up,omitempty"`
+	// Absent if the node has not reported yet.
+	Report        *Report `protobuf:"bytes,4,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeReport) Reset() {
+	*x = NodeReport{}
+	mi := &file_overspan_v1_api_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeReport) ProtoMessage() {}
+
+func (x *NodeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
+func (*NodeReport) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *NodeReport) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeReport) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeReport) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *NodeReport) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+type AcceptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also while a node has not published again everything that it holds.
+	Force         bool `protobuf:"varint,1,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptRequest) Reset() {
+	*x = AcceptRequest{}
+	mi := &file_overspan_v1_api_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptRequest) ProtoMessage() {}
+
+func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
+func (*AcceptRequest) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *AcceptRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type AcceptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often it has happened now.
+	Accepted      uint64        `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	Reports       []*NodeReport `protobuf:"bytes,2,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResponse) Reset() {
+	*x = AcceptResponse{}
+	mi := &file_overspan_v1_api_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResponse) ProtoMessage() {}
+
+func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_api_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
+func (*AcceptResponse) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *AcceptResponse) GetAccepted() uint64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+func (x *AcceptResponse) GetReports() []*NodeReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
 type EtcdMember struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Endpoint      string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
@@ -2408,7 +2857,7 @@ type EtcdMember struct {
 
 func (x *EtcdMember) Reset() {
 	*x = EtcdMember{}
-	mi := &file_overspan_v1_api_proto_msgTypes[40]
+	mi := &file_overspan_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2869,7 @@ func (x *EtcdMember) String() string {
 func (*EtcdMember) ProtoMessage() {}
 
 func (x *EtcdMember) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[40]
+	mi := &file_overspan_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2882,7 @@ func (x *EtcdMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdMember.ProtoReflect.Descriptor instead.
 func (*EtcdMember) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EtcdMember) GetEndpoint() string {
@@ -2488,7 +2937,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[41]
+	mi := &file_overspan_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2949,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[41]
+	mi := &file_overspan_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2962,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VerifyRequest) GetAll() bool {
@@ -2532,7 +2981,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[42]
+	mi := &file_overspan_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2993,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[42]
+	mi := &file_overspan_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +3006,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyResponse) GetNodes() []*NodeVerdict {
@@ -2582,7 +3031,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_overspan_v1_api_proto_msgTypes[43]
+	mi := &file_overspan_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +3043,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[43]
+	mi := &file_overspan_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +3056,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NodeVerdict) GetNode() string {
@@ -2653,7 +3102,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[44]
+	mi := &file_overspan_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +3114,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[44]
+	mi := &file_overspan_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +3127,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 type EventsResponse struct {
@@ -2690,7 +3139,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[45]
+	mi := &file_overspan_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +3151,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[45]
+	mi := &file_overspan_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +3164,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *EventsResponse) GetEvent() *Event {
@@ -2742,7 +3191,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_overspan_v1_api_proto_msgTypes[46]
+	mi := &file_overspan_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +3203,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[46]
+	mi := &file_overspan_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +3216,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -2820,7 +3269,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_overspan_v1_api_proto_msgTypes[47]
+	mi := &file_overspan_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +3281,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[47]
+	mi := &file_overspan_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +3294,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 type VersionResponse struct {
@@ -2859,7 +3308,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_overspan_v1_api_proto_msgTypes[48]
+	mi := &file_overspan_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3320,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_api_proto_msgTypes[48]
+	mi := &file_overspan_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3333,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_overspan_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2982,10 +3431,11 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\"j\n" +
 	"\x0fConnectResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12 \n" +
-	"\vunconfirmed\x18\x02 \x03(\tR\vunconfirmed\"E\n" +
+	"\vunconfirmed\x18\x02 \x03(\tR\vunconfirmed\"[\n" +
 	"\x11DisconnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\tR\x06target\"e\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"e\n" +
 	"\x12DisconnectResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12\x18\n" +
 	"\apending\x18\x02 \x01(\bR\apending\"\xe5\x01\n" +
@@ -3022,7 +3472,19 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"j\n" +
 	"\x0fGetNodeResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.overspan.v1.NodeViewR\x04node\x12,\n" +
-	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"*\n" +
+	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"=\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"q\n" +
+	"\x12RemoveNodeResponse\x12%\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.overspan.v1.NodeR\x04node\x12\x1c\n" +
+	"\tendpoints\x18\x02 \x01(\rR\tendpoints\x12\x16\n" +
+	"\x06blocks\x18\x03 \x01(\rR\x06blocks\":\n" +
+	"\x10DrainNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\":\n" +
+	"\x11DrainNodeResponse\x12%\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.overspan.v1.NodeR\x04node\"*\n" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
 	"\x15CreateSandboxResponse\x12.\n" +
@@ -3058,7 +3520,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x12ListBlocksResponse\x12.\n" +
 	"\x06blocks\x18\x01 \x03(\v2\x16.overspan.v1.BlockViewR\x06blocks\x12,\n" +
 	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"\x0f\n" +
-	"\rStatusRequest\"\xb4\x05\n" +
+	"\rStatusRequest\"\xe7\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -3080,7 +3542,22 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"last_error\x18\x0f \x01(\tR\tlastError\x12@\n" +
 	"\x0elast_full_pass\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\flastFullPass\x12\x1a\n" +
 	"\bwarnings\x18\x11 \x03(\tR\bwarnings\x12)\n" +
-	"\x10pending_releases\x18\x12 \x01(\rR\x0fpendingReleases\"\xb1\x01\n" +
+	"\x10pending_releases\x18\x12 \x01(\rR\x0fpendingReleases\x121\n" +
+	"\x06freeze\x18\x13 \x01(\v2\x19.overspan.v1.FreezeStatusR\x06freeze\"n\n" +
+	"\fFreezeStatus\x12+\n" +
+	"\x06frozen\x18\x01 \x01(\v2\x13.overspan.v1.FrozenR\x06frozen\x121\n" +
+	"\areports\x18\x02 \x03(\v2\x17.overspan.v1.NodeReportR\areports\"q\n" +
+	"\n" +
+	"NodeReport\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02up\x18\x03 \x01(\bR\x02up\x12+\n" +
+	"\x06report\x18\x04 \x01(\v2\x13.overspan.v1.ReportR\x06report\"%\n" +
+	"\rAcceptRequest\x12\x14\n" +
+	"\x05force\x18\x01 \x01(\bR\x05force\"_\n" +
+	"\x0eAcceptResponse\x12\x1a\n" +
+	"\baccepted\x18\x01 \x01(\x04R\baccepted\x121\n" +
+	"\areports\x18\x02 \x03(\v2\x17.overspan.v1.NodeReportR\areports\"\xb1\x01\n" +
 	"\n" +
 	"EtcdMember\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x18\n" +
@@ -3139,23 +3616,27 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"Disconnect\x12\x1e.overspan.v1.DisconnectRequest\x1a\x1f.overspan.v1.DisconnectResponse2\xbb\x01\n" +
 	"\x0fEndpointService\x12V\n" +
 	"\rListEndpoints\x12!.overspan.v1.ListEndpointsRequest\x1a\".overspan.v1.ListEndpointsResponse\x12P\n" +
-	"\vGetEndpoint\x12\x1f.overspan.v1.GetEndpointRequest\x1a .overspan.v1.GetEndpointResponse2\x9f\x01\n" +
+	"\vGetEndpoint\x12\x1f.overspan.v1.GetEndpointRequest\x1a .overspan.v1.GetEndpointResponse2\xba\x02\n" +
 	"\vNodeService\x12J\n" +
 	"\tListNodes\x12\x1d.overspan.v1.ListNodesRequest\x1a\x1e.overspan.v1.ListNodesResponse\x12D\n" +
-	"\aGetNode\x12\x1b.overspan.v1.GetNodeRequest\x1a\x1c.overspan.v1.GetNodeResponse2\xe7\x02\n" +
+	"\aGetNode\x12\x1b.overspan.v1.GetNodeRequest\x1a\x1c.overspan.v1.GetNodeResponse\x12M\n" +
+	"\n" +
+	"RemoveNode\x12\x1e.overspan.v1.RemoveNodeRequest\x1a\x1f.overspan.v1.RemoveNodeResponse\x12J\n" +
+	"\tDrainNode\x12\x1d.overspan.v1.DrainNodeRequest\x1a\x1e.overspan.v1.DrainNodeResponse2\xe7\x02\n" +
 	"\x0eSandboxService\x12V\n" +
 	"\rCreateSandbox\x12!.overspan.v1.CreateSandboxRequest\x1a\".overspan.v1.CreateSandboxResponse\x12V\n" +
 	"\rListSandboxes\x12!.overspan.v1.ListSandboxesRequest\x1a\".overspan.v1.ListSandboxesResponse\x12M\n" +
 	"\n" +
 	"GetSandbox\x12\x1e.overspan.v1.GetSandboxRequest\x1a\x1f.overspan.v1.GetSandboxResponse\x12V\n" +
-	"\rRemoveSandbox\x12!.overspan.v1.RemoveSandboxRequest\x1a\".overspan.v1.RemoveSandboxResponse2\xef\x02\n" +
+	"\rRemoveSandbox\x12!.overspan.v1.RemoveSandboxRequest\x1a\".overspan.v1.RemoveSandboxResponse2\xb2\x03\n" +
 	"\rSystemService\x12A\n" +
 	"\x06Status\x12\x1a.overspan.v1.StatusRequest\x1a\x1b.overspan.v1.StatusResponse\x12A\n" +
 	"\x06Verify\x12\x1a.overspan.v1.VerifyRequest\x1a\x1b.overspan.v1.VerifyResponse\x12M\n" +
 	"\n" +
 	"ListBlocks\x12\x1e.overspan.v1.ListBlocksRequest\x1a\x1f.overspan.v1.ListBlocksResponse\x12C\n" +
 	"\x06Events\x12\x1a.overspan.v1.EventsRequest\x1a\x1b.overspan.v1.EventsResponse0\x01\x12D\n" +
-	"\aVersion\x12\x1b.overspan.v1.VersionRequest\x1a\x1c.overspan.v1.VersionResponseB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\aVersion\x12\x1b.overspan.v1.VersionRequest\x1a\x1c.overspan.v1.VersionResponse\x12A\n" +
+	"\x06Accept\x12\x1a.overspan.v1.AcceptRequest\x1a\x1b.overspan.v1.AcceptResponseB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_api_proto_rawDescOnce sync.Once
@@ -3170,7 +3651,7 @@ func file_overspan_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_overspan_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_overspan_v1_api_proto_goTypes = []any{
 	(Wait)(0),                     // 0: overspan.v1.Wait
 	(*CreateNetworkRequest)(nil),  // 1: overspan.v1.CreateNetworkRequest
@@ -3199,132 +3680,155 @@ var file_overspan_v1_api_proto_goTypes = []any{
 	(*ListNodesResponse)(nil),     // 24: overspan.v1.ListNodesResponse
 	(*GetNodeRequest)(nil),        // 25: overspan.v1.GetNodeRequest
 	(*GetNodeResponse)(nil),       // 26: overspan.v1.GetNodeResponse
-	(*CreateSandboxRequest)(nil),  // 27: overspan.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil), // 28: overspan.v1.CreateSandboxResponse
-	(*ListSandboxesRequest)(nil),  // 29: overspan.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil), // 30: overspan.v1.ListSandboxesResponse
-	(*SandboxView)(nil),           // 31: overspan.v1.SandboxView
-	(*GetSandboxRequest)(nil),     // 32: overspan.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),    // 33: overspan.v1.GetSandboxResponse
-	(*RemoveSandboxRequest)(nil),  // 34: overspan.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil), // 35: overspan.v1.RemoveSandboxResponse
-	(*BlockView)(nil),             // 36: overspan.v1.BlockView
-	(*ListBlocksRequest)(nil),     // 37: overspan.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),    // 38: overspan.v1.ListBlocksResponse
-	(*StatusRequest)(nil),         // 39: overspan.v1.StatusRequest
-	(*StatusResponse)(nil),        // 40: overspan.v1.StatusResponse
-	(*EtcdMember)(nil),            // 41: overspan.v1.EtcdMember
-	(*VerifyRequest)(nil),         // 42: overspan.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 43: overspan.v1.VerifyResponse
-	(*NodeVerdict)(nil),           // 44: overspan.v1.NodeVerdict
-	(*EventsRequest)(nil),         // 45: overspan.v1.EventsRequest
-	(*EventsResponse)(nil),        // 46: overspan.v1.EventsResponse
-	(*Event)(nil),                 // 47: overspan.v1.Event
-	(*VersionRequest)(nil),        // 48: overspan.v1.VersionRequest
-	(*VersionResponse)(nil),       // 49: overspan.v1.VersionResponse
-	nil,                           // 50: overspan.v1.CreateNetworkRequest.AuxAddressesEntry
-	nil,                           // 51: overspan.v1.CreateNetworkRequest.OptionsEntry
-	nil,                           // 52: overspan.v1.CreateNetworkRequest.LabelsEntry
-	nil,                           // 53: overspan.v1.ListNetworksRequest.FiltersEntry
-	nil,                           // 54: overspan.v1.PruneNetworksRequest.FiltersEntry
-	nil,                           // 55: overspan.v1.Event.AttributesEntry
-	(*Network)(nil),               // 56: overspan.v1.Network
-	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
-	(*Endpoint)(nil),              // 58: overspan.v1.Endpoint
-	(*Node)(nil),                  // 59: overspan.v1.Node
-	(*Sandbox)(nil),               // 60: overspan.v1.Sandbox
+	(*RemoveNodeRequest)(nil),     // 27: overspan.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),    // 28: overspan.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),      // 29: overspan.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),     // 30: overspan.v1.DrainNodeResponse
+	(*CreateSandboxRequest)(nil),  // 31: overspan.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil), // 32: overspan.v1.CreateSandboxResponse
+	(*ListSandboxesRequest)(nil),  // 33: overspan.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil), // 34: overspan.v1.ListSandboxesResponse
+	(*SandboxView)(nil),           // 35: overspan.v1.SandboxView
+	(*GetSandboxRequest)(nil),     // 36: overspan.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),    // 37: overspan.v1.GetSandboxResponse
+	(*RemoveSandboxRequest)(nil),  // 38: overspan.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil), // 39: overspan.v1.RemoveSandboxResponse
+	(*BlockView)(nil),             // 40: overspan.v1.BlockView
+	(*ListBlocksRequest)(nil),     // 41: overspan.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),    // 42: overspan.v1.ListBlocksResponse
+	(*StatusRequest)(nil),         // 43: overspan.v1.StatusRequest
+	(*StatusResponse)(nil),        // 44: overspan.v1.StatusResponse
+	(*FreezeStatus)(nil),          // 45: overspan.v1.FreezeStatus
+	(*NodeReport)(nil),            // 46: overspan.v1.NodeReport
+	(*AcceptRequest)(nil),         // 47: overspan.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 48: overspan.v1.AcceptResponse
+	(*EtcdMember)(nil),            // 49: overspan.v1.EtcdMember
+	(*VerifyRequest)(nil),         // 50: overspan.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 51: overspan.v1.VerifyResponse
+	(*NodeVerdict)(nil),           // 52: overspan.v1.NodeVerdict
+	(*EventsRequest)(nil),         // 53: overspan.v1.EventsRequest
+	(*EventsResponse)(nil),        // 54: overspan.v1.EventsResponse
+	(*Event)(nil),                 // 55: overspan.v1.Event
+	(*VersionRequest)(nil),        // 56: overspan.v1.VersionRequest
+	(*VersionResponse)(nil),       // 57: overspan.v1.VersionResponse
+	nil,                           // 58: overspan.v1.CreateNetworkRequest.AuxAddressesEntry
+	nil,                           // 59: overspan.v1.CreateNetworkRequest.OptionsEntry
+	nil,                           // 60: overspan.v1.CreateNetworkRequest.LabelsEntry
+	nil,                           // 61: overspan.v1.ListNetworksRequest.FiltersEntry
+	nil,                           // 62: overspan.v1.PruneNetworksRequest.FiltersEntry
+	nil,                           // 63: overspan.v1.Event.AttributesEntry
+	(*Network)(nil),               // 64: overspan.v1.Network
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*Endpoint)(nil),              // 66: overspan.v1.Endpoint
+	(*Node)(nil),                  // 67: overspan.v1.Node
+	(*Sandbox)(nil),               // 68: overspan.v1.Sandbox
+	(*Frozen)(nil),                // 69: overspan.v1.Frozen
+	(*Report)(nil),                // 70: overspan.v1.Report
 }
 var file_overspan_v1_api_proto_depIdxs = []int32{
-	50, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
-	51, // 1: overspan.v1.CreateNetworkRequest.options:type_name -> overspan.v1.CreateNetworkRequest.OptionsEntry
-	52, // 2: overspan.v1.CreateNetworkRequest.labels:type_name -> overspan.v1.CreateNetworkRequest.LabelsEntry
-	56, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
-	53, // 4: overspan.v1.ListNetworksRequest.filters:type_name -> overspan.v1.ListNetworksRequest.FiltersEntry
-	56, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
+	58, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
+	59, // 1: overspan.v1.CreateNetworkRequest.options:type_name -> overspan.v1.CreateNetworkRequest.OptionsEntry
+	60, // 2: overspan.v1.CreateNetworkRequest.labels:type_name -> overspan.v1.CreateNetworkRequest.LabelsEntry
+	64, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
+	61, // 4: overspan.v1.ListNetworksRequest.filters:type_name -> overspan.v1.ListNetworksRequest.FiltersEntry
+	64, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
 	6,  // 6: overspan.v1.ListNetworksResponse.stale:type_name -> overspan.v1.Staleness
-	57, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
-	56, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
+	65, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
+	64, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
 	17, // 9: overspan.v1.GetNetworkResponse.endpoints:type_name -> overspan.v1.EndpointView
-	36, // 10: overspan.v1.GetNetworkResponse.blocks:type_name -> overspan.v1.BlockView
+	40, // 10: overspan.v1.GetNetworkResponse.blocks:type_name -> overspan.v1.BlockView
 	6,  // 11: overspan.v1.GetNetworkResponse.stale:type_name -> overspan.v1.Staleness
-	54, // 12: overspan.v1.PruneNetworksRequest.filters:type_name -> overspan.v1.PruneNetworksRequest.FiltersEntry
+	62, // 12: overspan.v1.PruneNetworksRequest.filters:type_name -> overspan.v1.PruneNetworksRequest.FiltersEntry
 	0,  // 13: overspan.v1.ConnectRequest.wait:type_name -> overspan.v1.Wait
 	17, // 14: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
 	17, // 15: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	58, // 16: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
+	66, // 16: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
 	17, // 17: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
 	6,  // 18: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
 	17, // 19: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
 	6,  // 20: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
-	59, // 21: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
+	67, // 21: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
 	22, // 22: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
 	6,  // 23: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
 	22, // 24: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
 	6,  // 25: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
-	60, // 26: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
-	31, // 27: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
-	60, // 28: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
-	17, // 29: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
-	31, // 30: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
-	36, // 31: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
-	6,  // 32: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 33: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
-	57, // 34: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	41, // 35: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
-	6,  // 36: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 37: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
-	57, // 38: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
-	44, // 39: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
-	47, // 40: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
-	57, // 41: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
-	55, // 42: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
-	4,  // 43: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 44: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	1,  // 45: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
-	3,  // 46: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
-	7,  // 47: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
-	9,  // 48: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
-	11, // 49: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
-	13, // 50: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
-	15, // 51: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
-	18, // 52: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
-	20, // 53: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
-	23, // 54: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
-	25, // 55: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
-	27, // 56: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
-	29, // 57: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
-	32, // 58: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
-	34, // 59: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
-	39, // 60: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
-	42, // 61: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
-	37, // 62: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
-	45, // 63: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
-	48, // 64: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
-	2,  // 65: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
-	5,  // 66: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
-	8,  // 67: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
-	10, // 68: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
-	12, // 69: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
-	14, // 70: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
-	16, // 71: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
-	19, // 72: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
-	21, // 73: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
-	24, // 74: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
-	26, // 75: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
-	28, // 76: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
-	30, // 77: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
-	33, // 78: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
-	35, // 79: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
-	40, // 80: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
-	43, // 81: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
-	38, // 82: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
-	46, // 83: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
-	49, // 84: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
-	65, // [65:85] is the sub-list for method output_type
-	45, // [45:65] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	67, // 26: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
+	67, // 27: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
+	68, // 28: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
+	35, // 29: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
+	68, // 30: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
+	17, // 31: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
+	35, // 32: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
+	40, // 33: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
+	6,  // 34: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 35: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
+	65, // 36: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	49, // 37: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
+	6,  // 38: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 39: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
+	65, // 40: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
+	45, // 41: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
+	69, // 42: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
+	46, // 43: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
+	70, // 44: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
+	46, // 45: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
+	52, // 46: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
+	55, // 47: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
+	65, // 48: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
+	63, // 49: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
+	4,  // 50: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 51: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	1,  // 52: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
+	3,  // 53: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
+	7,  // 54: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
+	9,  // 55: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
+	11, // 56: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
+	13, // 57: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
+	15, // 58: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
+	18, // 59: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
+	20, // 60: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
+	23, // 61: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
+	25, // 62: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
+	27, // 63: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
+	29, // 64: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
+	31, // 65: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
+	33, // 66: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
+	36, // 67: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
+	38, // 68: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
+	43, // 69: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
+	50, // 70: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
+	41, // 71: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
+	53, // 72: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
+	56, // 73: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
+	47, // 74: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
+	2,  // 75: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
+	5,  // 76: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
+	8,  // 77: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
+	10, // 78: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
+	12, // 79: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
+	14, // 80: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
+	16, // 81: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
+	19, // 82: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
+	21, // 83: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
+	24, // 84: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
+	26, // 85: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
+	28, // 86: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
+	30, // 87: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
+	32, // 88: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
+	34, // 89: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
+	37, // 90: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
+	39, // 91: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
+	44, // 92: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
+	51, // 93: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
+	42, // 94: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
+	54, // 95: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
+	57, // 96: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
+	48, // 97: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
+	75, // [75:98] is the sub-list for method output_type
+	52, // [52:75] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_api_proto_init() }
@@ -3339,7 +3843,7 @@ func file_overspan_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_api_proto_rawDesc), len(file_overspan_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -80,6 +80,8 @@ func NodeRecord(n overspan.Node) *Node {
 		Mtu:     uint32(n.MTU),
 		Routes:  texts(n.Routes),
 		Version: n.Version,
+
+		Draining: n.Draining,
 	}
 }
 
@@ -91,6 +93,8 @@ func (x *Node) Noun() (overspan.Node, error) {
 		Name:    x.GetName(),
 		MTU:     r.mtu("mtu", x.GetMtu()),
 		Version: x.GetVersion(),
+
+		Draining: x.GetDraining(),
 	}
 	r.check(n.Name != "", "name", x.GetName(), "want a name")
 	for i, text := range x.GetVteps() {
@@ -104,6 +108,21 @@ func (x *Node) Noun() (overspan.Node, error) {
 		n.Routes = append(n.Routes, r.prefix(fmt.Sprintf("routes[%d]", i), text))
 	}
 	return result(n, r)
+}
+
+// FrozenRecord returns the record of a freeze.
+func FrozenRecord(f overspan.Freeze) *Frozen {
+	return &Frozen{Reason: f.Reason, Node: string(f.Node), NodeName: f.NodeName, Since: stamp(f.Since)}
+}
+
+// Noun reads the record. Whatever it says, the cluster is frozen: nothing in it
+// is refused.
+func (x *Frozen) Noun() overspan.Freeze {
+	f := overspan.Freeze{Reason: x.GetReason(), Node: overspan.NodeID(x.GetNode()), NodeName: x.GetNodeName()}
+	if x.GetSince().IsValid() {
+		f.Since = x.GetSince().AsTime()
+	}
+	return f
 }
 
 // PresenceRecord returns the record of a presence.

@@ -46,6 +46,8 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 		Sandbox:   string(a.Sandbox),
 		Netns:     a.Netns,
 		Committed: a.Committed,
+
+		Registration: a.Registration,
 	}
 }
 
@@ -61,6 +63,8 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 		Sandbox:   overspan.SandboxID(r.id("sandbox", x.GetSandbox())),
 		Netns:     x.GetNetns(),
 		Committed: x.GetCommitted(),
+
+		Registration: x.GetRegistration(),
 	}
 	return result(a, r)
 }

@@ -174,12 +174,14 @@ func (x *Pool) GetBits() uint32 {
 	return 0
 }
 
-// Frozen is the key meta/frozen: nothing may be claimed.
+// Frozen is the key meta/frozen: nothing may be claimed, attached or created.
 type Frozen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who noticed: id and name.
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	NodeName      string                 `protobuf:"bytes,4,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +237,163 @@ func (x *Frozen) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Frozen) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+// Accepted is the key meta/accepted: how often an operator has accepted what
+// etcd holds after it had lost some of its past.
+type Accepted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count uint64                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Who was asked to, and when.
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accepted) Reset() {
+	*x = Accepted{}
+	mi := &file_overspan_v1_records_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accepted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accepted) ProtoMessage() {}
+
+func (x *Accepted) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
+func (*Accepted) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Accepted) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Accepted) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Accepted) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Report is the key reports/<node>: what a node has published again while the
+// cluster is frozen. Nobody watches it.
+type Report struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NodeName  string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Since     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	Networks  uint32                 `protobuf:"varint,3,opt,name=networks,proto3" json:"networks,omitempty"`
+	Blocks    uint32                 `protobuf:"varint,4,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Endpoints uint32                 `protobuf:"varint,5,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// What could not be published, and why, a sentence each.
+	Failures      []string `protobuf:"bytes,6,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Report) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *Report) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Report) GetNetworks() uint32 {
+	if x != nil {
+		return x.Networks
+	}
+	return 0
+}
+
+func (x *Report) GetBlocks() uint32 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *Report) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *Report) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
 // Node is the key nodes/<node>: a registration.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -244,16 +403,18 @@ type Node struct {
 	// MTU of the underlay device, in bytes.
 	Mtu uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Destinations that the host routes itself.
-	Routes        []string `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
-	Version       string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	PublicKey     string   `protobuf:"bytes,7,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Routes    []string `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
+	Version   string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	PublicKey string   `protobuf:"bytes,7,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// It attaches nothing new and gives back its blocks as they empty.
+	Draining      bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_overspan_v1_records_proto_msgTypes[3]
+	mi := &file_overspan_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +426,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[3]
+	mi := &file_overspan_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +439,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{3}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Node) GetId() string {
@@ -330,6 +491,13 @@ func (x *Node) GetPublicKey() string {
 	return ""
 }
 
+func (x *Node) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // Presence is the key live/<node>, under the node's lease.
 type Presence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -345,7 +513,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	mi := &file_overspan_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +525,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	mi := &file_overspan_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +538,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Presence) GetMachineId() string {
@@ -426,7 +594,7 @@ type Flight struct {
 
 func (x *Flight) Reset() {
 	*x = Flight{}
-	mi := &file_overspan_v1_records_proto_msgTypes[5]
+	mi := &file_overspan_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +606,7 @@ func (x *Flight) String() string {
 func (*Flight) ProtoMessage() {}
 
 func (x *Flight) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[5]
+	mi := &file_overspan_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +619,7 @@ func (x *Flight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flight.ProtoReflect.Descriptor instead.
 func (*Flight) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Flight) GetSequence() uint64 {
@@ -481,7 +649,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_overspan_v1_records_proto_msgTypes[6]
+	mi := &file_overspan_v1_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +661,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[6]
+	mi := &file_overspan_v1_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +674,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Subnet) GetPrefix() string {
@@ -562,7 +730,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_overspan_v1_records_proto_msgTypes[7]
+	mi := &file_overspan_v1_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +742,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[7]
+	mi := &file_overspan_v1_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +755,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Network) GetId() string {
@@ -702,7 +870,7 @@ type Reference struct {
 
 func (x *Reference) Reset() {
 	*x = Reference{}
-	mi := &file_overspan_v1_records_proto_msgTypes[8]
+	mi := &file_overspan_v1_records_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +882,7 @@ func (x *Reference) String() string {
 func (*Reference) ProtoMessage() {}
 
 func (x *Reference) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[8]
+	mi := &file_overspan_v1_records_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +895,7 @@ func (x *Reference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reference.ProtoReflect.Descriptor instead.
 func (*Reference) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Reference) GetNetwork() string {
@@ -763,7 +931,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_overspan_v1_records_proto_msgTypes[9]
+	mi := &file_overspan_v1_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +943,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[9]
+	mi := &file_overspan_v1_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +956,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{9}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Block) GetNode() string {
@@ -819,7 +987,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_overspan_v1_records_proto_msgTypes[10]
+	mi := &file_overspan_v1_records_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +999,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[10]
+	mi := &file_overspan_v1_records_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1012,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{10}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Want) GetExact() bool {
@@ -889,7 +1057,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_overspan_v1_records_proto_msgTypes[11]
+	mi := &file_overspan_v1_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1069,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[11]
+	mi := &file_overspan_v1_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1082,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{11}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1012,7 +1180,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_overspan_v1_records_proto_msgTypes[12]
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1192,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[12]
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1205,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{12}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetRevision() int64 {
@@ -1058,7 +1226,7 @@ type Removing struct {
 
 func (x *Removing) Reset() {
 	*x = Removing{}
-	mi := &file_overspan_v1_records_proto_msgTypes[13]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1238,7 @@ func (x *Removing) String() string {
 func (*Removing) ProtoMessage() {}
 
 func (x *Removing) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[13]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1251,7 @@ func (x *Removing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removing.ProtoReflect.Descriptor instead.
 func (*Removing) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{13}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Removing) GetBy() string {
@@ -1094,6 +1262,77 @@ func (x *Removing) GetBy() string {
 }
 
 func (x *Removing) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Eviction is the key evicted/<node>/<endpoint>: somebody has taken the
+// endpoint's records away while its node was absent.
+type Eviction struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Network string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	// Who was asked to: the name of a node.
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Eviction) Reset() {
+	*x = Eviction{}
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Eviction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Eviction) ProtoMessage() {}
+
+func (x *Eviction) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Eviction.ProtoReflect.Descriptor instead.
+func (*Eviction) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Eviction) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Eviction) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Eviction) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Eviction) GetSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Since
 	}
@@ -1118,7 +1357,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1369,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1382,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1205,18 +1444,21 @@ func (x *Sandbox) GetCreated() *timestamppb.Timestamp {
 // Attachment is an endpoint of this node and its sandbox; only the journal
 // stores it.
 type Attachment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Endpoint      *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
-	Sandbox       string                 `protobuf:"bytes,2,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	Netns         string                 `protobuf:"bytes,3,opt,name=netns,proto3" json:"netns,omitempty"`
-	Committed     bool                   `protobuf:"varint,4,opt,name=committed,proto3" json:"committed,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint  *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Sandbox   string                 `protobuf:"bytes,2,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	Netns     string                 `protobuf:"bytes,3,opt,name=netns,proto3" json:"netns,omitempty"`
+	Committed bool                   `protobuf:"varint,4,opt,name=committed,proto3" json:"committed,omitempty"`
+	// Create-revision of the node's registration under which the endpoint's
+	// record was written.
+	Registration  int64 `protobuf:"varint,5,opt,name=registration,proto3" json:"registration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1470,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1483,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Attachment) GetEndpoint() *Endpoint {
@@ -1272,6 +1514,13 @@ func (x *Attachment) GetCommitted() bool {
 	return false
 }
 
+func (x *Attachment) GetRegistration() int64 {
+	if x != nil {
+		return x.Registration
+	}
+	return 0
+}
+
 var File_overspan_v1_records_proto protoreflect.FileDescriptor
 
 const file_overspan_v1_records_proto_rawDesc = "" +
@@ -1289,11 +1538,23 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\blast_vni\x18\a \x01(\rR\alastVni\"2\n" +
 	"\x04Pool\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
-	"\x04bits\x18\x02 \x01(\rR\x04bits\"f\n" +
+	"\x04bits\x18\x02 \x01(\rR\x04bits\"\x83\x01\n" +
 	"\x06Frozen\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xa3\x01\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1b\n" +
+	"\tnode_name\x18\x04 \x01(\tR\bnodeName\"f\n" +
+	"\bAccepted\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc5\x01\n" +
+	"\x06Report\x12\x1b\n" +
+	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\bnetworks\x18\x03 \x01(\rR\bnetworks\x12\x16\n" +
+	"\x06blocks\x18\x04 \x01(\rR\x06blocks\x12\x1c\n" +
+	"\tendpoints\x18\x05 \x01(\rR\tendpoints\x12\x1a\n" +
+	"\bfailures\x18\x06 \x03(\tR\bfailures\"\xbf\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1302,7 +1563,8 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x06routes\x18\x05 \x03(\tR\x06routes\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\a \x01(\tR\tpublicKey\"\xac\x01\n" +
+	"public_key\x18\a \x01(\tR\tpublicKey\x12\x1a\n" +
+	"\bdraining\x18\b \x01(\bR\bdraining\"\xac\x01\n" +
 	"\bPresence\x12\x1d\n" +
 	"\n" +
 	"machine_id\x18\x01 \x01(\tR\tmachineId\x12\x17\n" +
@@ -1374,7 +1636,12 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"L\n" +
 	"\bRemoving\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd9\x01\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"z\n" +
+	"\bEviction\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd9\x01\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1383,13 +1650,14 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tnetns_dev\x18\x05 \x01(\x04R\bnetnsDev\x12\x1b\n" +
 	"\tnetns_ino\x18\x06 \x01(\x04R\bnetnsIno\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x03R\x03pid\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x8d\x01\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xb1\x01\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x14\n" +
 	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x1c\n" +
-	"\tcommitted\x18\x04 \x01(\bR\tcommittedB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\tcommitted\x18\x04 \x01(\bR\tcommitted\x12\"\n" +
+	"\fregistration\x18\x05 \x01(\x03R\fregistrationB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_records_proto_rawDescOnce sync.Once
@@ -1403,49 +1671,55 @@ func file_overspan_v1_records_proto_rawDescGZIP() []byte {
 	return file_overspan_v1_records_proto_rawDescData
 }
 
-var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_overspan_v1_records_proto_goTypes = []any{
 	(*Meta)(nil),                  // 0: overspan.v1.Meta
 	(*Pool)(nil),                  // 1: overspan.v1.Pool
 	(*Frozen)(nil),                // 2: overspan.v1.Frozen
-	(*Node)(nil),                  // 3: overspan.v1.Node
-	(*Presence)(nil),              // 4: overspan.v1.Presence
-	(*Flight)(nil),                // 5: overspan.v1.Flight
-	(*Subnet)(nil),                // 6: overspan.v1.Subnet
-	(*Network)(nil),               // 7: overspan.v1.Network
-	(*Reference)(nil),             // 8: overspan.v1.Reference
-	(*Block)(nil),                 // 9: overspan.v1.Block
-	(*Want)(nil),                  // 10: overspan.v1.Want
-	(*Endpoint)(nil),              // 11: overspan.v1.Endpoint
-	(*Ack)(nil),                   // 12: overspan.v1.Ack
-	(*Removing)(nil),              // 13: overspan.v1.Removing
-	(*Sandbox)(nil),               // 14: overspan.v1.Sandbox
-	(*Attachment)(nil),            // 15: overspan.v1.Attachment
-	nil,                           // 16: overspan.v1.Subnet.AuxEntry
-	nil,                           // 17: overspan.v1.Network.OptionsEntry
-	nil,                           // 18: overspan.v1.Network.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Accepted)(nil),              // 3: overspan.v1.Accepted
+	(*Report)(nil),                // 4: overspan.v1.Report
+	(*Node)(nil),                  // 5: overspan.v1.Node
+	(*Presence)(nil),              // 6: overspan.v1.Presence
+	(*Flight)(nil),                // 7: overspan.v1.Flight
+	(*Subnet)(nil),                // 8: overspan.v1.Subnet
+	(*Network)(nil),               // 9: overspan.v1.Network
+	(*Reference)(nil),             // 10: overspan.v1.Reference
+	(*Block)(nil),                 // 11: overspan.v1.Block
+	(*Want)(nil),                  // 12: overspan.v1.Want
+	(*Endpoint)(nil),              // 13: overspan.v1.Endpoint
+	(*Ack)(nil),                   // 14: overspan.v1.Ack
+	(*Removing)(nil),              // 15: overspan.v1.Removing
+	(*Eviction)(nil),              // 16: overspan.v1.Eviction
+	(*Sandbox)(nil),               // 17: overspan.v1.Sandbox
+	(*Attachment)(nil),            // 18: overspan.v1.Attachment
+	nil,                           // 19: overspan.v1.Subnet.AuxEntry
+	nil,                           // 20: overspan.v1.Network.OptionsEntry
+	nil,                           // 21: overspan.v1.Network.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_overspan_v1_records_proto_depIdxs = []int32{
 	1,  // 0: overspan.v1.Meta.overlay_pool:type_name -> overspan.v1.Pool
 	1,  // 1: overspan.v1.Meta.bridge_pool:type_name -> overspan.v1.Pool
 	1,  // 2: overspan.v1.Meta.ipv6_pool:type_name -> overspan.v1.Pool
-	19, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
-	16, // 4: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
-	6,  // 5: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
-	6,  // 6: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
-	17, // 7: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
-	18, // 8: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
-	19, // 9: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
-	19, // 10: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	19, // 11: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
-	19, // 12: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	11, // 13: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	22, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
+	22, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
+	22, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
+	19, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
+	8,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
+	8,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
+	20, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
+	21, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
+	22, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
+	22, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	22, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
+	22, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
+	22, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	13, // 16: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
@@ -1459,7 +1733,7 @@ func file_overspan_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_records_proto_rawDesc), len(file_overspan_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
