@@ -14,7 +14,7 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 	var teller *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
-		if session, err := d.session.get(); err == nil {
+		if session, err := d.registrar.session(); err == nil {
 			if session != teller {
 				clear(told)
 				teller = session

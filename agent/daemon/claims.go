@@ -43,7 +43,7 @@ func (c claims) Refresh(ctx context.Context, _ overspan.NetworkID) error { retur
 
 // Claim takes a block, and returns once the mirror shows it.
 func (c claims) Claim(ctx context.Context, n *overspan.Network, r overspan.Range) error {
-	session, err := c.d.session.get()
+	session, err := c.d.registrar.session()
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (c claims) Claim(ctx context.Context, n *overspan.Network, r overspan.Range
 // Ask leaves a want with a holder and waits for its answer. Whatever that is,
 // View shows it when Ask returns nil.
 func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.NodeID, slot *overspan.Slot) error {
-	session, err := c.d.session.get()
+	session, err := c.d.registrar.session()
 	if err != nil {
 		return err
 	}

@@ -371,7 +371,7 @@ func TestEtcdAway(t *testing.T) {
 		seg := h2.mirrorSegment(web.Network)
 		return seg != nil && seg.Endpoints[web.Slot] == nil && seg.Endpoints[other.Slot] != nil
 	})
-	h1.eventually("the node is registered again", func() bool { _, err := h1.session.get(); return err == nil })
+	h1.eventually("the node is registered again", func() bool { _, err := h1.registrar.session(); return err == nil })
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
 	h1.clean()
 }

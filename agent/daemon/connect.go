@@ -160,7 +160,7 @@ func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 
 // attach makes the endpoint of a sandbox whose gate the caller holds.
 func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return overspan.Attachment{}, err
 	}
@@ -238,7 +238,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	}
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
-	d.lent.add(e.ID)
+	d.releaser.lent.add(e.ID)
 	e = address(n, e, lease, want)
 	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns}
 	d.local.putAttachment(a)
@@ -320,11 +320,11 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	case flown != nil:
 		// A transaction of unknown outcome is settled, and undone if need be,
 		// by the session itself.
-		d.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable))
+		d.releaser.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable))
 	case off != nil:
-		d.postpone(a.Endpoint)
-	case d.release(ctx, session, a.Endpoint) != nil:
-		d.postpone(a.Endpoint)
+		d.releaser.postpone(a.Endpoint)
+	case d.releaser.release(ctx, session, a.Endpoint) != nil:
+		d.releaser.postpone(a.Endpoint)
 	}
 }
 

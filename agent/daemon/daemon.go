@@ -78,25 +78,22 @@ type Daemon struct {
 	events  *bus
 	started time.Time
 
-	process   overspan.Presence
-	known     store.Identity // of the last session; only keepSession uses it
-	session   sessionSlot
+	registrar *registrar
+	releaser  *releaser
+
 	snapshots *beacon    // fires when Snapshot changes
 	gates     keyedLocks // one change at a time in a sandbox
 	admit     sync.Mutex // guards the choice of new sandboxes' names and identities
 	follows   followers  // why networks are followed
 
-	realised idSet[overspan.NetworkID]  // networks whose devices and rules an attach has seen in line
-	doomed   idSet[overspan.SandboxID]  // sandboxes with an interface on its way out
-	lent     idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
+	realised idSet[overspan.NetworkID] // networks whose devices and rules an attach has seen in line
+	doomed   idSet[overspan.SandboxID] // sandboxes with an interface on its way out
 
 	health    *health // what status tells of the passes
 	meter     *meter
 	confirmed confirmedBlocks
 	fallback  snapshotSlot  // the journal's snapshot, until etcd has told one
-	releases  chan struct{} // size 1: releases are pending
 	deaths    chan struct{} // size 1: a sandbox may be gone
-	routes    chan struct{} // size 1: the host's routes or devices changed
 }
 
 // New makes a daemon from what the journal holds. Neither etcd nor the kernel
@@ -114,12 +111,12 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	process, err := describeProcess()
+	registrar, err := newRegistrar(cfg, parts)
 	if err != nil {
 		return nil, err
 	}
 	d := &Daemon{
-		process:   process,
+		registrar: registrar,
 		cfg:       cfg,
 		log:       parts.Log,
 		kv:        parts.KV,
@@ -130,19 +127,27 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		local:     newLocal(sandboxes, attachments),
 		events:    newBus(),
 		started:   time.Now(),
-		known:     parts.Journal.Identity(),
 		snapshots: newBeacon(),
 		health:    newHealth(),
 		meter:     newMeter(),
-		releases:  make(chan struct{}, 1),
 		deaths:    make(chan struct{}, 1),
-		routes:    make(chan struct{}, 1),
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
 	d.rec.passed = d.passed
 	d.rec.reaped = d.doomed.clear
+	d.releaser = &releaser{
+		log:     parts.Log,
+		journal: parts.Journal,
+		mirror:  d.mirror,
+		alloc:   d.alloc,
+		local:   d.local,
+		session: registrar.session,
+		unplug:  d.rec.do,
+		pending: make(chan struct{}, 1),
+	}
+	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
 	return d, nil
 }
 
@@ -156,14 +161,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		d.mirror.Run,
-		d.keepSession,
+		d.registrar.keep,
 		d.followSnapshots,
 		d.followKernel,
 		d.watchSandboxes,
 		d.answerWants,
 		d.acknowledge,
-		d.finishReleases,
-		d.publishNode,
+		d.releaser.run,
+		d.registrar.update,
 		d.housekeep,
 		func(ctx context.Context) error { return d.rec.run(ctx, d.cfg.Resync) },
 	} {
@@ -184,21 +189,37 @@ func (d *Daemon) restore() error {
 	}
 	for _, a := range d.local.allAttachments() {
 		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
-		d.lent.add(a.Endpoint.ID)
+		d.releaser.lent.add(a.Endpoint.ID)
 		d.follows.keep(a.Endpoint.Network)
 	}
 	for _, sb := range d.local.allSandboxes() {
 		d.forgetIfUnused(sb) // the agent died before it had an endpoint
-	}
-	if err := d.journal.SetInstance(d.process.Instance); err != nil {
-		return err
 	}
 	last, err := d.journal.Snapshot()
 	if err != nil {
 		d.log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
 	}
 	d.fallback.set(last)
-	wake(d.releases)
+	wake(d.releaser.pending)
+	return nil
+}
+
+// joined is what the registrar tells of a new session.
+func (d *Daemon) joined() {
+	d.health.changed.fire()
+	wake(d.releaser.pending)
+}
+
+// fenced is what the registrar tells of a registration that was lost.
+func (d *Daemon) fenced() {
+	d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+}
+
+// shown returns this node as the newest snapshot shows it; nil if it does not.
+func (d *Daemon) shown() *overspan.Node {
+	if s := d.Snapshot(); s != nil {
+		return s.Nodes[d.Self()]
+	}
 	return nil
 }
 
@@ -232,7 +253,7 @@ func (d *Daemon) Stale() (time.Time, string) {
 func (d *Daemon) Ready(ctx context.Context) bool {
 	for {
 		changed := d.health.changed.wait()
-		_, err := d.session.get()
+		_, err := d.registrar.session()
 		if d.health.looked() && (err == nil || d.mirror.Snapshot() == nil) {
 			return true
 		}
@@ -332,10 +353,10 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		wake(d.routes)
-		wake(d.releases)
+		wake(d.registrar.changed)
+		wake(d.releaser.pending)
 		wake(d.deaths)
-		session, err := d.session.get()
+		session, err := d.registrar.session()
 		s := d.mirror.Snapshot()
 		if err != nil || s == nil {
 			continue

@@ -43,18 +43,18 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	d.doomed.add(a.Sandbox)
 	if err != nil {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
-		d.postpone(a.Endpoint)
+		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
 	if n := d.networkByID(a.Endpoint.Network); n != nil {
 		d.events.publish(endpointEvent("disconnect", n, a))
 	}
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return true, nil
 	}
-	if err := d.release(ctx, session, a.Endpoint); err != nil {
-		d.postpone(a.Endpoint)
+	if err := d.releaser.release(ctx, session, a.Endpoint); err != nil {
+		d.releaser.postpone(a.Endpoint)
 		return true, nil
 	}
 	return false, nil

@@ -55,12 +55,12 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		switch scope, known := byDev[h.Dev]; {
 		case h.All:
 			d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeHint)
-			wake(d.routes)
+			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Rules:
 			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 		case h.Routes:
-			wake(d.routes)
+			wake(d.registrar.changed)
 		case known:
 			d.rec.dirty.mark(scope, causeHint)
 			if len(scope.Endpoints) > 0 {

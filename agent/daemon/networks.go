@@ -44,7 +44,7 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.Networ
 	if err != nil {
 		return "", err
 	}
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return "", err
 	}

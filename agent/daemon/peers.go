@@ -77,7 +77,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 		}
 		missing := presentMembers(s, seg, d.Self())
 		if len(missing) > 0 {
-			session, err := d.session.get()
+			session, err := d.registrar.session()
 			if err != nil {
 				return d.nodeNames(missing)
 			}
@@ -100,7 +100,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 // nobody has asked about yet: what is left of a block that was split.
 func (d *Daemon) askForAcks(ctx context.Context, n *overspan.Network, e overspan.Endpoint) {
 	seg := d.Snapshot().Segments[n.ID]
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if seg == nil || err != nil || len(presentMembers(d.Snapshot(), seg, d.Self())) == 0 {
 		return
 	}
@@ -171,7 +171,7 @@ func (d *Daemon) returnIdle(ctx context.Context) {
 }
 
 func (d *Daemon) giveBack(ctx context.Context, n *overspan.Network, b overspan.Block) error {
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return err
 	}

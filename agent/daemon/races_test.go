@@ -109,7 +109,7 @@ func TestCreateBeforeTheFirstSnapshot(t *testing.T) {
 	held := heldLists{KV: n.line, key: "/overspan/test/v1/networks/", open: make(chan struct{})}
 	n.kv = held
 	n.launch()
-	n.eventually("the node is registered", func() bool { _, err := n.session.get(); return err == nil })
+	n.eventually("the node is registered", func() bool { _, err := n.registrar.session(); return err == nil })
 	time.AfterFunc(200*time.Millisecond, func() { close(held.open) })
 	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	if net.MTU != 1450 {
@@ -130,7 +130,7 @@ func TestSecondReleaseFreesNoSlotOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.postpone(first)
+	n.releaser.postpone(first)
 	n.eventually("the second release is done", func() bool {
 		left, err := n.journal.Releases()
 		return err == nil && len(left) == 0
@@ -185,7 +185,7 @@ func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
 	n := c.nodes[0]
 	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	ctx := t.Context()
-	session, err := n.session.get()
+	session, err := n.registrar.session()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -19,29 +17,69 @@ import (
 // registerEvery is the pause between two tries to register.
 const registerEvery = time.Second
 
-// keepSession registers the node, and again whenever it has lost its
-// registration, until ctx ends.
-func (d *Daemon) keepSession(ctx context.Context) error {
+// registrar keeps the node registered, and its registration true.
+type registrar struct {
+	cfg     Config
+	log     *slog.Logger
+	kv      store.KV
+	journal *store.Journal
+	host    Host
+	process overspan.Presence // this run of the agent
+	known   store.Identity    // of the last session; only keep uses it
+
+	slot    sessionSlot
+	changed chan struct{} // size 1: the host's routes or devices changed
+
+	joined func()                // told of each new session
+	fenced func()                // told when the registration was lost
+	shown  func() *overspan.Node // the registration as the newest snapshot shows it, if it does
+}
+
+func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
+	process, err := describeProcess()
+	if err != nil {
+		return nil, err
+	}
+	return &registrar{
+		cfg:     cfg,
+		log:     parts.Log,
+		kv:      parts.KV,
+		journal: parts.Journal,
+		host:    parts.Host,
+		process: process,
+		known:   parts.Journal.Identity(),
+		changed: make(chan struct{}, 1),
+	}, nil
+}
+
+// session returns the session, or why this node cannot write to etcd now.
+func (r *registrar) session() (*store.Session, error) { return r.slot.get() }
+
+// keep registers the node, and again whenever it has lost its registration,
+// until ctx ends.
+func (r *registrar) keep(ctx context.Context) error {
+	if err := r.journal.SetInstance(r.process.Instance); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
-		session, err := d.register(ctx)
+		session, err := r.register(ctx)
 		if err != nil {
 			return err
 		}
 		if session == nil {
 			return nil
 		}
-		d.session.set(session)
-		d.health.changed.fire()
-		wake(d.releases)
-		d.log.Info("registered", "node", overspan.ShortID(d.Self()), "registration", session.Registration())
+		r.slot.set(session)
+		r.log.Info("registered", "node", overspan.ShortID(r.known.Node), "registration", session.Registration())
+		r.joined()
 		err = session.Run(ctx)
-		d.session.set(nil)
+		r.slot.set(nil)
 		if err != nil && !errors.Is(err, overspan.ErrFenced) {
 			return fmt.Errorf("session: %w", err)
 		}
 		if err != nil {
-			d.log.Warn("registration lost; registering anew", "error", err)
-			d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+			r.log.Warn("registration lost; registering anew", "error", err)
+			r.fenced()
 		}
 	}
 	return nil
@@ -49,9 +87,9 @@ func (d *Daemon) keepSession(ctx context.Context) error {
 
 // register opens a session, for as long as that takes. It returns nil if ctx
 // ended first, and an error if this agent must not run at all.
-func (d *Daemon) register(ctx context.Context) (*store.Session, error) {
+func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 	for {
-		session, err := d.tryRegister(ctx)
+		session, err := r.try(ctx)
 		if err == nil {
 			return session, nil
 		}
@@ -61,41 +99,41 @@ func (d *Daemon) register(ctx context.Context) (*store.Session, error) {
 		if !errors.Is(err, overspan.ErrUnavailable) && !errors.Is(err, overspan.ErrConflict) {
 			return nil, fmt.Errorf("register: %w", err)
 		}
-		d.session.fail(err)
-		d.log.Warn("cannot register; will try again", "error", err)
+		r.slot.fail(err)
+		r.log.Warn("cannot register; will try again", "error", err)
 		if sleep(ctx, registerEvery) != nil {
 			return nil, nil
 		}
 	}
 }
 
-func (d *Daemon) tryRegister(ctx context.Context) (*store.Session, error) {
-	node, err := d.describeNode()
+func (r *registrar) try(ctx context.Context) (*store.Session, error) {
+	node, err := r.describe()
 	if err != nil {
 		// The underlay's address may come later, by DHCP.
 		return nil, overspan.Errorf(overspan.ErrUnavailable, "describe this node: %w", err)
 	}
-	session, err := store.Open(ctx, d.kv, store.Config{
-		Cluster:  d.cfg.Cluster,
+	session, err := store.Open(ctx, r.kv, store.Config{
+		Cluster:  r.cfg.Cluster,
 		Node:     node,
-		Presence: d.process,
-		Known:    d.known,
-		TTL:      d.cfg.TTL,
+		Presence: r.process,
+		Known:    r.known,
+		TTL:      r.cfg.TTL,
 		Alive:    processAlive,
-		Log:      d.log.With("part", "session"),
+		Log:      r.log.With("part", "session"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.known = store.Identity{Node: d.Self(), Registration: session.Registration(), Instance: d.process.Instance}
-	return session, d.journal.SetRegistration(session.Registration())
+	r.known = store.Identity{Node: r.known.Node, Registration: session.Registration(), Instance: r.process.Instance}
+	return session, r.journal.SetRegistration(session.Registration())
 }
 
-// describeNode reads what the registration says of this host.
-func (d *Daemon) describeNode() (overspan.Node, error) {
-	node := overspan.Node{ID: d.Self(), Name: d.cfg.NodeName, Version: overspan.Version}
-	for _, spec := range d.cfg.Underlay {
-		u, err := d.host.Underlay(spec)
+// describe reads what the registration says of this host.
+func (r *registrar) describe() (overspan.Node, error) {
+	node := overspan.Node{ID: r.known.Node, Name: r.cfg.NodeName, Version: overspan.Version}
+	for _, spec := range r.cfg.Underlay {
+		u, err := r.host.Underlay(spec)
 		if err != nil {
 			return node, err
 		}
@@ -113,84 +151,36 @@ func (d *Daemon) describeNode() (overspan.Node, error) {
 		}
 	}
 	if len(node.VTEPs) == 0 {
-		return node, overspan.Errorf(overspan.ErrUnavailable, "no address found on %s: give --advertise-address an address of this host", strings.Join(d.cfg.Underlay, ", "))
+		return node, overspan.Errorf(overspan.ErrUnavailable, "no address found on %s: give --advertise-address an address of this host", strings.Join(r.cfg.Underlay, ", "))
 	}
 	var err error
-	node.Routes, err = d.host.HostRoutes()
+	node.Routes, err = r.host.HostRoutes()
 	return node, err
 }
 
-// describeProcess says which run of which agent this is.
-func describeProcess() (overspan.Presence, error) {
-	p := overspan.Presence{PID: os.Getpid(), Instance: overspan.NewID()}
-	machine, err := os.ReadFile("/etc/machine-id")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return p, err
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return p, err
-	}
-	p.MachineID, p.BootID = strings.TrimSpace(string(machine)), strings.TrimSpace(string(boot))
-	if p.PIDSpace, err = os.Readlink("/proc/self/ns/pid"); err != nil {
-		return p, err
-	}
-	_, p.StartTime, err = processStat(p.PID)
-	return p, err
-}
-
-// processAlive reports whether the process that a presence names still runs.
-// It is only asked about presences of this boot and PID namespace. A zombie does
-// not run: a killed agent stays one until its parent asks for it, which may be
-// long after the next agent has started.
-func processAlive(p overspan.Presence) bool {
-	state, start, err := processStat(p.PID)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-		return false
-	}
-	return err != nil || start == p.StartTime && state != "Z" && state != "X"
-}
-
-// processStat returns a process's state and when it started, in clock ticks
-// after boot: fields 3 and 22 of /proc/PID/stat, counted from behind the
-// parenthesised command, which may contain anything (proc(5)).
-func processStat(pid int) (state string, start uint64, err error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", 0, err
-	}
-	fields := strings.Fields(string(raw)[strings.LastIndexByte(string(raw), ')')+1:])
-	if len(fields) < 20 {
-		return "", 0, fmt.Errorf("read /proc/%d/stat: %d fields after the command", pid, len(fields))
-	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	return fields[0], start, err
-}
-
-// publishNode keeps the registration true: routes, addresses and MTU change
+// update keeps the registration true: routes, addresses and MTU change
 // while the agent runs.
-func (d *Daemon) publishNode(ctx context.Context) error {
+func (r *registrar) update(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.routes:
+		case <-r.changed:
 		}
-		session, err := d.session.get()
+		session, err := r.session()
 		if err != nil {
 			continue // a new session registers what is true then
 		}
-		node, err := d.describeNode()
+		node, err := r.describe()
 		if err != nil {
-			d.log.Warn("cannot read the underlay; the registration stays as it is", "error", err)
+			r.log.Warn("cannot read the underlay; the registration stays as it is", "error", err)
 			continue
 		}
-		s := d.Snapshot()
-		if s == nil || s.Nodes[d.Self()] == nil || sameNode(*s.Nodes[d.Self()], node) {
+		if shown := r.shown(); shown == nil || sameNode(*shown, node) {
 			continue
 		}
 		if err := session.Update(ctx, node); err != nil {
-			d.log.Warn("cannot update the registration", "error", err)
+			r.log.Warn("cannot update the registration", "error", err)
 		}
 	}
 }

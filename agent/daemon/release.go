@@ -3,9 +3,11 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -13,52 +15,67 @@ import (
 // releaseEvery is how often pending releases are tried again.
 const releaseEvery = time.Second
 
+// releaser takes endpoints out of etcd whose ports are off their networks, and
+// gives their slots back: at once, or when etcd is there again.
+type releaser struct {
+	log     *slog.Logger
+	journal *store.Journal
+	mirror  *store.Mirror
+	alloc   *ipam.Allocator
+	local   *local
+	session func() (*store.Session, error)
+	unplug  func(context.Context, kernel.Scope) error // runs a pass and waits for it
+
+	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
+	pending chan struct{}              // size 1: the journal has releases
+}
+
 // release takes an endpoint's record out of etcd and frees its slots. Its port
 // must be off the network by then. That it was released before is no error.
-func (d *Daemon) release(ctx context.Context, session *store.Session, e overspan.Endpoint) error {
+func (r *releaser) release(ctx context.Context, session *store.Session, e overspan.Endpoint) error {
 	rev, err := session.Detach(ctx, e)
 	if err != nil {
-		d.log.Warn("release is pending", "endpoint", e.Name, "error", err)
+		r.log.Warn("release is pending", "endpoint", e.Name, "error", err)
 		return err
 	}
-	if err := d.mirror.WaitSegment(ctx, e.Network, rev); err != nil {
-		d.log.Debug("released, but the mirror lags", "endpoint", e.Name, "error", err)
+	if err := r.mirror.WaitSegment(ctx, e.Network, rev); err != nil {
+		r.log.Debug("released, but the mirror lags", "endpoint", e.Name, "error", err)
 	}
-	d.free(e, true)
-	if err := d.journal.DeleteRelease(e.ID); err != nil {
-		d.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
+	r.free(e, true)
+	if err := r.journal.DeleteRelease(e.ID); err != nil {
+		r.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
 	}
 	return nil
 }
 
 // free gives an endpoint's slots back to the allocator, once: by the second
 // time they may be another's.
-func (d *Daemon) free(e overspan.Endpoint, rest bool) {
-	if d.lent.drop(e.ID) {
-		d.alloc.Release(e.Network, e.Slots, rest)
+func (r *releaser) free(e overspan.Endpoint, rest bool) {
+	if r.lent.drop(e.ID) {
+		r.alloc.Release(e.Network, e.Slots, rest)
 	}
 }
 
-// postpone leaves a release to finishReleases, of this run or the next.
-func (d *Daemon) postpone(e overspan.Endpoint) {
-	if err := d.journal.Defer(e); err != nil {
-		d.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
+// postpone leaves a release to run, of this run or the next.
+func (r *releaser) postpone(e overspan.Endpoint) {
+	if err := r.journal.Defer(e); err != nil {
+		r.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
 	}
-	wake(d.releases)
+	wake(r.pending)
 }
 
-// finishReleases takes endpoints out of etcd whose release could not be carried
+// run takes endpoints out of etcd whose release could not be carried
 // out at once, or that nobody here knows.
-func (d *Daemon) finishReleases(ctx context.Context) error {
+func (r *releaser) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.releases:
+		case <-r.pending:
 		}
 		// Without a session there is nothing to do: a new one wakes this again.
-		if session, err := d.session.get(); err == nil && !d.releaseAll(ctx, session) {
-			wake(d.releases)
+		if session, err := r.session(); err == nil && !r.releaseAll(ctx, session) {
+			wake(r.pending)
 		}
 		if sleep(ctx, releaseEvery) != nil {
 			return nil
@@ -69,19 +86,19 @@ func (d *Daemon) finishReleases(ctx context.Context) error {
 // releaseAll carries out the pending releases and reports whether none is left.
 // The agent may have died between noting a release and taking the port off: that
 // comes first.
-func (d *Daemon) releaseAll(ctx context.Context, session *store.Session) bool {
-	d.postponeOrphans(ctx)
-	pending, err := d.journal.Releases()
+func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool {
+	r.postponeOrphans(ctx)
+	pending, err := r.journal.Releases()
 	if err != nil {
-		d.log.Error("cannot read pending releases", "error", err)
+		r.log.Error("cannot read pending releases", "error", err)
 		return false
 	}
 	done := true
 	for _, e := range pending {
 		off := kernel.Scope{Endpoints: []kernel.EndpointKey{{Network: e.Network, Endpoint: e.ID}}}
-		err := d.rec.do(ctx, off)
+		err := r.unplug(ctx, off)
 		if err == nil {
-			err = d.release(ctx, session, e)
+			err = r.release(ctx, session, e)
 		}
 		if errors.Is(err, overspan.ErrUnavailable) {
 			return false
@@ -95,23 +112,24 @@ func (d *Daemon) releaseAll(ctx context.Context, session *store.Session) bool {
 // here knows: the agent died between the transaction and the journal, or a
 // transaction whose caller had given up was carried out and could not be
 // undone. An attach is known here before its transaction is sent.
-func (d *Daemon) postponeOrphans(ctx context.Context) {
+func (r *releaser) postponeOrphans(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
-	if err := d.Sync(ctx); err != nil {
-		d.log.Debug("cannot look for endpoints that nobody knows", "error", err)
+	if err := r.mirror.Sync(ctx); err != nil {
+		r.log.Debug("cannot look for endpoints that nobody knows", "error", err)
 		return
 	}
-	for _, seg := range d.mirror.Snapshot().Segments {
+	self := r.journal.Identity().Node
+	for _, seg := range r.mirror.Snapshot().Segments {
 		for slot, e := range seg.Endpoints {
-			if e.Node != d.Self() || slot != e.Slot {
+			if e.Node != self || slot != e.Slot {
 				continue
 			}
-			if _, known := d.local.attachment(e.ID); known {
+			if _, known := r.local.attachment(e.ID); known {
 				continue
 			}
-			d.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
-			d.postpone(*e)
+			r.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
+			r.postpone(*e)
 		}
 	}
 }

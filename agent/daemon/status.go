@@ -107,7 +107,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		st.Warnings = append(st.Warnings, "cannot read pending releases: "+err.Error())
 	}
 	st.PendingReleases = len(releases)
-	if _, err := d.session.get(); err != nil {
+	if _, err := d.registrar.session(); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
 	}
 	if s := d.Snapshot(); s != nil {

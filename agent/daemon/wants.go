@@ -44,7 +44,7 @@ func wantsOf(s *overspan.Snapshot, holder overspan.NodeID) map[overspan.NetworkI
 
 // answer gives the asker what it may have, or takes its want away: a refusal.
 func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Want, g *ipam.Grant) error {
-	session, err := d.session.get()
+	session, err := d.registrar.session()
 	if err != nil {
 		return err
 	}
