@@ -1320,7 +1320,10 @@ type NodeView struct {
 	Registration int64                  `protobuf:"varint,3,opt,name=registration,proto3" json:"registration,omitempty"`
 	Self         bool                   `protobuf:"varint,4,opt,name=self,proto3" json:"self,omitempty"`
 	// Networks of which the node is a member, as far as the asked node follows them.
-	Networks      []string `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Its registration is gone; what stands in its name is being freed. Nothing
+	// is told of it but id, name and this.
+	Removing      bool `protobuf:"varint,6,opt,name=removing,proto3" json:"removing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1388,6 +1391,13 @@ func (x *NodeView) GetNetworks() []string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *NodeView) GetRemoving() bool {
+	if x != nil {
+		return x.Removing
+	}
+	return false
 }
 
 type ListNodesRequest struct {
@@ -3180,7 +3190,7 @@ type Event struct {
 	// "network", "endpoint", "sandbox", "node" or "kernel".
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// "create", "destroy", "connect", "disconnect", "up", "down",
-	// "remove", "fence", "repair".
+	// "remove", "drain", "undrain", "evict", "fence", "repair".
 	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string            `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
@@ -3457,13 +3467,14 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\"z\n" +
 	"\x13GetEndpointResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12,\n" +
-	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"\x95\x01\n" +
+	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"\xb1\x01\n" +
 	"\bNodeView\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x11.overspan.v1.NodeR\x04node\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12\"\n" +
 	"\fregistration\x18\x03 \x01(\x03R\fregistration\x12\x12\n" +
 	"\x04self\x18\x04 \x01(\bR\x04self\x12\x1a\n" +
-	"\bnetworks\x18\x05 \x03(\tR\bnetworks\"\x12\n" +
+	"\bnetworks\x18\x05 \x03(\tR\bnetworks\x12\x1a\n" +
+	"\bremoving\x18\x06 \x01(\bR\bremoving\"\x12\n" +
 	"\x10ListNodesRequest\"n\n" +
 	"\x11ListNodesResponse\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.overspan.v1.NodeViewR\x05nodes\x12,\n" +

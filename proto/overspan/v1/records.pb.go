@@ -1217,9 +1217,12 @@ func (x *Ack) GetRevision() int64 {
 
 // Removing is the key removing/<node>: its removal is in progress.
 type Removing struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who was asked to: the name of a node.
+	By    string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Of the node that is removed, whose registration is gone by now.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1269,13 @@ func (x *Removing) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *Removing) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 // Eviction is the key evicted/<node>/<endpoint>: somebody has taken the
@@ -1633,10 +1643,11 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\acreated\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x10\n" +
 	"\x03ack\x18\f \x01(\bR\x03ack\"!\n" +
 	"\x03Ack\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"L\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"`\n" +
 	"\bRemoving\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"z\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"z\n" +
 	"\bEviction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
