@@ -28,6 +28,7 @@ lint: ## format, vet, staticcheck, and generated code against its sources
 	@unformatted=$$($(TOOL) gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		echo "not gofumpt's format; run: $(TOOL) gofumpt -w ."; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags steps ./internal/steps
 	$(TOOL) staticcheck ./...
 	$(TOOL) buf lint
 	tools/drift.sh

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -78,7 +79,7 @@ func (s *Session) attach(a AttachRequest) (*request, error) {
 			t.Then = append(t.Then, Put(key, ref))
 		}
 	}
-	return &request{what: fmt.Sprintf("attach %s to network %s", e.Name, n.Name), txn: t, shared: true}, nil
+	return &request{step: steps.Attach, what: fmt.Sprintf("attach %s to network %s", e.Name, n.Name), txn: t, shared: true}, nil
 }
 
 // endpointKeys returns the keys that an endpoint owns: its records, first slot
@@ -269,7 +270,7 @@ func (s *Session) detach(e overspan.Endpoint) *request {
 	for _, owned := range s.endpointKeys(e) {
 		t.Then = append(t.Then, Delete(Key(owned)))
 	}
-	return &request{what: detachWhat(e), txn: t, shared: true}
+	return &request{step: steps.Detach, what: detachWhat(e), txn: t, shared: true}
 }
 
 func detachWhat(e overspan.Endpoint) string {

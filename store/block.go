@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -24,7 +25,7 @@ func (s *Session) Claim(ctx context.Context, n *overspan.Network, r overspan.Ran
 		return overspan.Block{}, err
 	}
 	b := overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: ack}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.Claim, what: what, txn: Txn{
 		If:   append(s.mayClaim(n), s.unclaimed(n.ID, r)...),
 		Then: []Op{Put(s.keys.Block(n.ID, r), mustMarshal(overspanv1.BlockRecord(b)))},
 		Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen()))},
@@ -81,7 +82,7 @@ func (s *Session) whyNotClaimed(n *overspan.Network, kvs map[string]KeyValue) er
 func (s *Session) ReleaseBlock(ctx context.Context, n overspan.NetworkID, b overspan.Block) error {
 	what := fmt.Sprintf("give back block %s of network %s", b.Range, overspan.ShortID(n))
 	key := s.keys.Block(n, b.Range)
-	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.GiveBack, what: what, txn: Txn{
 		If:   []Cmp{Created(key, b.CreateRevision), Absent(s.keys.EndpointsWithin(n, b.Range))},
 		Then: []Op{Delete(Key(key))},
 		Else: []Op{Get(Key(key))},
@@ -117,7 +118,7 @@ func (s *Session) AskAck(ctx context.Context, n overspan.NetworkID, b overspan.B
 	if err != nil {
 		return overspan.Block{}, atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.AskAck, what: what, txn: Txn{
 		If:   []Cmp{Unchanged(old.Key, old.ModRevision)},
 		Then: []Op{Put(old.Key, value)},
 	}})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -145,8 +146,12 @@ func (f *flights) launch(ctx context.Context, group []*request) []*request {
 	for _, r := range group {
 		r.flown++
 		t.Then = append(t.Then, Nest(r.txn))
+		steps.At(r.step.Sending())
 	}
 	res, err := f.txn(ctx, t)
+	for _, r := range group {
+		steps.At(r.step.Answered())
+	}
 	switch {
 	case err == nil && res.OK:
 		f.sequence, f.mod = f.sequence+1, res.Revision
@@ -207,7 +212,9 @@ func (f *flights) settle(ctx context.Context, group []*request, cause error) []*
 		for _, r := range group {
 			t.Else = append(t.Else, Nest(Txn{Then: append([]Op{Get(r.txn.Then[0].Range)}, r.txn.Else...)}))
 		}
+		steps.At(steps.Settling)
 		res, err := f.txn(ctx, t)
+		steps.At(steps.Settled)
 		switch {
 		case err != nil:
 			cause = err

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -185,7 +186,7 @@ func (s *Session) create(ctx context.Context, n overspan.Network, version int64)
 		t.If = append(t.If, Absent(Key(key)))
 		t.Then = append(t.Then, Put(key, ref))
 	}
-	return s.flights.fly(ctx, &request{what: what, txn: t, undo: func(ctx context.Context, _ int64) { s.undoCreate(ctx, n) }})
+	return s.flights.fly(ctx, &request{step: steps.Create, what: what, txn: t, undo: func(ctx context.Context, _ int64) { s.undoCreate(ctx, n) }})
 }
 
 // undoCreate removes a network again whose creator has given up.

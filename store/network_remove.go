@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -56,7 +57,7 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 	if err != nil {
 		return false, atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, txn: Txn{
 		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID))},
 		Then: []Op{Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode()))))},
 		Else: []Op{Get(Key(old.Key))},
@@ -138,7 +139,7 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 			return networkChanged(n)
 		}
 		guard := Unchanged(record.Key, record.ModRevision)
-		if _, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+		if _, err := s.flights.fly(ctx, &request{step: steps.Empty, what: what, txn: Txn{
 			If:   []Cmp{guard},
 			Then: []Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))},
 		}}); err != nil {
@@ -149,7 +150,7 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 			Then: []Op{Delete(Key(record.Key)), Delete(s.keys.Acks(n.ID))},
 		}
 		last.Then = append(last.Then, s.freeLeases(now)...)
-		res, err := s.flights.fly(ctx, &request{what: what, txn: last})
+		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, txn: last})
 		if err != nil || res.OK {
 			return err
 		}

@@ -3,11 +3,14 @@ package store
 import (
 	"context"
 	"sync"
+
+	"github.com/overspan/overspan/internal/steps"
 )
 
 // A request is a transaction that waits for its flight. It succeeds or fails
 // alone, whoever flies with it.
 type request struct {
+	step steps.Flight // names the moments around it
 	what string // for errors: "attach web1 to network demo"
 
 	// txn is what is to be done under which guards, beside those of the flight.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -168,7 +169,7 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	if err != nil {
 		return atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{what: "update registration", txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.Update, what: "update registration", txn: Txn{
 		If:   []Cmp{Unchanged(old.Key, old.ModRevision)},
 		Then: []Op{Put(old.Key, value)},
 	}})

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -24,7 +25,7 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 	}
 	key := s.keys.Want(n.ID, holder, w.Asker)
 	for range maxRaces {
-		res, err := s.flights.fly(ctx, &request{what: what, txn: Txn{
+		res, err := s.flights.fly(ctx, &request{step: steps.PutWant, what: what, txn: Txn{
 			If:   []Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision), Absent(Key(key))},
 			Then: []Op{Put(key, mustMarshal(rec))},
 			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(key))},
@@ -56,6 +57,7 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 func (s *Session) DropWant(ctx context.Context, w overspan.Want) error {
 	key := s.keys.Want(w.Network, w.Holder, w.Asker)
 	_, err := s.flights.fly(ctx, &request{
+		step: steps.DropWant,
 		what: fmt.Sprintf("drop a want in network %s", overspan.ShortID(w.Network)),
 		txn:  Txn{If: []Cmp{Created(key, w.CreateRevision)}, Then: []Op{Delete(Key(key))}},
 	})
@@ -119,7 +121,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 	for _, r := range keep {
 		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: true}))
 	}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Yield, what: what, txn: t})
 	if err != nil || res.OK {
 		return err
 	}

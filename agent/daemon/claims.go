@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
 )
@@ -47,13 +48,16 @@ func (c claims) Claim(ctx context.Context, n *overspan.Network, r overspan.Range
 	if err != nil {
 		return err
 	}
+	steps.At(steps.ClaimBegun)
 	if err := c.d.journal.PutFollowed(n.ID); err != nil {
 		return err
 	}
+	steps.At(steps.ClaimNoted)
 	b, err := session.Claim(ctx, n, r, true)
 	if err != nil {
 		return err
 	}
+	steps.At(steps.ClaimDone)
 	c.d.log.Info("claimed a block", "network", n.Name, "slots", r.String(), "epoch", b.CreateRevision)
 	return c.d.mirror.WaitSegment(ctx, n.ID, b.ModRevision)
 }
@@ -65,18 +69,22 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 	if err != nil {
 		return err
 	}
+	steps.At(steps.WantBegun)
 	if err := c.d.journal.PutFollowed(n.ID); err != nil {
 		return err
 	}
+	steps.At(steps.WantNoted)
 	want, err := session.PutWant(ctx, n, holder, slot)
 	if err != nil {
 		return err
 	}
+	steps.At(steps.WantPut)
 	wait, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	for {
 		changed := c.d.snapshots.wait()
 		if answered(c.d.Snapshot(), want) {
+			steps.At(steps.WantMet)
 			return nil
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -89,6 +90,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 	if req.Wait == WaitPeers {
 		missing = d.awaitPeers(ctx, n, a.Endpoint)
 	}
+	steps.At(steps.AttachConfirmed)
 	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
 }
 
@@ -232,10 +234,12 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 // at the same time. On error nothing of it is left; lost says that the error is
 // another node's being faster, and no reason not to try again.
 func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
+	steps.At(steps.AttachBegun)
 	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
 	if err != nil {
 		return overspan.Attachment{}, errors.Is(err, overspan.ErrConflict), err
 	}
+	steps.At(steps.AttachChosen)
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
 	d.releaser.lent.add(e.ID)
@@ -259,11 +263,18 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		return a, errors.Is(flown, overspan.ErrConflict), err
 	}
 
+	steps.At(steps.AttachCommitted)
 	a.Endpoint, a.Committed = e, true
 	d.local.putAttachment(a)
-	g.Go(func() error { return d.journal.PutAttachment(a) })
+	g.Go(func() error {
+		defer steps.At(steps.AttachNoted)
+		return d.journal.PutAttachment(a)
+	})
 	if want.waitLocal {
-		g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
+		g.Go(func() error {
+			defer steps.At(steps.AttachPlugged)
+			return d.rec.do(ctx, endpointScope(a))
+		})
 	} else {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
@@ -298,6 +309,8 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 		}
 		d.realised.add(a.Endpoint.Network)
 	}
+	steps.At(steps.AttachPreparing)
+	defer steps.At(steps.AttachPrepared)
 	return d.rec.do(ctx, endpointScope(a))
 }
 
@@ -306,8 +319,10 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.Attachment, flown error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
+	steps.At(steps.UndoBegun)
 	d.local.dropAttachment(a.Endpoint.ID)
 	off := d.rec.do(ctx, endpointScope(a))
+	steps.At(steps.UndoUnplugged)
 	if off != nil {
 		d.log.Warn("cannot take back a veth; will try again", "endpoint", a.Endpoint.Name, "error", off)
 		d.rec.dirty.mark(endpointScope(a), causeChange)
@@ -316,6 +331,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
 	}
+	steps.At(steps.UndoForgotten)
 	switch {
 	case flown != nil:
 		// A transaction of unknown outcome is settled, and undone if need be,

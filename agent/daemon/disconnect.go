@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 )
 
 // Disconnect takes an endpoint of this node off a network: port first, so that
@@ -33,12 +34,19 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 // detach ends an attachment whose sandbox's gate the caller holds. Pending
 // says that etcd is away: the record is released when it is back.
 func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
+	steps.At(steps.DetachBegun)
 	if !d.local.dropAttachment(a.Endpoint.ID) {
 		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
 	}
 	var g errgroup.Group
-	g.Go(func() error { return d.journal.Defer(a.Endpoint) })
-	g.Go(func() error { return d.rec.do(ctx, endpointScope(a)) })
+	g.Go(func() error {
+		defer steps.At(steps.DetachDeferred)
+		return d.journal.Defer(a.Endpoint)
+	})
+	g.Go(func() error {
+		defer steps.At(steps.DetachUnplugged)
+		return d.rec.do(ctx, endpointScope(a))
+	})
 	err = g.Wait()
 	d.doomed.add(a.Sandbox)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 )
 
 // peersBound is how long connect waits for the peers.
@@ -175,9 +176,11 @@ func (d *Daemon) giveBack(ctx context.Context, n *overspan.Network, b overspan.B
 	if err != nil {
 		return err
 	}
+	steps.At(steps.GiveBackBegun)
 	if err := session.ReleaseBlock(ctx, n.ID, b); err != nil {
 		return err
 	}
+	steps.At(steps.GiveBackDone)
 	d.log.Info("gave back a block", "network", n.Name, "slots", b.String())
 	return nil
 }

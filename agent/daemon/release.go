@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -41,10 +42,13 @@ func (r *releaser) release(ctx context.Context, session *store.Session, e oversp
 	if err := r.mirror.WaitSegment(ctx, e.Network, rev); err != nil {
 		r.log.Debug("released, but the mirror lags", "endpoint", e.Name, "error", err)
 	}
+	steps.At(steps.ReleaseDone)
 	r.free(e, true)
+	steps.At(steps.ReleaseFreed)
 	if err := r.journal.DeleteRelease(e.ID); err != nil {
 		r.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
 	}
+	steps.At(steps.ReleaseForgotten)
 	return nil
 }
 
@@ -96,7 +100,9 @@ func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool 
 	done := true
 	for _, e := range pending {
 		off := kernel.Scope{Endpoints: []kernel.EndpointKey{{Network: e.Network, Endpoint: e.ID}}}
+		steps.At(steps.ReleaseDue)
 		err := r.unplug(ctx, off)
+		steps.At(steps.ReleaseUnplugged)
 		if err == nil {
 			err = r.release(ctx, session, e)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 )
 
@@ -51,7 +52,9 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 	if g == nil {
 		return session.DropWant(ctx, w)
 	}
+	steps.At(steps.YieldOffered)
 	err = session.Yield(ctx, n, w, g.From, g.Give, g.Keep)
+	steps.At(steps.YieldDone)
 	switch {
 	case errors.Is(err, overspan.ErrConflict):
 		// The block is another by now: the next snapshot shows what to answer.

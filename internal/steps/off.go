@@ -2,5 +2,5 @@
 
 package steps
 
-// At marks the moment between two steps.
-func At(string) {}
+// At marks a moment.
+func At(Moment) {}
