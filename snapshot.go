@@ -28,8 +28,8 @@ type Snapshot struct {
 // slot, endpoints by every slot that they own.
 type Segment struct {
 	Revision  int64 // frontier of the network's own watch
-	Blocks    map[Slot]Block
-	Endpoints map[Slot]*Endpoint
+	Blocks    SlotMap[Block]
+	Endpoints SlotMap[*Endpoint]
 	Wants     []Want
 	Bad       int // unreadable records among them
 }
@@ -37,7 +37,7 @@ type Segment struct {
 // Holder returns the block around a slot; ok is false if nobody holds it.
 func (s *Segment) Holder(slot Slot) (b Block, ok bool) {
 	for _, size := range BlockSizes() {
-		if b, ok = s.Blocks[BlockAt(slot, size).First]; ok && b.Contains(slot) {
+		if b, ok = s.Blocks.Lookup(BlockAt(slot, size).First); ok && b.Contains(slot) {
 			return b, true
 		}
 	}

@@ -122,7 +122,7 @@ func TestNodesThatAskEachOther(t *testing.T) {
 				})
 			}
 			attaches.Wait()
-			if got := len(c.segment.Endpoints); got != tc.lends {
+			if got := c.segment.Endpoints.Len(); got != tc.lends {
 				t.Errorf("%d addresses are lent, want %d", got, tc.lends)
 			}
 		})

@@ -113,7 +113,7 @@ func (v View) attached() bool {
 	if len(v.Held) > 0 {
 		return true
 	}
-	for _, e := range v.Segment.Endpoints {
+	for e := range v.Segment.Endpoints.Values() {
 		if e.Node == v.Self {
 			return true
 		}

@@ -18,9 +18,9 @@ func crowd(b *testing.B, subnet string, others, own int) View {
 		if i >= own {
 			block.Node, used = overspan.NodeID(fmt.Sprintf("other-%d", i%500)), 32
 		}
-		v.Segment.Blocks[block.First] = block
+		v.Segment.Blocks.Put(block.First, block)
 		for j := range used {
-			v.Segment.Endpoints[block.First+overspan.Slot(j)] = &overspan.Endpoint{Node: block.Node}
+			v.Segment.Endpoints.Put(block.First+overspan.Slot(j), &overspan.Endpoint{Node: block.Node})
 		}
 	}
 	return v
@@ -51,7 +51,7 @@ func BenchmarkDecide(b *testing.B) {
 		run("claim", v)
 		v.Network.IPv4.Range = prefix(size.full)
 		run("ask", v)
-		delete(v.Segment.Endpoints, overspan.Slot(size.own*64-1))
+		v.Segment.Endpoints.Delete(overspan.Slot(size.own*64 - 1))
 		run("take", v)
 	}
 }

@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -50,7 +49,7 @@ func newCluster(t testing.TB, n *overspan.Network, nodes ...overspan.NodeID) *cl
 	t.Helper()
 	c := &cluster{
 		t: t, network: n, revision: 1,
-		segment: &overspan.Segment{Blocks: map[overspan.Slot]overspan.Block{}, Endpoints: map[overspan.Slot]*overspan.Endpoint{}},
+		segment: &overspan.Segment{},
 		away:    map[overspan.NodeID]bool{},
 		members: map[overspan.NodeID]*member{},
 	}
@@ -72,7 +71,7 @@ func (c *cluster) join(id overspan.NodeID, clock func() time.Time) *member {
 // change makes the next revision. The caller holds mu.
 func (c *cluster) change(f func(s *overspan.Segment, revision int64)) {
 	c.revision++
-	next := &overspan.Segment{Revision: c.revision, Blocks: maps.Clone(c.segment.Blocks), Endpoints: maps.Clone(c.segment.Endpoints)}
+	next := &overspan.Segment{Revision: c.revision, Blocks: c.segment.Blocks, Endpoints: c.segment.Endpoints}
 	f(next, c.revision)
 	c.segment = next
 }
@@ -108,7 +107,7 @@ func (m *member) Claim(ctx context.Context, _ *overspan.Network, r overspan.Rang
 	if !r.IsBlock() {
 		m.t.Errorf("claim of %s, size %d: not a block", r, r.Size)
 	}
-	for _, b := range m.segment.Blocks {
+	for b := range m.segment.Blocks.Values() {
 		if b.Overlaps(r) {
 			return overspan.Errorf(overspan.ErrConflict, "slots %s overlap %s of %s", r, b.Range, b.Node)
 		}
@@ -118,7 +117,7 @@ func (m *member) Claim(ctx context.Context, _ *overspan.Network, r overspan.Rang
 }
 
 func (m *member) put(s *overspan.Segment, r overspan.Range, node overspan.NodeID, rev int64) {
-	s.Blocks[r.First] = overspan.Block{Range: r, Node: node, CreateRevision: rev, ModRevision: rev}
+	s.Blocks.Put(r.First, overspan.Block{Range: r, Node: node, CreateRevision: rev, ModRevision: rev})
 	if m.seen != nil {
 		m.seen = s
 	}
@@ -163,16 +162,16 @@ func (m *member) answer(ctx context.Context, w overspan.Want) error {
 		if err := checkGrant(*g); err != nil {
 			m.t.Error(err)
 		}
-		if m.segment.Blocks[g.From.First] != g.From {
+		if m.segment.Blocks.Get(g.From.First) != g.From {
 			return nil // another of this node's transactions changed the block
 		}
-		for s, e := range m.segment.Endpoints {
+		for s, e := range m.segment.Endpoints.All() {
 			if g.Give.Contains(s) {
 				m.t.Errorf("%s gives %s to %s, but %s has slot %d", m.id, g.Give, w.Asker, e.Name, s)
 			}
 		}
 		m.change(func(s *overspan.Segment, rev int64) {
-			delete(s.Blocks, g.From.First)
+			s.Blocks.Delete(g.From.First)
 			for _, r := range g.Keep {
 				m.put(s, r, m.id, rev)
 			}
@@ -221,7 +220,7 @@ func (m *member) commit(lease Lease) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, b := range lease.Blocks {
-		if m.segment.Blocks[b.First] != b || b.Node != m.id {
+		if m.segment.Blocks.Get(b.First) != b || b.Node != m.id {
 			return false
 		}
 	}
@@ -232,7 +231,7 @@ func (m *member) commit(lease Lease) bool {
 		if why := m.network.Reserved(slot); why != "" {
 			m.t.Errorf("%s: slot %d is lent, but it is %s", m.id, slot, why)
 		}
-		if m.segment.Endpoints[slot] != nil {
+		if m.segment.Endpoints.Get(slot) != nil {
 			return false
 		}
 	}
@@ -242,7 +241,7 @@ func (m *member) commit(lease Lease) bool {
 	}
 	m.change(func(s *overspan.Segment, _ int64) {
 		for _, slot := range lease.Slots {
-			s.Endpoints[slot] = e
+			s.Endpoints.Put(slot, e)
 		}
 	})
 	return true
@@ -253,7 +252,7 @@ func (m *member) detach(lease Lease) {
 	m.mu.Lock()
 	m.change(func(s *overspan.Segment, _ int64) {
 		for _, slot := range lease.Slots {
-			delete(s.Endpoints, slot)
+			s.Endpoints.Delete(slot)
 		}
 	})
 	m.mu.Unlock()

@@ -111,7 +111,7 @@ func (v View) lowest(sp space) (free, resting *Take) {
 func (v View) claimable(sp space, avoid []overspan.Range) (overspan.Range, bool) {
 	taken := append([]overspan.Range(nil), avoid...)
 	alone := true
-	for _, b := range v.Segment.Blocks {
+	for b := range v.Segment.Blocks.Values() {
 		taken = append(taken, b.Range)
 		alone = alone && b.Node == v.Self
 	}

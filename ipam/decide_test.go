@@ -28,7 +28,7 @@ func (s scene) view(t testing.TB) View {
 	t.Helper()
 	v := View{
 		Network: network(t, s.spec), Self: "h1",
-		Segment: &overspan.Segment{Blocks: map[overspan.Slot]overspan.Block{}, Endpoints: map[overspan.Slot]*overspan.Endpoint{}},
+		Segment: &overspan.Segment{},
 		Held:    map[overspan.Slot]struct{}{}, Resting: map[overspan.Slot]time.Time{}, Waiting: s.waiting,
 		Name: func(id overspan.NodeID) string { return strings.ToUpper(string(id)) },
 		Up: func(id overspan.NodeID) bool {
@@ -42,10 +42,10 @@ func (s scene) view(t testing.TB) View {
 	}
 	for text, node := range s.blocks {
 		b := block(t, text, overspan.NodeID(node))
-		v.Segment.Blocks[b.First] = b
+		v.Segment.Blocks.Put(b.First, b)
 	}
 	for slot, node := range s.used {
-		v.Segment.Endpoints[slot] = &overspan.Endpoint{Name: fmt.Sprintf("web%d", slot), Node: overspan.NodeID(node), Slot: slot, Slots: []overspan.Slot{slot}}
+		v.Segment.Endpoints.Put(slot, &overspan.Endpoint{Name: fmt.Sprintf("web%d", slot), Node: overspan.NodeID(node), Slot: slot, Slots: []overspan.Slot{slot}})
 	}
 	for _, slot := range s.held {
 		v.Held[slot] = struct{}{}

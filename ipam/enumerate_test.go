@@ -40,13 +40,13 @@ func (w world) key() string {
 func (w world) view(self overspan.NodeID) View {
 	v := View{
 		Network: w.network, Self: self,
-		Segment: &overspan.Segment{Blocks: w.blocks, Endpoints: map[overspan.Slot]*overspan.Endpoint{}},
+		Segment: &overspan.Segment{Blocks: overspan.SlotMapOf(w.blocks)},
 		Resting: map[overspan.Slot]time.Time{},
 		Up:      func(overspan.NodeID) bool { return true },
 		Name:    func(id overspan.NodeID) string { return string(id) },
 	}
 	for s, node := range w.lent {
-		v.Segment.Endpoints[s] = &overspan.Endpoint{Node: node}
+		v.Segment.Endpoints.Put(s, &overspan.Endpoint{Node: node})
 	}
 	for s := range w.resting {
 		if b, ok := v.Segment.Holder(s); ok && b.Node == self {
@@ -197,7 +197,7 @@ func TestEveryHistoryOfTwoStaleNodes(t *testing.T) {
 				switch {
 				case err == nil:
 					lent[m.id] = append(lent[m.id], lease)
-				case !errors.Is(err, overspan.ErrExhausted) || len(c.segment.Endpoints) != 5:
+				case !errors.Is(err, overspan.ErrExhausted) || c.segment.Endpoints.Len() != 5:
 					t.Fatalf("history %b, step %d: %v", history, i, err)
 				}
 			} else {

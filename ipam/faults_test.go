@@ -239,7 +239,7 @@ func TestOneClaimForMany(t *testing.T) {
 		})
 	}
 	attaches.Wait()
-	if got := len(c.segment.Blocks); got != 2 {
+	if got := c.segment.Blocks.Len(); got != 2 {
 		t.Errorf("126 endpoints take %d blocks of 64, want 2", got)
 	}
 }

@@ -32,7 +32,7 @@ func TestGiveBack(t *testing.T) {
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.change(func(s *overspan.Segment, _ int64) { delete(s.Blocks, b.First) })
+			c.change(func(s *overspan.Segment, _ int64) { s.Blocks.Delete(b.First) })
 			return nil
 		})
 		if err != nil {

@@ -48,7 +48,7 @@ func (h *history) attach(t *rapid.T) {
 	sp := spaceOf(h.network)
 	for s := range h.network.Slots() {
 		b, held := h.segment.Holder(s)
-		if sp.lends(s) && h.segment.Endpoints[s] == nil && (!held || !h.away[b.Node]) {
+		if sp.lends(s) && h.segment.Endpoints.Get(s) == nil && (!held || !h.away[b.Node]) {
 			t.Fatalf("slot %d is free, but %s was told: %v", s, m.id, err)
 		}
 	}
@@ -68,7 +68,7 @@ func (h *history) attachStatic(t *rapid.T) {
 	switch {
 	case h.network.Reserved(slot) != "":
 		class = overspan.ErrInvalid
-	case before.Endpoints[slot] != nil:
+	case before.Endpoints.Get(slot) != nil:
 		class = overspan.ErrInUse
 	case held && b.Node != m.id && h.away[b.Node]:
 		class = overspan.ErrUnavailable
@@ -106,14 +106,14 @@ func (h *history) restart(t *rapid.T) {
 func (h *history) remove(t *rapid.T) {
 	id := rapid.SampledFrom(h.ids).Draw(t, "node")
 	h.change(func(s *overspan.Segment, _ int64) {
-		for slot, e := range s.Endpoints {
+		for slot, e := range s.Endpoints.All() {
 			if e.Node == id {
-				delete(s.Endpoints, slot)
+				s.Endpoints.Delete(slot)
 			}
 		}
-		for first, b := range s.Blocks {
+		for first, b := range s.Blocks.All() {
 			if b.Node == id {
-				delete(s.Blocks, first)
+				s.Blocks.Delete(first)
 			}
 		}
 	})
@@ -128,12 +128,12 @@ func (h *history) giveBack(t *rapid.T) {
 		t.Fatal(err)
 	}
 	err := m.alloc.GiveBack(context.Background(), h.network.ID, func(_ context.Context, _ *overspan.Network, b overspan.Block) error {
-		for s, e := range h.segment.Endpoints {
+		for s, e := range h.segment.Endpoints.All() {
 			if b.Contains(s) {
 				return fmt.Errorf("slot %d of %s is in use by %s", s, b.Range, e.Name)
 			}
 		}
-		h.change(func(s *overspan.Segment, _ int64) { delete(s.Blocks, b.First) })
+		h.change(func(s *overspan.Segment, _ int64) { s.Blocks.Delete(b.First) })
 		return nil
 	})
 	if err != nil {
@@ -154,19 +154,19 @@ func (h *history) check(t *rapid.T) {
 				if b, held := h.segment.Holder(s); !held || b.Node != id {
 					t.Fatalf("slot %d is lent by %s, but held by %q", s, id, b.Node)
 				}
-				if e := h.segment.Endpoints[s]; e == nil || e.Node != id {
+				if e := h.segment.Endpoints.Get(s); e == nil || e.Node != id {
 					t.Fatalf("slot %d is lent by %s, but has the record %v", s, id, e)
 				}
 			}
 		}
 	}
-	for _, b := range h.segment.Blocks {
+	for b := range h.segment.Blocks.Values() {
 		if !b.IsBlock() {
 			t.Fatalf("%s holds %s: not a block", b.Node, b.Range)
 		}
 	}
-	for _, a := range h.segment.Blocks {
-		for _, b := range h.segment.Blocks {
+	for a := range h.segment.Blocks.Values() {
+		for b := range h.segment.Blocks.Values() {
 			if a.First != b.First && a.Overlaps(b.Range) {
 				t.Fatalf("blocks %s of %s and %s of %s overlap", a.Range, a.Node, b.Range, b.Node)
 			}

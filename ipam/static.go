@@ -13,7 +13,7 @@ func (v View) decideExact(r Request) (Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e := v.Segment.Endpoints[slot]; e != nil {
+	if e := v.Segment.Endpoints.Get(slot); e != nil {
 		return nil, overspan.Errorf(overspan.ErrInUse, "address already in use: endpoint %s on node %s has %s in network %s",
 			e.Name, v.Name(e.Node), r.Addr, v.Network.Name)
 	}

@@ -33,7 +33,7 @@ type View struct {
 // own returns this node's blocks, lowest first.
 func (v View) own() []overspan.Block {
 	var out []overspan.Block
-	for _, b := range v.Segment.Blocks {
+	for b := range v.Segment.Blocks.Values() {
 		if b.Node == v.Self {
 			out = append(out, b)
 		}
@@ -47,7 +47,7 @@ func (v View) used(s overspan.Slot) bool {
 	if _, held := v.Held[s]; held {
 		return true
 	}
-	_, attached := v.Segment.Endpoints[s]
+	_, attached := v.Segment.Endpoints.Lookup(s)
 	return attached
 }
 
@@ -83,7 +83,7 @@ func (l load) free() uint64 { return l.held - l.used }
 // loads returns what each member holds, ordered by node id.
 func (v View) loads(sp space) []load {
 	members := map[overspan.NodeID]*load{}
-	for _, b := range v.Segment.Blocks {
+	for b := range v.Segment.Blocks.Values() {
 		l := members[b.Node]
 		if l == nil {
 			l = &load{node: b.Node}
@@ -96,11 +96,11 @@ func (v View) loads(sp space) []load {
 			members[b.Node].used++
 		}
 	}
-	for s := range v.Segment.Endpoints {
+	for s := range v.Segment.Endpoints.All() {
 		use(s)
 	}
 	for s := range v.Held {
-		if _, counted := v.Segment.Endpoints[s]; !counted {
+		if _, counted := v.Segment.Endpoints.Lookup(s); !counted {
 			use(s)
 		}
 	}

@@ -15,17 +15,17 @@ import (
 // one of a third node with three exceptions: a chosen MAC, an IPv6 address of
 // another slot than the IPv4 one, and a slot beyond those that a MAC follows from.
 func segment(n *overspan.Network) *overspan.Segment {
-	seg := &overspan.Segment{Blocks: make(map[overspan.Slot]overspan.Block), Endpoints: make(map[overspan.Slot]*overspan.Endpoint)}
+	seg := &overspan.Segment{}
 	for _, b := range []overspan.Block{
 		{Range: overspan.Range{First: 0, Size: 4}, Node: "a"},
 		{Range: overspan.Range{First: 4, Size: 4}, Node: self},
 		{Range: overspan.Range{First: 8, Size: 4}, Node: "b"},
 	} {
-		seg.Blocks[b.First] = b
+		seg.Blocks.Put(b.First, b)
 	}
 	put := func(e overspan.Endpoint) {
 		for _, slot := range e.Slots {
-			seg.Endpoints[slot] = &e
+			seg.Endpoints.Put(slot, &e)
 		}
 	}
 	put(overspan.Endpoint{
@@ -38,7 +38,7 @@ func segment(n *overspan.Network) *overspan.Segment {
 	})
 	if n.IPv6.IsValid() {
 		beyond := overspan.DerivedSlots + 1
-		seg.Blocks[beyond] = overspan.Block{Range: overspan.Range{First: beyond, Size: 1}, Node: "b"}
+		seg.Blocks.Put(beyond, overspan.Block{Range: overspan.Range{First: beyond, Size: 1}, Node: "b"})
 		put(overspan.Endpoint{Name: "beyond", Node: "b", Slot: beyond, Slots: []overspan.Slot{beyond}, IPv6: n.IPv6.Addr(beyond), MAC: n.MAC(beyond)})
 	}
 	if n.IPv4.IsValid() && n.IPv6.IsValid() {

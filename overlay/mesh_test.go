@@ -27,10 +27,10 @@ func testMesh(t *testing.T, underlay overspan.Family) {
 		"1": {ID: "1", MTU: 1500, VTEPs: addrs("10.99.0.1", "fd99::1")},
 		"2": {ID: "2", MTU: 1500, VTEPs: addrs("10.99.0.2", "fd99::2")},
 	}
-	seg := &overspan.Segment{Blocks: map[overspan.Slot]overspan.Block{
+	seg := &overspan.Segment{Blocks: overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
 		2: {Range: overspan.Range{First: 2, Size: 2}, Node: "1"},
 		4: {Range: overspan.Range{First: 4, Size: 4}, Node: "2"},
-	}}
+	})}
 
 	hosts := map[overspan.NodeID]*nstest.Namespace{"1": nstest.New(t, "node1"), "2": nstest.New(t, "node2")}
 	nstest.Join(hosts["1"], "eth0", hosts["2"], "eth0")

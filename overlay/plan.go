@@ -11,7 +11,6 @@ package overlay
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -116,7 +115,7 @@ func (p *planner) holders(self overspan.NodeID, nodes map[overspan.NodeID]*overs
 	p.vteps = make(map[overspan.NodeID]netip.Addr)
 	slots := 0
 	var mute []overspan.NodeID
-	for _, b := range p.segment.Blocks {
+	for b := range p.segment.Blocks.Values() {
 		node := nodes[b.Node]
 		if b.Node == self || node == nil {
 			continue
@@ -142,8 +141,7 @@ func (p *planner) holders(self overspan.NodeID, nodes map[overspan.NodeID]*overs
 // slots have no entries here: duplicate address detection would find them.
 func (p *planner) blocks() {
 	n := p.network
-	for _, first := range slices.Sorted(maps.Keys(p.segment.Blocks)) {
-		b := p.segment.Blocks[first]
+	for first, b := range p.segment.Blocks.All() {
 		vtep, remote := p.vteps[b.Node]
 		if !remote {
 			continue
@@ -167,8 +165,7 @@ func (p *planner) blocks() {
 // slot lives, not the record of who uses it.
 func (p *planner) exceptions() {
 	n := p.network
-	for _, slot := range slices.Sorted(maps.Keys(p.segment.Endpoints)) {
-		e := p.segment.Endpoints[slot]
+	for slot, e := range p.segment.Endpoints.All() {
 		if !n.IsException(*e) || n.Reserved(slot) != "" {
 			continue
 		}

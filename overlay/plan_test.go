@@ -58,7 +58,7 @@ func expect(n *overspan.Network, seg *overspan.Segment, nodes map[overspan.NodeI
 		if n.Derives(slot) {
 			fdb[kernel.FDBKey{Dev: dev, MAC: n.MAC(slot)}] = vtep
 		}
-		e := seg.Endpoints[slot]
+		e := seg.Endpoints.Get(slot)
 		if e != nil && e.Slot == slot {
 			fdb[kernel.FDBKey{Dev: dev, MAC: e.MAC}] = vtep
 		}
@@ -122,7 +122,7 @@ func drawNetwork(t *rapid.T) *overspan.Network {
 
 // drawSegment draws disjoint blocks of any holders, and endpoints in them.
 func drawSegment(t *rapid.T, n *overspan.Network) *overspan.Segment {
-	seg := &overspan.Segment{Blocks: make(map[overspan.Slot]overspan.Block), Endpoints: make(map[overspan.Slot]*overspan.Endpoint)}
+	seg := &overspan.Segment{}
 	holders := []overspan.NodeID{"", self, "a", "b", "only4", "only6", "ghost"}
 	var free overspan.Slot
 	for slot := range slotsOf(n) {
@@ -133,7 +133,7 @@ func drawSegment(t *rapid.T, n *overspan.Network) *overspan.Segment {
 		free = slot + 1
 		block := overspan.Block{Range: overspan.BlockAt(slot, size), Node: rapid.SampledFrom(holders).Draw(t, "holder")}
 		if block.First == slot && block.Node != "" {
-			seg.Blocks[slot] = block
+			seg.Blocks.Put(slot, block)
 			free = slot + overspan.Slot(size)
 		}
 	}
@@ -148,7 +148,7 @@ func drawSegment(t *rapid.T, n *overspan.Network) *overspan.Segment {
 // drawEndpoint puts an endpoint at a slot where one may be: an ordinary one,
 // one whose MAC was chosen, or one whose IPv6 address has another slot.
 func drawEndpoint(t *rapid.T, n *overspan.Network, seg *overspan.Segment, slot overspan.Slot) {
-	free := func(s overspan.Slot) bool { return seg.Endpoints[s] == nil && n.Reserved(s) == "" }
+	free := func(s overspan.Slot) bool { return seg.Endpoints.Get(s) == nil && n.Reserved(s) == "" }
 	block, held := seg.Holder(slot)
 	if !held || !free(slot) {
 		return
@@ -167,16 +167,16 @@ func drawEndpoint(t *rapid.T, n *overspan.Network, seg *overspan.Segment, slot o
 		}
 	}
 	for _, s := range e.Slots {
-		seg.Endpoints[s] = e
+		seg.Endpoints.Put(s, e)
 	}
 }
 
 // TestPlanAfterAMove: a block that moves changes destinations and nothing else.
 func TestPlanAfterAMove(t *testing.T) {
 	seg := func(holder overspan.NodeID) *overspan.Segment {
-		return &overspan.Segment{Blocks: map[overspan.Slot]overspan.Block{
+		return &overspan.Segment{Blocks: overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
 			16: {Range: overspan.Range{First: 16, Size: 8}, Node: holder},
-		}}
+		})}
 	}
 	before, _ := overlay.Plan(demo, self, seg("a"), cluster(), vxlanPort)
 	after, _ := overlay.Plan(demo, self, seg("b"), cluster(), vxlanPort)
@@ -199,8 +199,8 @@ func keys(fdb map[kernel.FDBKey]netip.Addr) []string {
 
 // TestPlanOfTheUnknown: what is not known is left as it is, and said.
 func TestPlanOfTheUnknown(t *testing.T) {
-	block := func(id overspan.NodeID) map[overspan.Slot]overspan.Block {
-		return map[overspan.Slot]overspan.Block{8: {Range: overspan.Range{First: 8, Size: 4}, Node: id}}
+	block := func(id overspan.NodeID) overspan.SlotMap[overspan.Block] {
+		return overspan.SlotMapOf(map[overspan.Slot]overspan.Block{8: {Range: overspan.Range{First: 8, Size: 4}, Node: id}})
 	}
 	short := cluster()
 	short[self].MTU = 1499
@@ -223,7 +223,7 @@ func TestPlanOfTheUnknown(t *testing.T) {
 		"this node's underlay is small":    {overspan.Segment{Blocks: block("a")}, short, false, 4, true, "its MTU is 1450, but this node's underlay carries only 1449"},
 		"the holder is not known":          {overspan.Segment{Blocks: block("ghost")}, cluster(), false, 0, true, ""},
 		"the holder has no VTEP":           {overspan.Segment{Blocks: block("only6")}, cluster(), false, 0, true, "node h5 (only6) has no ipv4 address"},
-		"an endpoint claims another's MAC": {overspan.Segment{Blocks: block("a"), Endpoints: map[overspan.Slot]*overspan.Endpoint{9: thief}}, cluster(), false, 4, true, "endpoint thief claims 02:42:0a:00:00:01"},
+		"an endpoint claims another's MAC": {overspan.Segment{Blocks: block("a"), Endpoints: overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{9: thief})}, cluster(), false, 4, true, "endpoint thief claims 02:42:0a:00:00:01"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			state, warnings := overlay.Plan(demo, self, &tc.seg, tc.nodes, vxlanPort)
@@ -259,9 +259,9 @@ func BenchmarkPlan(b *testing.B) {
 	for _, slots := range []overspan.Slot{256, 50_000} {
 		n := *demo
 		n.IPv4.Prefix = netip.MustParsePrefix("10.0.0.0/16")
-		seg := &overspan.Segment{Blocks: make(map[overspan.Slot]overspan.Block)}
+		seg := &overspan.Segment{}
 		for first := overspan.Slot(0); first < slots; first += overspan.MaxBlockSize {
-			seg.Blocks[first] = overspan.Block{Range: overspan.Range{First: first, Size: overspan.MaxBlockSize}, Node: "a"}
+			seg.Blocks.Put(first, overspan.Block{Range: overspan.Range{First: first, Size: overspan.MaxBlockSize}, Node: "a"})
 		}
 		nodes := cluster()
 		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) {

@@ -147,10 +147,10 @@ func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]b
 			continue
 		}
 		head.Segments[id] = savedSegment{Revision: seg.Revision, Bad: seg.Bad}
-		for _, b := range seg.Blocks {
+		for b := range seg.Blocks.Values() {
 			s.add(keys.Block(id, b.Range), b.CreateRevision, b.ModRevision, overspanv1.BlockRecord(b))
 		}
-		for slot, e := range seg.Endpoints {
+		for slot, e := range seg.Endpoints.All() {
 			if e.Node == self || n.IsException(*e) {
 				s.add(keys.Endpoint(id, slot), e.CreateRevision, e.ModRevision, overspanv1.EndpointRecord(*e))
 			}
@@ -218,10 +218,8 @@ func emptySnapshot(head savedHead) *overspan.Snapshot {
 	}
 	for id, saved := range head.Segments {
 		snap.Segments[id] = &overspan.Segment{
-			Revision:  saved.Revision,
-			Bad:       saved.Bad,
-			Blocks:    make(map[overspan.Slot]overspan.Block),
-			Endpoints: make(map[overspan.Slot]*overspan.Endpoint),
+			Revision: saved.Revision,
+			Bad:      saved.Bad,
 		}
 	}
 	return snap
@@ -268,10 +266,10 @@ func restore(keys Keys, kv KeyValue, snap *overspan.Snapshot, presences map[over
 func restoreInside(keys Keys, kv KeyValue, name KeyName, seg *overspan.Segment) error {
 	if name.Kind == KeyBlock {
 		b, err := keys.block(kv)
-		seg.Blocks[b.First] = b
+		seg.Blocks.Put(b.First, b)
 		return err
 	}
 	e, err := keys.endpoint(kv)
-	seg.Endpoints[name.Slot] = &e
+	seg.Endpoints.Put(name.Slot, &e)
 	return err
 }

@@ -181,7 +181,7 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 	want := *snap
 	seg := *snap.Segments[n.ID]
 	seg.Wants = nil
-	seg.Endpoints = map[overspan.Slot]*overspan.Endpoint{2: &own, 71: &exception}
+	seg.Endpoints = overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &own, 71: &exception})
 	want.Segments = map[overspan.NetworkID]*overspan.Segment{n.ID: &seg}
 	if diff := diffSnapshots(&want, must(j.Snapshot())(t)); diff != "" {
 		t.Errorf("snapshot (-want +got):\n%s", diff)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -133,6 +134,12 @@ func snapshotOptions() cmp.Options {
 		cmpopts.IgnoreFields(overspan.Snapshot{}, "Revision", "Bad"),
 		cmpopts.IgnoreFields(overspan.Segment{}, "Revision"),
 		cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
+		cmp.Transformer("map", func(m overspan.SlotMap[overspan.Block]) map[overspan.Slot]overspan.Block {
+			return maps.Collect(m.All())
+		}),
+		cmp.Transformer("map", func(m overspan.SlotMap[*overspan.Endpoint]) map[overspan.Slot]*overspan.Endpoint {
+			return maps.Collect(m.All())
+		}),
 	}
 }
 

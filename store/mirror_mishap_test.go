@@ -30,7 +30,7 @@ func TestMirrorKeepsWhatABadRecordSaid(t *testing.T) {
 			t.Errorf("node 2 is %+v, want none", n)
 		}
 		seg := s.Segments[netID(1)]
-		if seg.Bad != 2 || seg.Endpoints[9] == nil || seg.Endpoints[10] == nil {
+		if seg.Bad != 2 || seg.Endpoints.Get(9) == nil || seg.Endpoints.Get(10) == nil {
 			t.Errorf("segment %+v, want 2 bad records and both endpoints", seg)
 		}
 		var bad []string
@@ -221,7 +221,7 @@ func TestMirrorPublishesNothingHalfListed(t *testing.T) {
 		t.Error("a segment that was not listed")
 	}
 	close(slow.may)
-	if s := waitRevision(t, m, rev); len(s.Segments[netID(2)].Endpoints) != 1 {
+	if s := waitRevision(t, m, rev); s.Segments[netID(2)].Endpoints.Len() != 1 {
 		t.Errorf("segment %+v, want its endpoint", s.Segments[netID(2)])
 	}
 }

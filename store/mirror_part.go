@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"reflect"
 	"slices"
@@ -11,7 +12,7 @@ import (
 
 // A part is what one watched range says at its frontier: the nouns of its
 // readable records. Each range fills only its own tables. The owner of a part
-// changes it; the maps that it gave to a snapshot it never changes again.
+// changes it; what it gave to a snapshot it never changes again.
 type part struct {
 	keys Keys
 
@@ -21,8 +22,8 @@ type part struct {
 	nodes     table[overspan.NodeID, *overspan.Node] // without presence
 	lives     table[overspan.NodeID, *overspan.Presence]
 	networks  table[overspan.NetworkID, *overspan.Network]
-	blocks    table[overspan.Slot, overspan.Block]
-	endpoints table[overspan.Slot, *overspan.Endpoint]
+	blocks    overspan.SlotMap[overspan.Block]
+	endpoints overspan.SlotMap[*overspan.Endpoint]
 	wants     table[wantKey, overspan.Want]
 
 	// bad has the error of each record that could not be read. Where there was
@@ -34,7 +35,8 @@ type part struct {
 type wantKey struct{ holder, asker overspan.NodeID }
 
 // newPart reads a listing. Nouns of records that are unreadable now come from
-// old, which may be nil.
+// old, which may be nil; so does what has not changed inside a network, so that
+// snapshots before and after share it.
 func newPart(keys Keys, kvs []KeyValue, old *part) *part {
 	p := &part{keys: keys}
 	for _, kv := range kvs {
@@ -44,6 +46,8 @@ func newPart(keys Keys, kvs []KeyValue, old *part) *part {
 		for key := range p.bad.rows {
 			p.keep(key, old)
 		}
+		p.blocks = shared(old.blocks, p.blocks, func(a, b overspan.Block) bool { return a == b })
+		p.endpoints = shared(old.endpoints, p.endpoints, func(a, b *overspan.Endpoint) bool { return reflect.DeepEqual(a, b) })
 	}
 	return p
 }
@@ -103,12 +107,12 @@ func (p *part) read(kv KeyValue) error {
 	case KeyBlock:
 		var b overspan.Block
 		if b, err = p.keys.block(kv); err == nil {
-			p.blocks.put(name.Block.First, b)
+			p.blocks.Put(name.Block.First, b)
 		}
 	case KeyEndpoint:
 		var e overspan.Endpoint
 		if e, err = p.keys.endpoint(kv); err == nil {
-			p.endpoints.put(name.Slot, &e)
+			p.endpoints.Put(name.Slot, &e)
 		}
 	case KeyWant:
 		var w overspan.Want
@@ -141,11 +145,11 @@ func (p *part) remove(key string) {
 	case KeyBlock:
 		// A block that is split goes in the transaction that puts a smaller
 		// one at the same first slot.
-		if p.blocks.rows[name.Block.First].Range == name.Block {
-			p.blocks.remove(name.Block.First)
+		if p.blocks.Get(name.Block.First).Range == name.Block {
+			p.blocks.Delete(name.Block.First)
 		}
 	case KeyEndpoint:
-		p.endpoints.remove(name.Slot)
+		p.endpoints.Delete(name.Slot)
 	case KeyWant:
 		p.wants.remove(wantKey{name.Node, name.Asker})
 	}
@@ -169,20 +173,21 @@ func (p *part) keep(key string, old *part) {
 	case KeyNetwork:
 		keepRow(&p.networks, &old.networks, name.Network)
 	case KeyBlock:
-		if old.blocks.rows[name.Block.First].Range == name.Block {
-			keepRow(&p.blocks, &old.blocks, name.Block.First)
+		if old.blocks.Get(name.Block.First).Range == name.Block {
+			keepSlot(&p.blocks, old.blocks, name.Block.First)
 		}
 	case KeyEndpoint:
-		keepRow(&p.endpoints, &old.endpoints, name.Slot)
+		keepSlot(&p.endpoints, old.endpoints, name.Slot)
 	case KeyWant:
 		keepRow(&p.wants, &old.wants, wantKey{name.Node, name.Asker})
 	}
 }
 
-// differences counts the records in which two parts of one range differ.
+// differences counts the records in which two parts of one range differ, of
+// which the newer was made with the older at hand.
 func (p *part) differences(o *part) int {
 	n := p.nodes.differences(&o.nodes) + p.lives.differences(&o.lives) + p.networks.differences(&o.networks) +
-		p.blocks.differences(&o.blocks) + p.endpoints.differences(&o.endpoints) + p.wants.differences(&o.wants) +
+		count(p.blocks.Changes(o.blocks)) + count(p.endpoints.Changes(o.endpoints)) + p.wants.differences(&o.wants) +
 		p.bad.differences(&o.bad)
 	if p.meta != o.meta {
 		n++
@@ -200,8 +205,8 @@ func (p *part) differences(o *part) int {
 func (p *part) segment(frontier int64) *overspan.Segment {
 	return &overspan.Segment{
 		Revision:  frontier,
-		Blocks:    p.blocks.share(),
-		Endpoints: p.endpoints.share(),
+		Blocks:    p.blocks,
+		Endpoints: p.endpoints,
 		Wants: slices.SortedFunc(maps.Values(p.wants.rows), func(a, b overspan.Want) int {
 			return cmp.Or(cmp.Compare(a.Holder, b.Holder), cmp.Compare(a.Asker, b.Asker))
 		}),
@@ -266,4 +271,35 @@ func keepRow[K comparable, V any](to, from *table[K, V], k K) {
 	if _, taken := to.rows[k]; ok && !taken {
 		to.put(k, v)
 	}
+}
+
+// keepSlot copies a slot's value unless there is one already.
+func keepSlot[V comparable](to *overspan.SlotMap[V], from overspan.SlotMap[V], s overspan.Slot) {
+	v, ok := from.Lookup(s)
+	if _, taken := to.Lookup(s); ok && !taken {
+		to.Put(s, v)
+	}
+}
+
+// shared returns what fresh holds, as old with as few changes as possible.
+func shared[V comparable](old, fresh overspan.SlotMap[V], same func(a, b V) bool) overspan.SlotMap[V] {
+	out := old
+	for s := range fresh.Changes(old) {
+		now, there := fresh.Lookup(s)
+		was, before := old.Lookup(s)
+		switch {
+		case !there:
+			out.Delete(s)
+		case !before || !same(was, now):
+			out.Put(s, now)
+		}
+	}
+	return out
+}
+
+func count[T any](seq iter.Seq[T]) (n int) {
+	for range seq {
+		n++
+	}
+	return n
 }

@@ -134,7 +134,7 @@ func testMirrorSync(t *testing.T, w scribe) {
 			t.Fatal(err)
 		}
 		s := m.Snapshot()
-		if _, ok := s.Segments[netID(1)].Endpoints[overspan.Slot(i+2)]; !ok {
+		if _, ok := s.Segments[netID(1)].Endpoints.Lookup(overspan.Slot(i + 2)); !ok {
 			t.Fatalf("sync %d: the endpoint written before is not in the snapshot", i)
 		}
 	}
@@ -150,7 +150,7 @@ func testMirrorSyncIdle(t *testing.T, w scribe) {
 		if err := m.Sync(testContext(t)); err != nil {
 			t.Fatal(err)
 		}
-		if m.Snapshot().Segments[netID(n)].Endpoints[2] == nil {
+		if m.Snapshot().Segments[netID(n)].Endpoints.Get(2) == nil {
 			t.Errorf("network %d is followed, but its endpoint is not in the snapshot", n)
 		}
 	}

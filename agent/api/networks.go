@@ -133,7 +133,7 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 
 func (s *networkService) removeUnused(ctx context.Context, v *view, n *overspan.Network) (bool, error) {
 	segment, err := v.segment(ctx, n)
-	if err != nil || len(segment.Endpoints) > 0 {
+	if err != nil || segment.Endpoints.Len() > 0 {
 		return false, err
 	}
 	_, err = s.networks.RemoveNetwork(ctx, string(n.ID))

@@ -156,12 +156,12 @@ func TestGetNetwork(t *testing.T) {
 	}
 	d.Change(func(s *overspan.Snapshot) {
 		segment := *s.Segments[overspan.NetworkID(n.GetId())]
-		segment.Blocks = map[overspan.Slot]overspan.Block{
-			0:  segment.Blocks[0],
+		segment.Blocks = overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
+			0:  segment.Blocks.Get(0),
 			16: {Range: overspan.Range{First: 16, Size: 4}, Node: apitest.Other, CreateRevision: 60},
 			32: {Range: overspan.Range{First: 32, Size: 1}, Node: apitest.Away, CreateRevision: 61},
-		}
-		segment.Endpoints = map[overspan.Slot]*overspan.Endpoint{2: segment.Endpoints[2], 16: &theirs, 17: &theirs}
+		})
+		segment.Endpoints = overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: segment.Endpoints.Get(2), 16: &theirs, 17: &theirs})
 		s.Segments[overspan.NetworkID(n.GetId())] = &segment
 	})
 	got := must[*overspanv1.GetNetworkResponse](t)(c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: "demo"}))

@@ -192,18 +192,13 @@ type interior struct {
 // endpoints returns a network's endpoints by slot, those that own several once.
 func (i interior) endpoints() []*overspan.Endpoint {
 	var out []*overspan.Endpoint
-	for slot, e := range i.segment.Endpoints {
+	for slot, e := range i.segment.Endpoints.All() {
 		if slot == e.Slot {
 			out = append(out, e)
 		}
 	}
-	slices.SortFunc(out, func(a, b *overspan.Endpoint) int { return cmp.Compare(a.Slot, b.Slot) })
 	return out
 }
 
 // blocks returns a network's blocks by their first slot.
-func (i interior) blocks() []overspan.Block {
-	return slices.SortedFunc(maps.Values(i.segment.Blocks), func(a, b overspan.Block) int {
-		return cmp.Compare(a.First, b.First)
-	})
-}
+func (i interior) blocks() []overspan.Block { return slices.Collect(i.segment.Blocks.Values()) }

@@ -51,7 +51,7 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 	}
 	for id, segment := range v.Segments {
 		if n := v.Networks[id]; n != nil && v.visible(n) {
-			resp.Blocks += uint32(len(segment.Blocks))
+			resp.Blocks += uint32(segment.Blocks.Len())
 			resp.Endpoints += uint32(len(interior{n, segment}.endpoints()))
 		}
 	}

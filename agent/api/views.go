@@ -95,7 +95,7 @@ func (v *view) memberships() map[overspan.NodeID][]string {
 			continue
 		}
 		holders := map[overspan.NodeID]bool{}
-		for _, b := range s.Blocks {
+		for b := range s.Blocks.Values() {
 			holders[b.Node] = true
 		}
 		for id := range holders {
@@ -108,7 +108,7 @@ func (v *view) memberships() map[overspan.NodeID][]string {
 // blockViews shows a network's blocks, and how much of each is used.
 func (v *view) blockViews(i interior) []*overspanv1.BlockView {
 	used := map[overspan.Slot]uint64{}
-	for slot := range i.segment.Endpoints {
+	for slot := range i.segment.Endpoints.All() {
 		if b, ok := i.segment.Holder(slot); ok {
 			used[b.First]++
 		}

@@ -67,12 +67,12 @@ func (d *Daemon) owedAcks(told map[overspan.NetworkID]int64) map[overspan.Networ
 // members, of whom self is one, to acknowledge it; 0 if nothing does.
 func askedToAcknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
 	var newest int64
-	for _, b := range seg.Blocks {
+	for b := range seg.Blocks.Values() {
 		if b.Ack && b.Node != self {
 			newest = max(newest, b.ModRevision)
 		}
 	}
-	for _, e := range seg.Endpoints {
+	for e := range seg.Endpoints.Values() {
 		if e.Ack && e.Node != self {
 			newest = max(newest, e.ModRevision)
 		}

@@ -369,7 +369,7 @@ func TestEtcdAway(t *testing.T) {
 	h1.line.SetDown(false)
 	h2.eventually("the release is carried out", func() bool {
 		seg := h2.mirrorSegment(web.Network)
-		return seg != nil && seg.Endpoints[web.Slot] == nil && seg.Endpoints[other.Slot] != nil
+		return seg != nil && seg.Endpoints.Get(web.Slot) == nil && seg.Endpoints.Get(other.Slot) != nil
 	})
 	h1.eventually("the node is registered again", func() bool { _, err := h1.registrar.session(); return err == nil })
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
@@ -424,7 +424,7 @@ func TestEndOfANamespaceEndsItsEndpoint(t *testing.T) {
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("peer")})
 	h1.kernel.LoseNetns(strings.TrimPrefix(target, "netns:"))
 	h2.eventually("the endpoint is gone everywhere", func() bool {
-		return h2.Snapshot().Segments[web.Network].Endpoints[web.Slot] == nil
+		return h2.Snapshot().Segments[web.Network].Endpoints.Get(web.Slot) == nil
 	})
 	h1.eventually("its sandbox is forgotten", func() bool { return len(h1.Sandboxes()) == 0 })
 	h1.clean()

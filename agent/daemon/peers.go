@@ -144,7 +144,7 @@ func (d *Daemon) unconfirmed(n *overspan.Network, seg *overspan.Segment, e overs
 // presentMembers lists the other nodes that hold a block and are up.
 func presentMembers(s *overspan.Snapshot, seg *overspan.Segment, self overspan.NodeID) []overspan.NodeID {
 	var out []overspan.NodeID
-	for _, b := range seg.Blocks {
+	for b := range seg.Blocks.Values() {
 		if n := s.Nodes[b.Node]; b.Node != self && n != nil && n.Presence != nil {
 			out = append(out, b.Node)
 		}

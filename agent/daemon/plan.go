@@ -82,7 +82,7 @@ func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 
 // holds reports whether a node holds a block of the network.
 func holds(seg *overspan.Segment, node overspan.NodeID) bool {
-	for _, b := range seg.Blocks {
+	for b := range seg.Blocks.Values() {
 		if b.Node == node {
 			return true
 		}
@@ -228,22 +228,25 @@ func sameForwarding(n, m *overspan.Network, a, b *overspan.Segment) bool {
 	if a == b {
 		return true
 	}
-	if a.Bad != b.Bad || !maps.Equal(a.Blocks, b.Blocks) {
+	if a.Bad != b.Bad || !a.Blocks.Equal(b.Blocks) {
 		return false
 	}
-	return maps.Equal(exceptions(n, a), exceptions(m, b))
-}
-
-// exceptions returns the mod-revision of every endpoint that is programmed
-// from its own record.
-func exceptions(n *overspan.Network, seg *overspan.Segment) map[overspan.Slot]int64 {
-	out := map[overspan.Slot]int64{}
-	for slot, e := range seg.Endpoints {
-		if n.IsException(*e) {
-			out[slot] = e.ModRevision
+	for slot := range b.Endpoints.Changes(a.Endpoints) {
+		if exception(n, a, slot) != exception(m, b, slot) {
+			return false
 		}
 	}
-	return out
+	return true
+}
+
+// exception returns the mod-revision of the endpoint at a slot if it is
+// programmed from its own record; else none, which is below all others.
+func exception(n *overspan.Network, seg *overspan.Segment, slot overspan.Slot) int64 {
+	const none = -1
+	if e := seg.Endpoints.Get(slot); e != nil && n.IsException(*e) {
+		return e.ModRevision
+	}
+	return none
 }
 
 // nodeName returns what people call a node: its short id where it is not

@@ -47,11 +47,11 @@ func twoNodes() planInput {
 			Networks: map[overspan.NetworkID]*overspan.Network{n.ID: n},
 			Segments: map[overspan.NetworkID]*overspan.Segment{n.ID: {
 				Revision: 7,
-				Blocks: map[overspan.Slot]overspan.Block{
+				Blocks: overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
 					0:  {Range: overspan.Range{First: 0, Size: 16}, Node: selfNode, CreateRevision: 3, ModRevision: 3},
 					16: {Range: overspan.Range{First: 16, Size: 2}, Node: otherNode, CreateRevision: 4, ModRevision: 4, Ack: true},
-				},
-				Endpoints: map[overspan.Slot]*overspan.Endpoint{2: &web},
+				}),
+				Endpoints: overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &web}),
 			}},
 		},
 		Attachments: []overspan.Attachment{{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true}},
@@ -72,9 +72,9 @@ func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
 		{"not committed yet", func(in *planInput) { in.Attachments[0].Committed = false }, ""},
 		{"in a block that another node holds now", func(in *planInput) {
 			seg := in.Snapshot.Segments[demoNet]
-			b := seg.Blocks[0]
+			b := seg.Blocks.Get(0)
 			b.Node = otherNode
-			seg.Blocks[0] = b
+			seg.Blocks.Put(0, b)
 		}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
 		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
 		{"no endpoint and no block here", func(in *planInput) {
 			in.Attachments = nil
-			delete(in.Snapshot.Segments[demoNet].Blocks, 0)
+			in.Snapshot.Segments[demoNet].Blocks.Delete(0)
 		}, wholeNetwork, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -132,17 +132,17 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 	}{
 		{"nothing", func(*overspan.Snapshot, *overspan.Segment) {}, nil, false},
 		{"an endpoint in a block", func(_ *overspan.Snapshot, seg *overspan.Segment) {
-			e := *seg.Endpoints[2]
+			e := *seg.Endpoints.Get(2)
 			e.Slot, e.Slots, e.MAC, e.IPv4 = 3, []overspan.Slot{3}, demo().MAC(3), netip.MustParseAddr("10.1.0.3")
-			seg.Endpoints[3] = &e
+			seg.Endpoints.Put(3, &e)
 		}, nil, false},
 		{"an exception", func(_ *overspan.Snapshot, seg *overspan.Segment) {
-			e := *seg.Endpoints[2]
+			e := *seg.Endpoints.Get(2)
 			e.Slot, e.Slots, e.MAC = 16, []overspan.Slot{16}, overspan.MAC{0x0a, 1}
-			seg.Endpoints[16] = &e
+			seg.Endpoints.Put(16, &e)
 		}, networks(demoNet), false},
 		{"a block", func(_ *overspan.Snapshot, seg *overspan.Segment) {
-			seg.Blocks[32] = overspan.Block{Range: overspan.Range{First: 32, Size: 8}, Node: otherNode}
+			seg.Blocks.Put(32, overspan.Block{Range: overspan.Range{First: 32, Size: 8}, Node: otherNode})
 		}, networks(demoNet), false},
 		{"a node's VTEP", func(s *overspan.Snapshot, _ *overspan.Segment) {
 			s.Nodes[otherNode] = &overspan.Node{ID: otherNode, VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.7")}}

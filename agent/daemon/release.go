@@ -127,7 +127,7 @@ func (r *releaser) postponeOrphans(ctx context.Context) {
 	}
 	self := r.journal.Identity().Node
 	for _, seg := range r.mirror.Snapshot().Segments {
-		for slot, e := range seg.Endpoints {
+		for slot, e := range seg.Endpoints.All() {
 			if e.Node != self || slot != e.Slot {
 				continue
 			}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -100,7 +99,7 @@ func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkI
 		return "", err
 	}
 	var users []string
-	for _, e := range d.snapshot.Segments[n.ID].Endpoints {
+	for e := range d.snapshot.Segments[n.ID].Endpoints.Values() {
 		users = append(users, e.Name)
 	}
 	if len(users) > 0 {
@@ -165,7 +164,7 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 
 // choose takes the wanted slot, else the lowest free one.
 func choose(n *overspan.Network, segment *overspan.Segment, ip string) (overspan.Slot, error) {
-	free := func(s overspan.Slot) bool { return n.Reserved(s) == "" && segment.Endpoints[s] == nil }
+	free := func(s overspan.Slot) bool { return n.Reserved(s) == "" && segment.Endpoints.Get(s) == nil }
 	if ip != "" {
 		addr, err := netip.ParseAddr(ip)
 		if err != nil {
@@ -190,22 +189,19 @@ func choose(n *overspan.Network, segment *overspan.Segment, ip string) (overspan
 
 // with returns a copy of a segment with an endpoint, and with a block around it.
 func with(s *overspan.Segment, e overspan.Endpoint) *overspan.Segment {
-	out := &overspan.Segment{Blocks: maps.Clone(s.Blocks), Endpoints: maps.Clone(s.Endpoints)}
-	if out.Blocks == nil {
-		out.Blocks, out.Endpoints = map[overspan.Slot]overspan.Block{}, map[overspan.Slot]*overspan.Endpoint{}
-	}
+	out := &overspan.Segment{Blocks: s.Blocks, Endpoints: s.Endpoints}
 	for _, slot := range e.Slots {
-		out.Endpoints[slot] = &e
+		out.Endpoints.Put(slot, &e)
 		around := overspan.BlockAt(slot, blockSize)
-		out.Blocks[around.First] = overspan.Block{Range: around, Node: e.Node, CreateRevision: 50}
+		out.Blocks.Put(around.First, overspan.Block{Range: around, Node: e.Node, CreateRevision: 50})
 	}
 	return out
 }
 
 func without(s *overspan.Segment, e overspan.Endpoint) *overspan.Segment {
-	out := &overspan.Segment{Blocks: s.Blocks, Endpoints: maps.Clone(s.Endpoints)}
+	out := &overspan.Segment{Blocks: s.Blocks, Endpoints: s.Endpoints}
 	for _, slot := range e.Slots {
-		delete(out.Endpoints, slot)
+		out.Endpoints.Delete(slot)
 	}
 	return out
 }
