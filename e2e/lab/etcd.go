@@ -4,99 +4,142 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
+	"slices"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
-// Etcd is the lab's etcd: a server on a host of its own, or the one inside the
-// agent of the first node.
+// Etcd is the lab's etcd: a cluster of servers, each on a host of its own, or
+// the one inside the agent of the first node. What is asked of it happens to
+// all of its members; they can be had one by one as well.
 type Etcd struct {
-	URL string // as agents are told
+	URL     string // as agents are told: of all members, separated by commas
+	Members []*Member
 
-	host   *Host // where it runs
-	log    *os.File
-	server *Process // nil while stopped, and where an agent runs it
-	client *clientv3.Client
+	quota   int64 // of the database in bytes; 0: etcd's default
+	lives   int   // how often Replace was called
+	ballast int   // values that Fill has written
+	client  *clientv3.Client
 }
 
-// Start starts the server, on the data that it had, and waits until it serves.
+// Start starts the members that do not run, each on the data that it had, and
+// waits until they serve.
 func (e *Etcd) Start(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, filepath.Join(e.host.Dir, "data"), e.URL)
-	cmd.Env = append(os.Environ(), roleVar+"="+roleEtcd)
-	cmd.Stderr = e.log
-	if e.server, err = spawnReady(ctx, cmd, e.host.enter); err != nil {
-		return fmt.Errorf("start etcd: %w", err)
-	}
-	return nil
+	return e.each(func(m *Member) error { return m.Start(ctx) })
 }
 
-// Stop ends the server and keeps its data.
-func (e *Etcd) Stop(ctx context.Context) error { return e.end(ctx, syscall.SIGTERM) }
-
-// Kill ends the server with no time for anything.
-func (e *Etcd) Kill(ctx context.Context) error { return e.end(ctx, syscall.SIGKILL) }
-
-func (e *Etcd) end(ctx context.Context, sig os.Signal) error {
-	if e.server == nil {
-		return nil
-	}
-	err := e.server.Stop(ctx, sig)
-	e.server = nil
-	return err
+// Stop ends the servers and keeps their data.
+func (e *Etcd) Stop(ctx context.Context) error {
+	return e.each(func(m *Member) error { return m.Stop(ctx) })
 }
 
-// Pause stops the server in its tracks: connections stay, nothing is answered.
-func (e *Etcd) Pause() error { return e.server.Pause() }
+// Kill ends the servers with no time for anything.
+func (e *Etcd) Kill(ctx context.Context) error {
+	return e.each(func(m *Member) error { return m.Kill(ctx) })
+}
 
-// Resume lets a paused server go on.
-func (e *Etcd) Resume() error { return e.server.Resume() }
+// Pause stops the servers in their tracks: connections stay, nothing is answered.
+func (e *Etcd) Pause() error { return e.each((*Member).Pause) }
 
-// Client returns a client whose connections start on the server's host.
+// Resume lets paused servers go on.
+func (e *Etcd) Resume() error { return e.each((*Member).Resume) }
+
+// Cut drops all packets to and from the servers, without a word to anybody.
+func (e *Etcd) Cut(ctx context.Context) error {
+	return e.each(func(m *Member) error { return m.Cut(ctx) })
+}
+
+// Heal lets packets pass again.
+func (e *Etcd) Heal(ctx context.Context) error {
+	return e.each(func(m *Member) error { return m.Heal(ctx) })
+}
+
+// each does something to all members at once: they wait for one another.
+func (e *Etcd) each(do func(*Member) error) error {
+	var all errgroup.Group
+	for _, m := range e.Members {
+		all.Go(func() error { return do(m) })
+	}
+	return all.Wait()
+}
+
+// Client returns a client of all members, whose connections start on the
+// members' own hosts.
 func (e *Etcd) Client() (*clientv3.Client, error) {
 	if e.client != nil {
 		return e.client, nil
 	}
-	dial := func(ctx context.Context, addr string) (conn net.Conn, err error) {
-		// Everything of the call happens on this thread, as addr is no name.
-		inside := e.host.Do(func() error {
-			var d net.Dialer
-			conn, err = d.DialContext(ctx, "tcp", addr)
-			return err
-		})
-		return conn, inside
+	client, err := e.open(strings.Split(e.URL, ",")...)
+	if err == nil {
+		e.client = client
 	}
+	return client, err
+}
+
+// open opens a client of some members.
+func (e *Etcd) open(urls ...string) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints:   []string{e.URL},
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
+		Endpoints: urls,
+		DialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(e.dial),
+			// A lab looks at once at a server that is back.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond},
+				MinConnectTimeout: time.Second,
+			}),
+		},
 		Logger:      zap.NewNop(), // a server that is away is what labs are for
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open etcd client: %w", err)
 	}
-	e.client = client
 	return client, nil
 }
 
+// dial connects to a member on that member's host, so that a lab can ask even
+// those that nobody else reaches.
+func (e *Etcd) dial(ctx context.Context, addr string) (conn net.Conn, err error) {
+	at := slices.IndexFunc(e.Members, func(m *Member) bool { return strings.HasSuffix(m.URL, "//"+addr) })
+	if at < 0 {
+		return nil, fmt.Errorf("no member of etcd listens at %s", addr)
+	}
+	// Everything of the call happens on this thread, as addr is no name.
+	inside := e.Members[at].Do(func() error {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "tcp", addr)
+		return err
+	})
+	return conn, inside
+}
+
+// able returns the members that can answer.
+func (e *Etcd) able() []*Member {
+	var out []*Member
+	for _, m := range e.Members {
+		if m.able() {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// askWithin bounds a question to etcd.
+const askWithin = 5 * time.Second
+
 // Dump returns all keys below a prefix and their values.
 func (e *Etcd) Dump(ctx context.Context, prefix string) (map[string]string, error) {
-	client, err := e.Client()
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	client, err := e.ableClient()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	res, err := client.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("read etcd keys below %s: %w", prefix, err)
@@ -108,20 +151,20 @@ func (e *Etcd) Dump(ctx context.Context, prefix string) (map[string]string, erro
 	return out, nil
 }
 
-// close ends client and server.
+// ableClient returns a client of one member that can answer. Where none can,
+// it is a client of all, and the caller's question says what is wrong.
+func (e *Etcd) ableClient() (*clientv3.Client, error) {
+	if able := e.able(); len(able) > 0 {
+		return able[0].Client()
+	}
+	return e.Client()
+}
+
+// close ends clients and servers.
 func (e *Etcd) close(ctx context.Context) error {
 	if e.client != nil {
 		e.client.Close()
 		e.client = nil
 	}
-	err := e.end(ctx, syscall.SIGTERM)
-	if e.log != nil {
-		e.log.Close()
-	}
-	return err
-}
-
-// etcdURL returns the client URL of an etcd server on a host.
-func etcdURL(addr netip.Addr) string {
-	return "http://" + netip.AddrPortFrom(addr, 2379).String()
+	return e.each(func(m *Member) error { return m.close(ctx) })
 }

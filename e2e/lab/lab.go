@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +26,8 @@ type Options struct {
 	Nodes        int
 	Underlay     Underlay
 	MTU          []int    // of the nodes' underlay interface; 0 or missing: 1500
+	EtcdMembers  int      // servers of etcd, each on its own host; 0: one
+	EtcdQuota    int64    // bytes that etcd holds before it is out of space; 0: etcd's default
 	EmbeddedEtcd bool     // etcd runs inside the first node's agent
 	NoBridgeCall bool     // bridged packets do not pass iptables; the kernel's default is that they do
 	ForwardDrop  bool     // policy of FORWARD, as Docker sets it
@@ -84,20 +86,33 @@ func (l *Lab) build(ctx context.Context) error {
 	return l.buildEtcd(ctx)
 }
 
+// buildEtcd makes etcd's hosts and starts its servers.
 func (l *Lab) buildEtcd(ctx context.Context) error {
+	l.Etcd = &Etcd{quota: l.opts.EtcdQuota}
 	if l.opts.EmbeddedEtcd {
 		first := l.Nodes[0].Host
-		l.Etcd = &Etcd{URL: etcdURL(first.Addrs[0]), host: first}
+		l.Etcd.URL = etcdURL(first.Addrs[0], etcdClientPort)
+		l.Etcd.Members = []*Member{{Host: first, URL: l.Etcd.URL, etcd: l.Etcd}}
 		return nil
 	}
-	h, err := l.addHost(ctx, "etcd", etcdNumber, defaultMTU)
-	if err != nil {
-		return err
+	var urls []string
+	for i := range max(1, l.opts.EtcdMembers) {
+		name := "etcd"
+		if l.opts.EtcdMembers > 1 {
+			name = fmt.Sprintf("etcd%d", i+1)
+		}
+		h, err := l.addHost(ctx, name, uint8(etcdNumber+i), defaultMTU)
+		if err != nil {
+			return err
+		}
+		m, err := l.Etcd.openMember(h)
+		if err != nil {
+			return err
+		}
+		l.Etcd.Members = append(l.Etcd.Members, m)
+		urls = append(urls, m.URL)
 	}
-	l.Etcd = &Etcd{URL: etcdURL(h.Addrs[0]), host: h}
-	if l.Etcd.log, err = os.Create(filepath.Join(h.Dir, "etcd.log")); err != nil {
-		return err
-	}
+	l.Etcd.URL = strings.Join(urls, ",")
 	return l.Etcd.Start(ctx)
 }
 

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
-	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +18,7 @@ const roleVar = "OVERSPAN_LAB_ROLE"
 // The roles.
 const (
 	roleHost = "host" // first process of a host: args name, directory
-	roleEtcd = "etcd" // etcd server: args data directory, client URL
+	roleEtcd = "etcd" // etcd server: arg its part
 )
 
 // ready is what a role prints once it stands.
@@ -37,7 +35,7 @@ func RunRole() {
 	case roleHost:
 		err = playHost(os.Args[1], os.Args[2])
 	case roleEtcd:
-		err = playEtcd(os.Args[1], os.Args[2])
+		err = playEtcd(os.Args[1])
 	default:
 		err = fmt.Errorf("unknown role %s", os.Getenv(roleVar))
 	}
@@ -115,39 +113,4 @@ func furnish(name, dir string) error {
 		}
 	}
 	return nil
-}
-
-// playEtcd runs an etcd server until SIGTERM.
-func playEtcd(dir, client string) error {
-	at, err := url.Parse(client)
-	if err != nil {
-		return fmt.Errorf("client URL: %w", err)
-	}
-	cfg := embed.NewConfig()
-	cfg.Dir = dir
-	cfg.LogLevel = "warn"
-	cfg.LogOutputs = []string{"stderr"}
-	cfg.ListenClientUrls = []url.URL{*at}
-	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
-	server, err := embed.StartEtcd(cfg)
-	if err != nil {
-		return fmt.Errorf("start etcd: %w", err)
-	}
-	defer server.Close()
-	isReady := server.Server.ReadyNotify()
-	for {
-		select {
-		case <-isReady:
-			isReady = nil
-			if _, err := os.Stdout.WriteString(ready); err != nil {
-				return err
-			}
-		case <-term:
-			return nil
-		case err := <-server.Err():
-			return fmt.Errorf("serve etcd: %w", err)
-		}
-	}
 }

@@ -25,7 +25,7 @@ var (
 	underlay6 = netip.MustParsePrefix("fd99::/64")
 )
 
-// etcdNumber is the number of the host that etcd runs on.
+// etcdNumber is the number of the host that etcd's first member runs on.
 const etcdNumber = 250
 
 // switchMTU is what the switch forwards; hosts may have less.
