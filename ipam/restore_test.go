@@ -140,26 +140,26 @@ func TestRestoreHoldsAgainWhatIsItsOwn(t *testing.T) {
 		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 127), 0, 10).Draw(t, "used slots") {
 			used = append(used, overspan.Slot(n))
 		}
-		now := &overspan.Segment{Blocks: drawBlocks(t, "standing blocks", "h1", "h2")}
+		now := &overspan.Segment{Blocks: overspan.SlotMapOf(drawBlocks(t, "standing blocks", "h1", "h2"))}
 		r := Restore("h1", former, used, now)
 
-		after := &overspan.Segment{Blocks: map[overspan.Slot]overspan.Block{}}
+		after := &overspan.Segment{}
 		put := func(r overspan.Range, node overspan.NodeID) {
 			if !r.IsBlock() {
 				t.Fatalf("%s is no block", r)
 			}
-			for _, b := range after.Blocks {
+			for b := range after.Blocks.Values() {
 				if b.Overlaps(r) {
 					t.Fatalf("%s of %s overlaps %s of %s", r, node, b.Range, b.Node)
 				}
 			}
-			after.Blocks[r.First] = overspan.Block{Range: r, Node: node}
+			after.Blocks.Put(r.First, overspan.Block{Range: r, Node: node})
 		}
 		surplus := map[overspan.Slot]Surplus{}
 		for _, s := range r.Surplus {
 			surplus[s.Block.First] = s
 		}
-		for first, b := range now.Blocks {
+		for first, b := range now.Blocks.All() {
 			s, is := surplus[first]
 			if !is {
 				put(b.Range, b.Node)
