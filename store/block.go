@@ -17,6 +17,11 @@ import (
 // ErrNotFound if the network is gone; ErrUnavailable while the cluster is
 // frozen.
 func (s *Session) Claim(ctx context.Context, n *overspan.Network, r overspan.Range, ack bool) (overspan.Block, error) {
+	return s.claim(ctx, steps.Claim, n, r, ack, Absent(Key(s.keys.Frozen())))
+}
+
+// claim is Claim under other guards.
+func (s *Session) claim(ctx context.Context, step steps.Flight, n *overspan.Network, r overspan.Range, ack bool, guards ...Cmp) (overspan.Block, error) {
 	what := fmt.Sprintf("claim slots %s of network %s", r, n.Name)
 	if !r.IsBlock() {
 		return overspan.Block{}, overspan.Errorf(overspan.ErrInvalid, "%s: not an aligned power of two up to %d", what, overspan.MaxBlockSize)
@@ -25,11 +30,16 @@ func (s *Session) Claim(ctx context.Context, n *overspan.Network, r overspan.Ran
 		return overspan.Block{}, err
 	}
 	b := overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: ack}
-	res, err := s.flights.fly(ctx, &request{step: steps.Claim, what: what, txn: Txn{
-		If:   append(s.mayClaim(n), s.unclaimed(n.ID, r)...),
+	t := Txn{
+		If:   append([]Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision)}, s.unclaimed(n.ID, r)...),
 		Then: []Op{Put(s.keys.Block(n.ID, r), mustMarshal(overspanv1.BlockRecord(b)))},
-		Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen()))},
-	}})
+		Else: []Op{Get(Key(s.keys.Network(n.ID)))},
+	}
+	for _, g := range guards {
+		t.If = append(t.If, g)
+		t.Else = append(t.Else, Get(Key(g.Key)))
+	}
+	res, err := s.flights.fly(ctx, &request{step: step, what: what, txn: t})
 	if err != nil {
 		return overspan.Block{}, err
 	}

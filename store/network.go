@@ -150,15 +150,27 @@ func subnets(n overspan.Network) []netip.Prefix {
 // create is one attempt to write a network: it fails if any key of it stands,
 // or if any subnet was leased or given back since version.
 func (s *Session) create(ctx context.Context, n overspan.Network, version int64) (Result, error) {
+	r, err := s.writeNetwork(n, version)
+	if err != nil {
+		return Result{}, err
+	}
+	r.txn.If = append(r.txn.If, Absent(Key(s.keys.Frozen())))
+	r.txn.Else = []Op{Get(Key(s.keys.Frozen()))}
+	r.undo = func(ctx context.Context, _ int64) { s.undoCreate(ctx, n) }
+	return s.flights.fly(ctx, r)
+}
+
+// writeNetwork makes the request of create, without the guard that forbids it
+// while the cluster is frozen.
+func (s *Session) writeNetwork(n overspan.Network, version int64) (*request, error) {
 	what := "create network " + n.Name
 	value, err := Marshal(overspanv1.NetworkRecord(n))
 	if err != nil {
-		return Result{}, fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	ref := mustMarshal(&overspanv1.Reference{Network: string(n.ID)})
 	t := Txn{
 		If: []Cmp{
-			Absent(Key(s.keys.Frozen())),
 			Unchanged(s.keys.SubnetsVersion(), version),
 			Absent(Key(s.keys.NetworkName(n.Name, ""))),
 			Absent(Key(s.keys.Network(n.ID))),
@@ -168,7 +180,6 @@ func (s *Session) create(ctx context.Context, n overspan.Network, version int64)
 			Put(s.keys.NetworkName(n.Name, n.Node), ref),
 			Put(s.keys.SubnetsVersion(), ref),
 		},
-		Else: []Op{Get(Key(s.keys.Frozen()))},
 	}
 	if n.Node == "" {
 		t.If = append(t.If, Absent(s.keys.NetworkNames(n.Name)))
@@ -186,7 +197,7 @@ func (s *Session) create(ctx context.Context, n overspan.Network, version int64)
 		t.If = append(t.If, Absent(Key(key)))
 		t.Then = append(t.Then, Put(key, ref))
 	}
-	return s.flights.fly(ctx, &request{step: steps.Create, what: what, txn: t, undo: func(ctx context.Context, _ int64) { s.undoCreate(ctx, n) }})
+	return &request{step: steps.Create, what: what, txn: t}, nil
 }
 
 // undoCreate removes a network again whose creator has given up.

@@ -73,6 +73,11 @@ const (
 	Mark     Flight = "mark"   // of a network's record, for its removal
 	Empty    Flight = "empty"  // of a network that is removed
 	Erase    Flight = "erase"  // of the emptied network
+
+	Restore  Flight = "restore"  // a network, as it was
+	Reclaim  Flight = "reclaim"  // slots that are used
+	Reattach Flight = "reattach" // an endpoint that is served
+	Reshape  Flight = "reshape"  // a block of which more stands than is held
 )
 
 // Sending is the moment before a transaction of this kind is sent.
