@@ -55,6 +55,23 @@ type Freeze struct {
 	Revision int64 // create-revision of the freeze's key
 }
 
+// Refusal returns the error with which everything is refused that a freeze
+// forbids.
+func (f Freeze) Refusal() error {
+	return Errorf(ErrUnavailable, "the cluster is frozen: %s: see ctl status, then accept what etcd holds with ctl cluster accept", f.Reason)
+}
+
+// A Report is what a node has published again during a freeze: what its journal
+// holds and etcd did not.
+type Report struct {
+	NodeName  string
+	Since     time.Time // when the node had finished
+	Networks  int
+	Blocks    int
+	Endpoints int
+	Failures  []string // what could not be published and why, a sentence each
+}
+
 // Meta is what the cluster was set up with.
 type Meta struct {
 	Schema    int

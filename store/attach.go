@@ -21,7 +21,7 @@ type AttachRequest struct {
 // MAC if that does not follow from the slot. It returns the endpoint with its
 // revisions.
 //
-// Errors: ErrInUse if a slot or the MAC is taken, ErrExists if the name is,
+// Errors: ErrUnavailable while the cluster is frozen, ErrInUse if a slot or the MAC is taken, ErrExists if the name is,
 // ErrNotFound if the network is gone or on its way out, ErrConflict if the
 // network or a block has changed since. The last also happens when a block was
 // split meanwhile, whose remainders have new epochs: look again and retry.
@@ -30,6 +30,8 @@ func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoin
 	if err != nil {
 		return overspan.Endpoint{}, err
 	}
+	r.txn.If = append(r.txn.If, Absent(Key(s.keys.Frozen())))
+	r.txn.Else = append(r.txn.Else, Get(Key(s.keys.Frozen())))
 	e := a.Endpoint
 	r.undo = func(ctx context.Context, revision int64) {
 		late := e
@@ -138,6 +140,9 @@ func (s *Session) undoAttach(ctx context.Context, e overspan.Endpoint) {
 // whyNotAttached names what was in the way, from what stood there.
 func (s *Session) whyNotAttached(ctx context.Context, a AttachRequest, kvs map[string]KeyValue) error {
 	e, n := a.Endpoint, a.Network
+	if err := s.frozen(kvs); err != nil {
+		return err
+	}
 	if err := s.networkGone(n, kvs); err != nil {
 		return err
 	}

@@ -211,15 +211,10 @@ func (s *Session) undoCreate(ctx context.Context, n overspan.Network) {
 
 // frozen returns an error if the cluster was found frozen.
 func (s *Session) frozen(kvs map[string]KeyValue) error {
-	kv, is := kvs[s.keys.Frozen()]
-	if !is {
-		return nil
+	if kv, is := kvs[s.keys.Frozen()]; is {
+		return s.keys.freeze(kv).Refusal()
 	}
-	var rec overspanv1.Frozen
-	if err := Unmarshal(kv.Value, &rec); err != nil {
-		return atKey(kv, err)
-	}
-	return overspan.Errorf(overspan.ErrUnavailable, "the cluster is frozen: %s; look at ctl status, then accept it", rec.GetReason())
+	return nil
 }
 
 // networkName returns what a user calls a network, for errors.

@@ -20,7 +20,8 @@ const maxNamed = 10
 // claimed. Then go blocks, wants and acknowledgements, then record, VNI and
 // subnets.
 //
-// Errors: ErrInUse names the endpoints; ErrNotFound.
+// Errors: ErrInUse names the endpoints; ErrNotFound; ErrUnavailable while the
+// cluster is frozen.
 func (s *Session) RemoveNetwork(ctx context.Context, n *overspan.Network) error {
 	for range maxRaces {
 		marked, err := s.mark(ctx, n)
@@ -58,12 +59,15 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 		return false, atKey(old, err)
 	}
 	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, txn: Txn{
-		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID))},
+		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID)), Absent(Key(s.keys.Frozen()))},
 		Then: []Op{Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode()))))},
-		Else: []Op{Get(Key(old.Key))},
+		Else: []Op{Get(Key(old.Key)), Get(Key(s.keys.Frozen()))},
 	}})
 	if err != nil || res.OK {
 		return res.OK, err
+	}
+	if err := s.frozen(found(res)); err != nil {
+		return false, err
 	}
 	if now := found(res)[old.Key]; now.ModRevision != old.ModRevision {
 		return false, nil
@@ -138,20 +142,24 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 		if !now.Deleting {
 			return networkChanged(n)
 		}
-		guard := Unchanged(record.Key, record.ModRevision)
+		guards := []Cmp{Unchanged(record.Key, record.ModRevision), Absent(Key(s.keys.Frozen()))}
 		if _, err := s.flights.fly(ctx, &request{step: steps.Empty, what: what, txn: Txn{
-			If:   []Cmp{guard},
+			If:   guards,
 			Then: []Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))},
 		}}); err != nil {
 			return err
 		}
 		last := Txn{
-			If:   []Cmp{guard, Unchanged(s.keys.SubnetsVersion(), version), Absent(s.keys.Blocks(n.ID))},
+			If:   append(guards, Unchanged(s.keys.SubnetsVersion(), version), Absent(s.keys.Blocks(n.ID))),
 			Then: []Op{Delete(Key(record.Key)), Delete(s.keys.Acks(n.ID))},
+			Else: []Op{Get(Key(s.keys.Frozen()))},
 		}
 		last.Then = append(last.Then, s.freeLeases(now)...)
 		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, txn: last})
 		if err != nil || res.OK {
+			return err
+		}
+		if err := s.frozen(found(res)); err != nil {
 			return err
 		}
 	}

@@ -123,15 +123,37 @@ func TestCreateNetworkRefuses(t *testing.T) {
 	})
 }
 
-func TestFrozenClusterLendsNothing(t *testing.T) {
-	kv := NewMemory(1)
-	r := open(t, kv, testConfig(1))
-	n := r.create(t, testNetwork(1))
-	mustTxn(t, kv, Txn{Then: []Op{Put(r.keys.Frozen(), []byte(`{"reason":"etcd was rolled back"}`))}})
-	_, err := r.CreateNetwork(testContext(t), fixed(testNetwork(2)))
-	wantClass(t, err, overspan.ErrUnavailable, "frozen: etcd was rolled back")
-	_, err = r.Claim(testContext(t), n, overspan.Range{Size: 64}, false)
-	wantClass(t, err, overspan.ErrUnavailable, "frozen: etcd was rolled back")
+func TestFrozenClusterLendsAndRemovesNothing(t *testing.T) {
+	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
+		kv := connect(t)
+		r := open(t, kv, testConfig(1))
+		n, leaving := r.create(t, testNetwork(1)), r.create(t, testNetwork(2))
+		b := r.claim(t, n, 0, 64)
+		gone, err := r.mark(testContext(t), leaving)
+		if err != nil || !gone {
+			t.Fatalf("mark a network: %t, %v", gone, err)
+		}
+		mustTxn(t, kv, Txn{Then: []Op{Put(r.keys.Frozen(), []byte(`{"reason":"etcd was rolled back"}`))}})
+		before := dump(t, kv)
+		for what, do := range map[string]func() error{
+			"create": func() error { _, err := r.CreateNetwork(testContext(t), fixed(testNetwork(3))); return err },
+			"claim":  func() error { _, err := r.Claim(testContext(t), n, overspan.Range{First: 64, Size: 64}, false); return err },
+			"attach": func() error {
+				_, err := r.Attach(testContext(t), AttachRequest{Endpoint: r.endpoint(n, "web", 2), Network: n, Blocks: []overspan.Block{b}})
+				return err
+			},
+			"want":           func() error { _, err := r.PutWant(testContext(t), n, nodeID(2), nil); return err },
+			"remove":         func() error { return r.RemoveNetwork(testContext(t), n) },
+			"finish removal": func() error { return r.RemoveNetwork(testContext(t), leaving) },
+		} {
+			t.Run(what, func(t *testing.T) {
+				wantClass(t, do(), overspan.ErrUnavailable, "the cluster is frozen: etcd was rolled back: see ctl status, then accept what etcd holds with ctl cluster accept")
+			})
+		}
+		if diff := cmp.Diff(without(before), without(dump(t, kv))); diff != "" {
+			t.Errorf("keys after the refusals (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // three opens sessions of three nodes.

@@ -26,9 +26,9 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 	key := s.keys.Want(n.ID, holder, w.Asker)
 	for range maxRaces {
 		res, err := s.flights.fly(ctx, &request{step: steps.PutWant, what: what, txn: Txn{
-			If:   []Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision), Absent(Key(key))},
+			If:   append(s.mayClaim(n), Absent(Key(key))),
 			Then: []Op{Put(key, mustMarshal(rec))},
-			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(key))},
+			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen())), Get(Key(key))},
 		}})
 		if err != nil {
 			return overspan.Want{}, err

@@ -125,6 +125,34 @@ func (x *Frozen) Noun() overspan.Freeze {
 	return f
 }
 
+// ReportRecord returns the record of a report.
+func ReportRecord(p overspan.Report) *Report {
+	return &Report{
+		NodeName:  p.NodeName,
+		Since:     stamp(p.Since),
+		Networks:  uint32(p.Networks),
+		Blocks:    uint32(p.Blocks),
+		Endpoints: uint32(p.Endpoints),
+		Failures:  p.Failures,
+	}
+}
+
+// Noun reads the record. It is only ever shown to people: nothing in it is
+// refused.
+func (x *Report) Noun() overspan.Report {
+	p := overspan.Report{
+		NodeName:  x.GetNodeName(),
+		Networks:  int(x.GetNetworks()),
+		Blocks:    int(x.GetBlocks()),
+		Endpoints: int(x.GetEndpoints()),
+		Failures:  x.GetFailures(),
+	}
+	if x.GetSince().IsValid() {
+		p.Since = x.GetSince().AsTime()
+	}
+	return p
+}
+
 // PresenceRecord returns the record of a presence.
 func PresenceRecord(p overspan.Presence) *Presence {
 	return &Presence{
