@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -70,22 +69,19 @@ func (f *Fake) Read(ctx context.Context, scope Scope) (State, error) {
 func (f *Fake) Apply(ctx context.Context, ops []Op) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var errs []error
-	failed := broken{}
-	for _, op := range ops {
+	run := applying{failed: broken{}}
+	for i, op := range ops {
 		if err := ctx.Err(); err != nil {
-			return errors.Join(append(errs, err)...)
+			return run.end(ops[i:], err)
 		}
-		if failed.blocks(op) {
-			failed.add(op)
+		if run.skips(op) {
 			continue
 		}
 		if err := f.applyOne(op); err != nil {
-			failed.add(op)
-			errs = append(errs, opError(op, err))
+			run.fail(op, err)
 		}
 	}
-	return errors.Join(errs...)
+	return run.err()
 }
 
 func (f *Fake) applyOne(op Op) error {

@@ -9,71 +9,58 @@ import (
 	"strings"
 )
 
-// errorsShown is how many errors of a run of entries are spelled out.
-const errorsShown = 3
-
 // Apply carries out ops in order. An op that fails ends its own branch: what
-// builds on it is skipped, everything else is still tried. The error joins
-// those of the ops that failed. What is already so is no error.
+// builds on it is skipped, everything else is still tried. The error is an
+// *ApplyError. What is already so is no error.
 func (h *Host) Apply(ctx context.Context, ops []Op) error {
-	var errs []error
-	failed := broken{}
+	run := applying{failed: broken{}}
 	for len(ops) > 0 {
 		if err := ctx.Err(); err != nil {
-			return errors.Join(append(errs, err)...)
+			return run.end(ops, err)
 		}
-		if failed.blocks(ops[0]) {
-			failed.add(ops[0])
+		if run.skips(ops[0]) {
 			h.log.Debug("op skipped", "op", ops[0])
 			ops = ops[1:]
 			continue
 		}
-		n := countEntries(ops, failed)
+		n := countEntries(ops, run.failed)
 		if n > 0 {
-			errs = append(errs, h.applyEntries(ops[:n], failed)...)
+			h.applyEntries(ops[:n], run.fail)
 			ops = ops[n:]
 			continue
 		}
 		h.log.Debug("op", "op", ops[0])
 		if err := h.applyOne(ctx, ops[0]); err != nil {
-			failed.add(ops[0])
-			errs = append(errs, opError(ops[0], err))
+			run.fail(ops[0], err)
 		}
 		ops = ops[1:]
 	}
-	return errors.Join(errs...)
+	return run.err()
 }
 
-func opError(op Op, err error) error { return fmt.Errorf("%s: %w", op, err) }
-
-// countEntries returns how many ops at the front are entries: small, alike and
-// many, so that they travel together.
+// countEntries returns how many ops at the front are entries that can be tried.
 func countEntries(ops []Op, failed broken) int {
 	for i, op := range ops {
-		switch op.(type) {
-		case SetFDB, DelFDB, AddStatic, DelStatic, SetNeigh, DelNeigh, AddSetEntry, DelSetEntry:
-			if failed.blocks(op) {
-				return i
-			}
-		default:
+		if !isEntry(op) || failed.blocks(op) {
 			return i
 		}
 	}
 	return len(ops)
 }
 
-// applyEntries carries out entries in as few sends as they fit in.
-func (h *Host) applyEntries(ops []Op, failed broken) []error {
-	finder := finder{conn: h.route}
-	var errs []error
-	var more int
-	fail := func(op Op, err error) {
-		failed.add(op)
-		if more++; len(errs) < errorsShown {
-			more--
-			errs = append(errs, opError(op, err))
-		}
+// isEntry reports whether an op is about an entry: these are small, alike and
+// many, so that they travel together.
+func isEntry(op Op) bool {
+	switch op.(type) {
+	case SetFDB, DelFDB, AddStatic, DelStatic, SetNeigh, DelNeigh, AddSetEntry, DelSetEntry:
+		return true
 	}
+	return false
+}
+
+// applyEntries carries out entries in as few sends as they fit in.
+func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
+	finder := finder{conn: h.route}
 	route, sets := pack{conn: h.route}, pack{conn: h.netfilter}
 	for _, op := range ops {
 		switch op.(type) {
@@ -91,10 +78,6 @@ func (h *Host) applyEntries(ops []Op, failed broken) []error {
 	}
 	route.send(fail)
 	sets.send(fail)
-	if more > 0 {
-		errs = append(errs, fmt.Errorf("and %d more such ops failed", more))
-	}
-	return errs
 }
 
 // A pack is messages that travel together, each with the op that it stands for.

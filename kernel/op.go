@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -264,15 +263,11 @@ func listChanges[T interface {
 }](what string, have, want []T,
 ) string {
 	var b strings.Builder
-	for _, w := range want {
-		if !slices.Contains(have, w) {
-			fmt.Fprintf(&b, " add %s %s", what, w)
-		}
+	for _, w := range missingOf(have, want) {
+		fmt.Fprintf(&b, " add %s %s", what, w)
 	}
-	for _, h := range have {
-		if !slices.Contains(want, h) {
-			fmt.Fprintf(&b, " del %s %s", what, h)
-		}
+	for _, h := range missingOf(want, have) {
+		fmt.Fprintf(&b, " del %s %s", what, h)
 	}
 	return b.String()
 }
