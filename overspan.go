@@ -238,6 +238,10 @@ type Attachment struct {
 	Sandbox  SandboxID
 	Netns    string
 
+	// NetworkName is what users call the network, also when that is gone; "" of
+	// a journal older than the field.
+	NetworkName string
+
 	// Committed says that the endpoint's record stands in etcd. Until then the
 	// veth is prepared but not enslaved.
 	Committed bool
@@ -246,8 +250,9 @@ type Attachment struct {
 	// the endpoint's record was written; 0: not known.
 	Registration int64
 
-	// Lost says why the endpoint is off its network: a slot of it is another
-	// node's by now. It follows from the snapshot and is never stored.
+	// Lost says why the endpoint is off its network, and what to do: a slot of it
+	// is another's by now, its name is, or the network is gone. It follows from
+	// the snapshot and is never stored.
 	Lost string
 }
 

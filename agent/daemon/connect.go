@@ -244,7 +244,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	e.ID = overspan.EndpointID(overspan.NewID())
 	d.releaser.lent.add(e.ID)
 	e = address(n, e, lease, want)
-	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns}
+	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name}
 	d.local.putAttachment(a)
 
 	var flown error
@@ -264,7 +264,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	}
 
 	steps.At(steps.AttachCommitted)
-	a.Endpoint, a.Committed = e, true
+	a.Endpoint, a.Committed, a.Registration = e, true, session.Registration()
 	d.local.putAttachment(a)
 	g.Go(func() error {
 		defer steps.At(steps.AttachNoted)

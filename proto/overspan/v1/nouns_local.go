@@ -47,6 +47,7 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 		Netns:     a.Netns,
 		Committed: a.Committed,
 
+		NetworkName:  a.NetworkName,
 		Registration: a.Registration,
 	}
 }
@@ -64,6 +65,7 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 		Netns:     x.GetNetns(),
 		Committed: x.GetCommitted(),
 
+		NetworkName:  x.GetNetworkName(),
 		Registration: x.GetRegistration(),
 	}
 	return result(a, r)

@@ -98,7 +98,7 @@ func TestNounsSurviveTheirRecords(t *testing.T) {
 	block := overspan.Block{Range: overspan.Range{First: 64, Size: 8}, Node: testNode().ID, Ack: true}
 	gotBlock, err := BlockRecord(block).Noun(block.Range)
 	same(t, block, gotBlock, err)
-	attachment := overspan.Attachment{Endpoint: testEndpoint(), Sandbox: testSandbox().ID, Netns: "/proc/7/ns/net", Committed: true}
+	attachment := overspan.Attachment{Endpoint: testEndpoint(), Sandbox: testSandbox().ID, Netns: "/proc/7/ns/net", NetworkName: "demo", Committed: true, Registration: 9}
 	told := attachment
 	told.Lost = "why" // follows from the snapshot and is not stored
 	gotAttachment, err := AttachmentRecord(told).Noun()

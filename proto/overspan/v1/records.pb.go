@@ -1461,7 +1461,9 @@ type Attachment struct {
 	Committed bool                   `protobuf:"varint,4,opt,name=committed,proto3" json:"committed,omitempty"`
 	// Create-revision of the node's registration under which the endpoint's
 	// record was written.
-	Registration  int64 `protobuf:"varint,5,opt,name=registration,proto3" json:"registration,omitempty"`
+	Registration int64 `protobuf:"varint,5,opt,name=registration,proto3" json:"registration,omitempty"`
+	// As users know the network, also when it is gone.
+	NetworkName   string `protobuf:"bytes,6,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1529,6 +1531,13 @@ func (x *Attachment) GetRegistration() int64 {
 		return x.Registration
 	}
 	return 0
+}
+
+func (x *Attachment) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
 }
 
 var File_overspan_v1_records_proto protoreflect.FileDescriptor
@@ -1661,14 +1670,15 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tnetns_dev\x18\x05 \x01(\x04R\bnetnsDev\x12\x1b\n" +
 	"\tnetns_ino\x18\x06 \x01(\x04R\bnetnsIno\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x03R\x03pid\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xb1\x01\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xd4\x01\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
 	"\asandbox\x18\x02 \x01(\tR\asandbox\x12\x14\n" +
 	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x1c\n" +
 	"\tcommitted\x18\x04 \x01(\bR\tcommitted\x12\"\n" +
-	"\fregistration\x18\x05 \x01(\x03R\fregistrationB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\fregistration\x18\x05 \x01(\x03R\fregistration\x12!\n" +
+	"\fnetwork_name\x18\x06 \x01(\tR\vnetworkNameB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_records_proto_rawDescOnce sync.Once
