@@ -154,7 +154,7 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 			Then: []Op{Delete(Key(record.Key)), Delete(s.keys.Acks(n.ID))},
 			Else: []Op{Get(Key(s.keys.Frozen()))},
 		}
-		last.Then = append(last.Then, s.freeLeases(now)...)
+		last.Then = append(last.Then, s.keys.freeLeases(now)...)
 		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, txn: last})
 		if err != nil || res.OK {
 			return err
@@ -167,13 +167,13 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 }
 
 // freeLeases gives a network's VNI and subnets back.
-func (s *Session) freeLeases(n overspan.Network) []Op {
-	ops := []Op{Put(s.keys.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(n.ID)}))}
+func (k Keys) freeLeases(n overspan.Network) []Op {
+	ops := []Op{Put(k.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(n.ID)}))}
 	if n.VNI != 0 {
-		ops = append(ops, Delete(Key(s.keys.VNI(n.VNI))))
+		ops = append(ops, Delete(Key(k.VNI(n.VNI))))
 	}
 	for _, p := range subnets(n) {
-		ops = append(ops, Delete(Key(s.keys.Subnet(p))))
+		ops = append(ops, Delete(Key(k.Subnet(p))))
 	}
 	return ops
 }

@@ -30,9 +30,9 @@ func (s *Session) enter(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("register node %s: %w", s.cfg.Node.Name, err)
 		case at.removing.Key != "":
-			s.cfg.Log.Info("waiting for the removal of this node to end")
-			if err := s.awaitGone(ctx, at.removing.Key, at.revision); err != nil {
-				return overspan.Errorf(overspan.ErrUnavailable, "register node %s: its removal is still under way: %w", s.cfg.Node.Name, err)
+			s.cfg.Log.Info("finishing the removal of this node")
+			if _, err := FinishNodeRemoval(ctx, s.kv, s.keys, s.cfg.Node.ID); err != nil {
+				return fmt.Errorf("register node %s: its removal is still under way: %w", s.cfg.Node.Name, err)
 			}
 			continue
 		case at.live.Key != "":
@@ -175,12 +175,13 @@ func (s *Session) mayAdopt(at standing) error {
 		overspan.ShortID(s.cfg.Node.ID))
 }
 
-// nodeValue writes the registration, and keeps what a newer agent has put there.
+// nodeValue writes the registration: a new one begins undrained.
 func nodeValue(old KeyValue, n overspan.Node) ([]byte, error) {
 	if old.Key == "" {
+		n.Draining = false
 		return Marshal(overspanv1.NodeRecord(n))
 	}
-	value, err := Rewrite(old.Value, overspanv1.NodeRecord(n))
+	value, err := redescribe(old.Value, n)
 	return value, atKey(old, err)
 }
 

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -198,33 +197,27 @@ func TestOpenRefusesAnotherNodesVTEP(t *testing.T) {
 	})
 }
 
-func TestOpenAwaitsTheNodesRemoval(t *testing.T) {
-	t.Parallel()
+func TestOpenFinishesTheNodesRemoval(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		kv := connect(t)
 		first := open(t, kv, testConfig(1))
+		n := first.create(t, testNetwork(1))
+		first.attach(t, n, first.claim(t, n, 0, 64), "web", 2)
 		if err := first.stop(); err != nil {
 			t.Fatal(err)
 		}
 		mark := first.keys.Removing(nodeID(1))
 		mustTxn(t, kv, Txn{Then: []Op{Delete(Key(first.keys.Node(nodeID(1)))), Put(mark, []byte("{}"))}})
 
-		short, cancel := context.WithTimeout(testContext(t), 200*time.Millisecond)
-		defer cancel()
-		_, err := Open(short, kv, testConfig(1))
-		wantClass(t, err, overspan.ErrUnavailable, "removal is still under way")
-
-		opened := make(chan error, 1)
-		go func() {
-			s, err := Open(testContext(t), kv, testConfig(1))
-			if err == nil && s.Registration() <= first.Registration() {
-				err = fmt.Errorf("registration %d is not newer than %d", s.Registration(), first.Registration())
-			}
-			opened <- err
-		}()
-		mustTxn(t, kv, Txn{Then: []Op{Delete(Key(mark))}})
-		if err := <-opened; err != nil {
-			t.Fatal(err)
+		again := open(t, kv, testConfig(1))
+		if again.Registration() <= first.Registration() {
+			t.Errorf("registration %d is not newer than %d", again.Registration(), first.Registration())
+		}
+		if left := mustList(t, kv, again.keys.Interiors(), 0).KVs; len(left) > 0 {
+			t.Errorf("left of the removed node: %v", left)
+		}
+		if left := mustList(t, kv, again.keys.Removals(), 0).KVs; len(left) > 0 {
+			t.Errorf("marks after the node is back: %v", left)
 		}
 	})
 }

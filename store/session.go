@@ -80,8 +80,7 @@ type Session struct {
 // Open registers a node, or takes up its registration, and announces it as
 // present. An error of class ErrInUse means that another agent uses the node's
 // id or its VTEP address; ErrUnsupported that the cluster is newer than this
-// version. A removal of the node that is under way is waited for, until ctx
-// ends.
+// version. A removal of the node that is under way is finished first.
 //
 // When Open returns, nothing that an earlier run of the agent has sent can
 // still be committed.
@@ -151,11 +150,10 @@ func (s *Session) Registration() int64 { return s.registration }
 func (s *Session) Meta() overspan.Meta { return s.meta }
 
 // Update rewrites the registration with what the host has become: its name,
-// addresses, MTU and routes.
+// addresses, MTU and routes. Whether the node is draining is Drain's to say.
 func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	n.ID = s.cfg.Node.ID
-	rec := overspanv1.NodeRecord(n)
-	if _, err := rec.Noun(); err != nil {
+	if _, err := overspanv1.NodeRecord(n).Noun(); err != nil {
 		return overspan.Errorf(overspan.ErrInvalid, "update registration: %s", err)
 	}
 	if err := s.checkVTEPs(ctx, n); err != nil {
@@ -165,7 +163,10 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	if err != nil {
 		return fmt.Errorf("update registration: %w", err)
 	}
-	value, err := Rewrite(old.Value, rec)
+	if old.Key == "" {
+		return overspan.Errorf(overspan.ErrFenced, "update registration: the node was removed from the cluster")
+	}
+	value, err := redescribe(old.Value, n)
 	if err != nil {
 		return atKey(old, err)
 	}
