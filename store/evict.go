@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -56,7 +57,7 @@ func (s *Session) Evict(ctx context.Context, e overspan.Endpoint) error {
 		t.Then = append(t.Then, Delete(Key(key)))
 	}
 	t.Then = append(t.Then, Put(s.keys.Eviction(e.Node, e.ID), note))
-	res, err := s.flights.fly(ctx, &request{what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Evict, what: what, txn: t})
 	if err != nil || res.OK {
 		return err
 	}
@@ -103,6 +104,7 @@ func (s *Session) Evictions(ctx context.Context) ([]Eviction, error) {
 func (s *Session) DropEviction(ctx context.Context, v Eviction) error {
 	key := s.keys.Eviction(s.cfg.Node.ID, v.Endpoint)
 	_, err := s.flights.fly(ctx, &request{
+		step: steps.Heed,
 		what: fmt.Sprintf("note that endpoint %s was taken off", v.Name),
 		txn:  Txn{If: []Cmp{Created(key, v.Revision)}, Then: []Op{Delete(Key(key))}},
 	})

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -53,7 +54,7 @@ func (s *Session) RemoveNode(ctx context.Context, n overspan.Node, force bool) (
 	if !force {
 		t.If = append(t.If, Absent(Key(s.keys.Live(n.ID))))
 	}
-	res, err := s.flights.fly(ctx, &request{what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Remove, what: what, txn: t})
 	if err != nil {
 		return Freed{}, err
 	}

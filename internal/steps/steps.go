@@ -74,6 +74,11 @@ const (
 	Empty    Flight = "empty"  // of a network that is removed
 	Erase    Flight = "erase"  // of the emptied network
 
+	Remove Flight = "remove" // another node's registration
+	Evict  Flight = "evict"  // an endpoint of an absent node
+	Heed   Flight = "heed"   // the note of an eviction
+	Drain  Flight = "drain"  // the registration of a node
+
 	Restore  Flight = "restore"  // a network, as it was
 	Reclaim  Flight = "reclaim"  // slots that are used
 	Reattach Flight = "reattach" // an endpoint that is served
