@@ -108,6 +108,15 @@ func Idle(v View) []overspan.Block {
 	return out
 }
 
+// Vacant returns the own blocks in which no slot is used, lowest first, even if
+// one rests; none while an endpoint waits for a slot.
+func Vacant(v View) []overspan.Block {
+	if v.Waiting > 0 {
+		return nil
+	}
+	return slices.DeleteFunc(v.own(), func(b overspan.Block) bool { return !v.vacant(b.Range) })
+}
+
 // attached reports whether this node has an endpoint in the network.
 func (v View) attached() bool {
 	if len(v.Held) > 0 {

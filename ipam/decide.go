@@ -156,10 +156,12 @@ func (v View) generous(loads []load, refused map[overspan.NodeID]uint64) (holder
 
 func (v View) exhausted(loads []load) error {
 	var holders []string
+	remedy := "disconnect an endpoint, or make a larger network"
 	for _, l := range loads[:min(len(loads), listed)] {
 		away := ""
 		if l.node != v.Self && !v.Up(l.node) {
 			away = ", away"
+			remedy = fmt.Sprintf("disconnect an endpoint, make a larger network, or remove a node that is gone for good: ctl node rm %s", v.Name(l.node))
 		}
 		holders = append(holders, fmt.Sprintf("node %s holds %d (%d in use%s)", v.Name(l.node), l.held, l.used, away))
 	}
@@ -167,8 +169,8 @@ func (v View) exhausted(loads []load) error {
 		holders = append(holders, fmt.Sprintf("%d more nodes hold the rest", rest))
 	}
 	return overspan.Errorf(overspan.ErrExhausted,
-		"network %s has no free address left in %s: %s; disconnect an endpoint, or make a larger network",
-		v.Network.Name, dynamicPrefixes(v.Network), strings.Join(holders, ", "))
+		"network %s has no free address left in %s: %s; %s",
+		v.Network.Name, dynamicPrefixes(v.Network), strings.Join(holders, ", "), remedy)
 }
 
 // dynamicPrefixes returns where a network's dynamic addresses come from, as text.

@@ -131,7 +131,7 @@ func TestDecide(t *testing.T) {
 			name:  "nobody has any",
 			scene: scene{spec: small, blocks: full, used: map[overspan.Slot]string{2: "h1", 3: "h2", 4: "h3", 6: "h3"}, away: []overspan.NodeID{"h3"}},
 			class: overspan.ErrExhausted,
-			text:  "network demo has no free address left in 10.0.0.0/29: node H1 holds 1 (1 in use), node H2 holds 1 (1 in use), node H3 holds 3 (2 in use, away)",
+			text:  "network demo has no free address left in 10.0.0.0/29: node H1 holds 1 (1 in use), node H2 holds 1 (1 in use), node H3 holds 3 (2 in use, away); disconnect an endpoint, make a larger network, or remove a node that is gone for good: ctl node rm H3",
 		},
 		{
 			name:  "a single slot remains unclaimed",
@@ -181,6 +181,12 @@ func TestDecide(t *testing.T) {
 			class:   overspan.ErrInUse, text: "address already in use: endpoint web4 on node H3 has 10.0.0.4 in network demo",
 		},
 		{
+			name:    "an address of an endpoint whose node is away",
+			scene:   scene{spec: small, blocks: full, used: map[overspan.Slot]string{4: "h3"}, away: []overspan.NodeID{"h3"}},
+			request: Request{Addr: addr("10.0.0.4")},
+			class:   overspan.ErrInUse, text: "in network demo; that node is away: wait until it is back, or remove it for good with ctl node rm H3",
+		},
+		{
 			name: "an address that another keeps", scene: scene{spec: small, blocks: full},
 			request: Request{Addr: addr("10.0.0.4"), Refused: map[overspan.NodeID]uint64{"h3": 3}},
 			class:   overspan.ErrInUse, text: "address already in use: 10.0.0.4 of network demo is held by node H3",
@@ -188,7 +194,7 @@ func TestDecide(t *testing.T) {
 		{
 			name: "an address of a node that is away", scene: scene{spec: small, blocks: full, away: []overspan.NodeID{"h3"}},
 			request: Request{Addr: addr("10.0.0.4")},
-			class:   overspan.ErrUnavailable, text: "address 10.0.0.4 of network demo is held by node H3, which is away",
+			class:   overspan.ErrUnavailable, text: "address 10.0.0.4 of network demo is held by node H3, which is away: take another address, wait until the node is back, or remove it for good with ctl node rm H3",
 		},
 		{
 			name: "an address that cannot be claimed", scene: scene{spec: large},

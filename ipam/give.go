@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/overspan/overspan"
 )
@@ -77,7 +78,26 @@ func (a *Allocator) offer(ctx context.Context, network overspan.NetworkID, w ove
 func (a *Allocator) GiveBack(ctx context.Context, network overspan.NetworkID,
 	release func(context.Context, *overspan.Network, overspan.Block) error,
 ) error {
-	n, blocks, err := a.retire(ctx, network)
+	return a.giveBack(ctx, network, release, func(l *ledger, v View, now time.Time) []overspan.Block {
+		return l.emptySince(Idle(v), now.Add(-a.config.IdleAfter), now)
+	})
+}
+
+// Drain hands every block that is empty to release, however short it has been
+// so: this node wants no more endpoints.
+func (a *Allocator) Drain(ctx context.Context, network overspan.NetworkID,
+	release func(context.Context, *overspan.Network, overspan.Block) error,
+) error {
+	return a.giveBack(ctx, network, release, func(_ *ledger, v View, _ time.Time) []overspan.Block {
+		return Vacant(v)
+	})
+}
+
+func (a *Allocator) giveBack(ctx context.Context, network overspan.NetworkID,
+	release func(context.Context, *overspan.Network, overspan.Block) error,
+	choose func(*ledger, View, time.Time) []overspan.Block,
+) error {
+	n, blocks, err := a.retire(ctx, network, choose)
 	if err != nil || len(blocks) == 0 {
 		return err
 	}
@@ -93,7 +113,9 @@ func (a *Allocator) GiveBack(ctx context.Context, network overspan.NetworkID,
 }
 
 // retire sets aside the blocks to give back.
-func (a *Allocator) retire(ctx context.Context, network overspan.NetworkID) (*overspan.Network, []overspan.Block, error) {
+func (a *Allocator) retire(ctx context.Context, network overspan.NetworkID,
+	choose func(*ledger, View, time.Time) []overspan.Block,
+) (*overspan.Network, []overspan.Block, error) {
 	l := a.ledger(network)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +124,7 @@ func (a *Allocator) retire(ctx context.Context, network overspan.NetworkID) (*ov
 		return nil, nil, err
 	}
 	now := a.config.Now()
-	blocks := l.emptySince(Idle(l.complete(v, now)), now.Add(-a.config.IdleAfter), now)
+	blocks := choose(l, l.complete(v, now), now)
 	for _, b := range blocks {
 		l.setAside(b.Range)
 	}

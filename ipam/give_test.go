@@ -69,6 +69,40 @@ func TestGiveBack(t *testing.T) {
 	}
 }
 
+func TestDrainGivesBackWhatIsEmptyAtOnce(t *testing.T) {
+	now := time.Unix(0, 0)
+	c := newCluster(t, network(t, Spec{Subnets: []string{"10.0.0.0/24"}}))
+	h1 := c.join("h1", func() time.Time { return now })
+	for _, text := range []string{"8+8", "16+8"} {
+		c.give(t, text, "h1")
+	}
+	lease, err := h1.attach(t.Context(), Addrs{IPv4: addr("10.0.0.9")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain := func(want ...overspan.Range) {
+		t.Helper()
+		var got []overspan.Range
+		err := h1.alloc.Drain(t.Context(), "net", func(_ context.Context, _ *overspan.Network, b overspan.Block) error {
+			got = append(got, b.Range)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.change(func(s *overspan.Segment, _ int64) { s.Blocks.Delete(b.First) })
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("given back (-want +got):\n%s", diff)
+		}
+	}
+	drain(overspan.Range{First: 16, Size: 8})
+	drain()
+	h1.detach(lease)
+	drain(overspan.Range{First: 8, Size: 8}) // though its slot rests
+}
+
 func TestGrantThatFails(t *testing.T) {
 	c := newCluster(t, network(t, Spec{Subnets: []string{"10.0.0.0/24"}}), "h1")
 	c.give(t, "8+1", "h1")

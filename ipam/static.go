@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -14,8 +15,8 @@ func (v View) decideExact(r Request) (Decision, error) {
 		return nil, err
 	}
 	if e := v.Segment.Endpoints.Get(slot); e != nil {
-		return nil, overspan.Errorf(overspan.ErrInUse, "address already in use: endpoint %s on node %s has %s in network %s",
-			e.Name, v.Name(e.Node), r.Addr, v.Network.Name)
+		return nil, overspan.Errorf(overspan.ErrInUse, "address already in use: endpoint %s on node %s has %s in network %s%s",
+			e.Name, v.Name(e.Node), r.Addr, v.Network.Name, v.away(e.Node))
 	}
 	if v.used(slot) {
 		return nil, v.inUse(r.Addr, v.Self)
@@ -40,8 +41,8 @@ func (v View) decideExact(r Request) (Decision, error) {
 	}
 	if !v.Up(block.Node) {
 		return nil, overspan.Errorf(overspan.ErrUnavailable,
-			"address %s of network %s is held by node %s, which is away: take another address, or wait until the node is back",
-			r.Addr, v.Network.Name, v.Name(block.Node))
+			"address %s of network %s is held by node %s, which is away: take another address, wait until the node is back, or remove it for good with ctl node rm %s",
+			r.Addr, v.Network.Name, v.Name(block.Node), v.Name(block.Node))
 	}
 	return Ask{Holder: block.Node, Slot: &slot}, nil
 }
@@ -49,6 +50,14 @@ func (v View) decideExact(r Request) (Decision, error) {
 func (v View) inUse(a netip.Addr, holder overspan.NodeID) error {
 	return overspan.Errorf(overspan.ErrInUse, "address already in use: %s of network %s is held by node %s",
 		a, v.Network.Name, v.Name(holder))
+}
+
+// away adds to an error that a node which is away is its cause; "" if it is up.
+func (v View) away(node overspan.NodeID) string {
+	if node == v.Self || v.Up(node) {
+		return ""
+	}
+	return fmt.Sprintf("; that node is away: wait until it is back, or remove it for good with ctl node rm %s", v.Name(node))
 }
 
 // staticSlot returns the slot of an address that a user asks for; ErrInvalid if

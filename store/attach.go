@@ -205,13 +205,19 @@ func slotAddr(n *overspan.Network, slot overspan.Slot) string {
 	return fmt.Sprintf("slot %d", slot)
 }
 
-// describe names an endpoint and its node from its record.
+// describe names an endpoint and its node from its record, and says what would
+// free it where that node is away.
 func (s *Session) describe(ctx context.Context, kv KeyValue) string {
 	e, err := s.keys.endpoint(kv)
 	if err != nil {
 		return "an unreadable record: " + err.Error()
 	}
-	return fmt.Sprintf("%s on %s", e.Name, s.nodeName(ctx, e.Node))
+	node := s.nodeName(ctx, e.Node)
+	out := fmt.Sprintf("%s on %s", e.Name, node)
+	if live, err := s.one(ctx, s.keys.Live(e.Node)); err == nil && live.Key == "" && e.Node != s.cfg.Node.ID {
+		out += fmt.Sprintf(", a node that is away: wait until it is back, or remove it for good with ctl node rm %s", node)
+	}
+	return out
 }
 
 // describeRef names the endpoint that a name or MAC key refers to.

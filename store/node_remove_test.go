@@ -19,6 +19,7 @@ type removalWorld struct {
 	keys    Keys
 	h1, h2  run
 	network *overspan.Network
+	block   overspan.Block    // h1's
 	without map[string]string // what etcd held before h2 came
 }
 
@@ -29,7 +30,8 @@ func populate(t *testing.T, connect func(*testing.T) KV, many int) *removalWorld
 	w := &removalWorld{kv: connect(t), keys: testKeys(t, "test")}
 	w.h1 = open(t, w.kv, testConfig(1))
 	w.network = w.h1.create(t, testNetwork(1))
-	w.h1.attach(t, w.network, w.h1.claim(t, w.network, 0, 64), "kept", 2)
+	w.block = w.h1.claim(t, w.network, 0, 64)
+	w.h1.attach(t, w.network, w.block, "kept", 2)
 	mustDo(t, w.h1.PutAck(testContext(t), w.network, 1))
 	w.without = dump(t, w.kv)
 
@@ -109,6 +111,9 @@ func TestRemoveNode(t *testing.T) {
 		_, err := w.h1.RemoveNode(testContext(t), h2, false)
 		wantClass(t, err, overspan.ErrInUse, "node h2 is up: stop its agent or use --force")
 		w.die(t)
+		twin := w.h1.endpoint(w.network, "web1", 3)
+		_, err = w.h1.Attach(testContext(t), AttachRequest{Endpoint: twin, Network: w.network, Blocks: []overspan.Block{w.block}})
+		wantClass(t, err, overspan.ErrExists, "web1 on h2, a node that is away", "remove it for good with ctl node rm h2")
 		freed, err := w.h1.RemoveNode(testContext(t), h2, false)
 		mustDo(t, err)
 		if want := (Freed{Endpoints: 6, Blocks: 3}); freed != want {
