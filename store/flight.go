@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -36,7 +37,7 @@ const (
 // so that of a flight without an answer it can be found out whether it has
 // committed, and made sure that it never will.
 //
-// One goroutine, run, owns everything but in, ended and trouble.
+// One goroutine, run, owns everything but in, ended, floor and trouble.
 type flights struct {
 	kv           KV
 	keys         Keys
@@ -50,6 +51,8 @@ type flights struct {
 	sequence uint64 // of the last flight
 	mod      int64  // mod-revision of the flight key
 	waiting  []*request
+
+	floor atomic.Int64 // what mod has reached, for all to read
 
 	in    chan *request // unbuffered: whoever gives up before it is taken never flies
 	ended chan struct{} // closed when run has ended; err holds from then on
@@ -154,7 +157,7 @@ func (f *flights) launch(ctx context.Context, group []*request) []*request {
 	}
 	switch {
 	case err == nil && res.OK:
-		f.sequence, f.mod = f.sequence+1, res.Revision
+		f.note(f.sequence+1, res.Revision)
 		return land(group, res.Revision, res.Responses[1:])
 	case err == nil:
 		f.err = f.standing(res)
@@ -174,6 +177,12 @@ func (f *flights) launch(ctx context.Context, group []*request) []*request {
 		orphans = append(orphans, f.launch(ctx, group[i:i+1])...)
 	}
 	return orphans
+}
+
+// note remembers what the flight key holds.
+func (f *flights) note(sequence uint64, mod int64) {
+	f.sequence, f.mod = sequence, mod
+	f.floor.Store(mod)
 }
 
 // guarded returns a transaction that commits only while the node is registered
@@ -219,7 +228,7 @@ func (f *flights) settle(ctx context.Context, group []*request, cause error) []*
 		case err != nil:
 			cause = err
 		case res.OK:
-			f.sequence, f.mod = f.sequence+2, res.Revision
+			f.note(f.sequence+2, res.Revision)
 			return f.again(group, cause)
 		default:
 			return f.settled(group, res, cause)
@@ -239,7 +248,7 @@ func (f *flights) settled(group []*request, res Result, cause error) []*request 
 		return refuse(group, f.err)
 	}
 	committed := last.GetSequence() == f.sequence+1
-	f.sequence, f.mod = last.GetSequence(), at
+	f.note(last.GetSequence(), at)
 	if !committed { // an earlier attempt to settle was carried out
 		return f.again(group, cause)
 	}
@@ -292,14 +301,25 @@ func (f *flights) registered(res Result) error {
 	return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(f.node))
 }
 
-// standing says why the guards of a flight with a known outcome failed.
+// standing says why the guards of a flight with a known outcome failed. The
+// revisions of a key only grow, and only its node's removal deletes the flight
+// key: one that is older than this session has left it was restored.
 func (f *flights) standing(res Result) error {
 	if err := f.registered(res); err != nil {
 		return err
 	}
+	kvs := res.Responses[1].KVs
+	if len(kvs) == 0 || kvs[0].ModRevision < f.mod {
+		return forgotten(f.node)
+	}
 	last, _ := f.lastFlight(res)
 	return overspan.Errorf(overspan.ErrFenced,
-		"node %s: instance %q has written as this node: another agent uses its id, or etcd was rolled back", overspan.ShortID(f.node), last.GetInstance())
+		"node %s: instance %q has written as this node: another agent uses its id", overspan.ShortID(f.node), last.GetInstance())
+}
+
+// forgotten is how a session of a node ends whose last flight etcd does not know.
+func forgotten(node overspan.NodeID) error {
+	return overspan.Errorf(overspan.ErrFenced, "node %s: its last transaction is gone from etcd: %w", overspan.ShortID(node), ErrForgotten)
 }
 
 // lastFlight reads the flight key from the answer of failed guards, and its

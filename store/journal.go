@@ -30,6 +30,7 @@ const (
 	keyInstance     = "instance"
 	keyClusterID    = "etcd-cluster-id"
 	keyRevision     = "etcd-revision"
+	keyAccepted     = "etcd-accepted"
 )
 
 // A Journal is what a node must remember while its agent is not running: who it
@@ -103,6 +104,9 @@ func readIdentity(b *bolt.Bucket) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	if id.Accepted, err = readNumber(b, keyAccepted); err != nil {
+		return Identity{}, err
+	}
 	id.ClusterID, id.Registration, id.Revision = cluster, int64(registration), int64(revision)
 	return id, nil
 }
@@ -138,14 +142,17 @@ func (j *Journal) SetRegistration(rev int64) error {
 	return j.put(bucketIdentity, keyRegistration, strconv.AppendInt(nil, rev, 10))
 }
 
-// SetSeen notes which etcd this node has followed, and how far.
-func (j *Journal) SetSeen(clusterID uint64, rev int64) error {
+// SetSeen notes which etcd this node has followed, how far, and how many
+// acceptances of what etcd had become it has lived to see.
+func (j *Journal) SetSeen(clusterID uint64, rev int64, accepted uint64) error {
 	return j.update(bucketIdentity, keyRevision, func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketIdentity))
-		if err := b.Put([]byte(keyClusterID), strconv.AppendUint(nil, clusterID, 10)); err != nil {
-			return err
+		for key, value := range map[string]uint64{keyClusterID: clusterID, keyRevision: uint64(rev), keyAccepted: accepted} {
+			if err := b.Put([]byte(key), strconv.AppendUint(nil, value, 10)); err != nil {
+				return err
+			}
 		}
-		return b.Put([]byte(keyRevision), strconv.AppendInt(nil, rev, 10))
+		return nil
 	})
 }
 

@@ -20,11 +20,14 @@ type MirrorConfig struct {
 	// waited for as long. 0: 2 seconds, so that its loss is known within 4.
 	Probe time.Duration
 
-	// ClusterID and Revision are what an earlier run of the agent has seen, 0
-	// if nothing. An etcd of another id, or behind that revision, was replaced
-	// or rolled back: the mirror doubts it and publishes nothing of it.
+	// What an earlier run of the agent has seen, zero if nothing: etcd's cluster
+	// id, its revision, the cluster id in the settings, and the acceptances. An
+	// etcd that differs, or is behind, was replaced or rolled back: the mirror
+	// doubts it and publishes nothing of it.
 	ClusterID uint64
 	Revision  int64
+	Settings  string
+	Accepted  uint64
 
 	Log *slog.Logger // nil: silent
 }
@@ -44,8 +47,10 @@ type Mirror struct {
 	changed chan struct{} // size 1
 	refeed  chan struct{} // size 1: the set of followed networks has changed
 	ask     chan struct{} // size 1: somebody waits for progress
+	renewed chan struct{} // size 1: the history has changed
 
 	mu       sync.Mutex // guards all fields below
+	history  int        // which of etcd's histories is followed; Renew begins another
 	snapshot *overspan.Snapshot
 	newer    chan struct{} // closed and replaced with each snapshot, and at a doubt
 	followed map[overspan.NetworkID]struct{}
@@ -70,9 +75,10 @@ func NewMirror(kv KV, keys Keys, cfg MirrorConfig) *Mirror {
 		changed:  make(chan struct{}, 1),
 		refeed:   make(chan struct{}, 1),
 		ask:      make(chan struct{}, 1),
+		renewed:  make(chan struct{}, 1),
 		newer:    make(chan struct{}),
 		followed: map[overspan.NetworkID]struct{}{},
-		health:   newHealth(cfg.ClusterID, cfg.Revision),
+		health:   newHealth(cfg),
 	}
 }
 
@@ -110,6 +116,11 @@ func (m *Mirror) Unfollow(n overspan.NetworkID) {
 // of class overspan.ErrUnavailable: ctx has ended before, or the mirror is in
 // doubt.
 func (m *Mirror) WaitRevision(ctx context.Context, rev int64) error {
+	return m.waitRevision(ctx, m.currentHistory(), rev)
+}
+
+// waitRevision is WaitRevision for a revision of one history.
+func (m *Mirror) waitRevision(ctx context.Context, history int, rev int64) error {
 	m.mu.Lock()
 	networks := maps.Clone(m.followed)
 	m.mu.Unlock()
@@ -119,7 +130,7 @@ func (m *Mirror) WaitRevision(ctx context.Context, rev int64) error {
 	retry := time.NewTimer(pause)
 	defer retry.Stop()
 	for asked := false; ; {
-		newer, err := m.reached(rev, networks)
+		newer, err := m.reached(history, rev, networks)
 		if newer == nil {
 			return err
 		}
@@ -156,11 +167,11 @@ func (m *Mirror) want(rev int64) {
 
 // reached returns nil and how the wait for a revision has ended, or else a
 // channel that closes when that may have changed.
-func (m *Mirror) reached(rev int64, networks map[overspan.NetworkID]struct{}) (<-chan struct{}, error) {
+func (m *Mirror) reached(history int, rev int64, networks map[overspan.NetworkID]struct{}) (<-chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.health.doubt != "" {
-		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %s", rev, m.health.doubt)
+	if err := m.follows(history); err != nil {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w", rev, err)
 	}
 	if m.snapshot == nil || m.snapshot.Revision < rev {
 		return m.newer, nil
@@ -177,11 +188,12 @@ func (m *Mirror) reached(rev int64, networks map[overspan.NetworkID]struct{}) (<
 // Sync returns when the snapshot is at least as new as the moment of the call.
 // Errors are those of WaitRevision.
 func (m *Mirror) Sync(ctx context.Context) error {
+	history := m.currentHistory()
 	l, err := m.list(ctx, Key(m.keys.Meta()))
 	if err != nil {
 		return err
 	}
-	return m.WaitRevision(ctx, l.Revision)
+	return m.waitRevision(ctx, history, l.Revision)
 }
 
 // Segment lists the interior of a network that need not be followed, once.
@@ -202,23 +214,6 @@ func (m *Mirror) Stale() (since time.Time, err error) {
 	return m.health.stale()
 }
 
-// Doubt says why etcd is not taken for the one that the mirror followed, ""
-// if it is: it was replaced, or rolled back to a revision that had passed. What
-// is missing in it is unknown, not gone. The mirror publishes nothing any more.
-func (m *Mirror) Doubt() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.health.doubt
-}
-
-// Seen returns the cluster and the highest revision seen, to be given to the
-// next run's MirrorConfig.
-func (m *Mirror) Seen() (clusterID uint64, revision int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.health.cluster, m.health.revision
-}
-
 // LostEvents counts the records in which a listing contradicted a watch.
 func (m *Mirror) LostEvents() int64 {
 	m.mu.Lock()
@@ -230,7 +225,7 @@ func (m *Mirror) LostEvents() int64 {
 // was seen before the question: a linearizable read never goes back.
 func (m *Mirror) list(ctx context.Context, r KeyRange) (Listing, error) {
 	m.mu.Lock()
-	before := m.health.revision
+	history, before := m.history, m.health.revision
 	m.mu.Unlock()
 	l, err := m.kv.List(ctx, r, 0)
 	if err != nil {
@@ -238,9 +233,11 @@ func (m *Mirror) list(ctx context.Context, r KeyRange) (Listing, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.health.trust(l.ClusterID, l.Revision, before) {
+	if m.history == history && !m.health.trust(l.ClusterID, l.Revision, before) {
 		m.wakeWaiters()
-		return Listing{}, overspan.Errorf(overspan.ErrUnavailable, "list %s: %s", r.Key, m.health.doubt)
+	}
+	if err := m.follows(history); err != nil {
+		return Listing{}, overspan.Errorf(overspan.ErrUnavailable, "list %s: %w", r.Key, err)
 	}
 	return l, nil
 }

@@ -16,9 +16,11 @@ import (
 type feed struct {
 	m       *Mirror
 	keys    KeyRange
+	history int
 	kick    chan struct{} // size 1: list again
 	updates chan<- update
 	cancel  context.CancelFunc
+	ended   chan struct{} // closed
 
 	part     *part // nil until the first listing
 	frontier int64
@@ -108,7 +110,7 @@ func (f *feed) follow(ctx context.Context) error {
 func (f *feed) compare(ctx context.Context, frontier int64) error {
 	listing, err := f.m.kv.List(ctx, f.keys, frontier)
 	if errors.Is(err, ErrFuture) {
-		f.m.suspect(fmt.Sprintf("etcd was rolled back: it has not reached revision %d", frontier))
+		f.m.suspect(f.history, fmt.Sprintf("etcd was rolled back: it has not reached revision %d", frontier))
 	}
 	if err != nil {
 		return err
@@ -137,7 +139,7 @@ func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
 	defer tick.Stop()
 	for {
 		probeCtx, cancel := context.WithTimeout(ctx, m.cfg.Probe)
-		l, err := m.list(probeCtx, Key(m.keys.Meta()))
+		rev, err := m.check(probeCtx)
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -145,7 +147,7 @@ func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
 		m.report("probe", err)
 		if err == nil {
 			m.mu.Lock()
-			reach := min(m.wanted, l.Revision)
+			reach := min(m.wanted, rev)
 			m.mu.Unlock()
 			select {
 			case updates <- update{probe: reach}:
@@ -192,11 +194,4 @@ func (m *Mirror) forget(source string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.health.forget(source)
-}
-
-func (m *Mirror) suspect(why string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.health.suspect(why)
-	m.wakeWaiters()
 }

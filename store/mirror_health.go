@@ -12,15 +12,22 @@ import (
 type health struct {
 	cluster  uint64 // 0: none seen
 	revision int64  // highest seen
+	settings string // cluster id in the settings; "": none seen
+	accepted uint64 // acceptances, as many as were seen
+	metaAt   int64  // revision at which settings and acceptances were seen last
 
-	doubt string // why etcd is not the one that it was
+	doubt   string        // why etcd is not the one that it was
+	doubted chan struct{} // closed when there is a doubt
 
 	good   map[string]time.Time // by source: when all was well last
 	faults map[string]error     // by source
 }
 
-func newHealth(cluster uint64, revision int64) health {
-	return health{cluster: cluster, revision: revision, good: map[string]time.Time{}, faults: map[string]error{}}
+func newHealth(cfg MirrorConfig) health {
+	return health{
+		cluster: cfg.ClusterID, revision: cfg.Revision, settings: cfg.Settings, accepted: cfg.Accepted,
+		doubted: make(chan struct{}), good: map[string]time.Time{}, faults: map[string]error{},
+	}
 }
 
 // report takes what a source has found out; err is nil if all is well.
@@ -71,10 +78,37 @@ func (h *health) trust(cluster uint64, revision, before int64) bool {
 	return true
 }
 
+// confirm holds the keys below meta, as they stand at a revision, against what
+// was seen of them before. Settings never change, and acceptances only grow.
+// Records that cannot be read say nothing.
+func (h *health) confirm(keys Keys, p *part, rev int64) {
+	if rev < h.metaAt {
+		return // a feed that lags behind the probe
+	}
+	h.metaAt = rev
+	if _, bad := p.bad.rows[keys.Meta()]; !bad {
+		switch id := p.meta.ClusterID; {
+		case h.settings != "" && id == "":
+			h.suspect("etcd was emptied: the cluster's settings are gone")
+		case h.settings != "" && id != h.settings:
+			h.suspect(fmt.Sprintf("etcd was replaced: it was set up as cluster %s, not %s", overspan.ShortID(id), overspan.ShortID(h.settings)))
+		case h.settings == "":
+			h.settings = id
+		}
+	}
+	if _, bad := p.bad.rows[keys.Accepted()]; !bad {
+		if p.accepted < h.accepted {
+			h.suspect(fmt.Sprintf("etcd was rolled back: it counts %d acceptances, after %d", p.accepted, h.accepted))
+		}
+		h.accepted = max(h.accepted, p.accepted)
+	}
+}
+
 // suspect keeps the first doubt.
 func (h *health) suspect(why string) {
 	if h.doubt == "" {
 		h.doubt = why
+		close(h.doubted)
 		h.report("doubt", overspan.Errorf(overspan.ErrUnavailable, "%s; nothing of it is applied", why))
 	}
 }

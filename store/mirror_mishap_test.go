@@ -104,53 +104,6 @@ func TestMirrorFindsLostEvents(t *testing.T) {
 	}
 }
 
-func TestMirrorDoubtsAnEtcdThatWentBack(t *testing.T) {
-	memory := NewMemory(1)
-	w := scribe{memory, testKeys(t, "back")}
-	backup := w.write(t, w.node(1, 1))
-	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
-	rev := w.write(t, w.node(2, 1))
-	before := waitRevision(t, m, rev)
-
-	memory.Rollback(backup)
-	eventually(t, "the doubt", func() bool { return m.Doubt() != "" })
-	if _, err := m.Stale(); err == nil || !strings.Contains(err.Error(), "rolled back") {
-		t.Errorf("stale: %v, want that etcd was rolled back", err)
-	}
-	if err := m.WaitRevision(testContext(t), rev+1); !errors.Is(err, overspan.ErrUnavailable) {
-		t.Errorf("wait: error %v, want ErrUnavailable", err)
-	}
-	for i := range 5 { // past the old revision again
-		w.write(t, Delete(Prefix(w.keys.Nodes().Key)), w.network(i+1, 1))
-	}
-	if err := m.Sync(testContext(t)); !errors.Is(err, overspan.ErrUnavailable) {
-		t.Errorf("sync: error %v, want ErrUnavailable", err)
-	}
-	if got := m.Snapshot(); got != before {
-		t.Errorf("a snapshot of a doubtful etcd was published: %+v", got)
-	}
-}
-
-func TestMirrorDoubtsAnEtcdThatIsNotTheOneOfTheLastRun(t *testing.T) {
-	tests := []struct {
-		name string
-		cfg  MirrorConfig
-		text string
-	}{
-		{"another cluster", MirrorConfig{ClusterID: 2}, "replaced"},
-		{"an older revision", MirrorConfig{ClusterID: 1, Revision: 1000}, "rolled back"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			m := startMirror(t, NewMemory(1), testKeys(t, "other"), tt.cfg)
-			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), tt.text) })
-			if s := m.Snapshot(); s != nil {
-				t.Errorf("snapshot %+v, want none", s)
-			}
-		})
-	}
-}
-
 func TestMirrorIsStaleWhileEtcdIsAway(t *testing.T) {
 	w := scribe{NewMemory(1), testKeys(t, "away")}
 	faulty := NewFaulty(w)

@@ -20,6 +20,8 @@ type mirrorLoop struct {
 	updates chan update
 	wg      sync.WaitGroup // feeds
 
+	following int // the history that the feeds are of
+
 	meta, nodes, lives, networks *feed
 	segments                     map[overspan.NetworkID]*feed
 
@@ -39,19 +41,17 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 	defer l.wg.Wait()
 	defer cancel()
-	l.meta = l.start(ctx, Prefix(m.keys.Meta()))
-	l.nodes = l.start(ctx, m.keys.Nodes())
-	l.lives = l.start(ctx, m.keys.Lives())
-	l.networks = l.start(ctx, m.keys.Networks())
+	l.begin(ctx)
 	l.wg.Go(func() { m.probe(ctx, l.updates) })
 	l.wg.Go(func() { m.askProgress(ctx) })
-	l.matchFollowed(ctx)
 	for {
 		select {
 		case u := <-l.updates:
 			l.take(u)
 		case <-m.refeed:
 			l.matchFollowed(ctx)
+		case <-m.renewed:
+			l.renew(ctx)
 		case <-ctx.Done():
 			return nil
 		}
@@ -62,8 +62,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 func (l *mirrorLoop) start(ctx context.Context, r KeyRange) *feed {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &feed{m: l.Mirror, keys: r, kick: make(chan struct{}, 1), updates: l.updates, cancel: cancel}
+	f := &feed{m: l.Mirror, keys: r, history: l.following, kick: make(chan struct{}, 1), updates: l.updates, cancel: cancel, ended: make(chan struct{})}
 	l.wg.Go(func() {
+		defer close(f.ended)
 		defer cancel()
 		f.run(ctx)
 	})
@@ -109,6 +110,9 @@ func (l *mirrorLoop) take(u update) {
 	switch {
 	case f == nil:
 		l.kickLagging(u.probe)
+		return
+	case f.history != l.following:
+		return // left behind by a feed that has ended
 	case u.listing != nil:
 		l.replace(f, u.listing)
 	case u.check != nil:
@@ -119,6 +123,9 @@ func (l *mirrorLoop) take(u update) {
 			f.dirty = true
 		}
 		l.advance(f, u.batch.Revision)
+	}
+	if f == l.meta {
+		l.confirm(l.following, f.part, f.frontier)
 	}
 }
 
@@ -148,8 +155,10 @@ func (l *mirrorLoop) compare(f *feed, listing *Listing) {
 func (l *mirrorLoop) advance(f *feed, rev int64) {
 	f.frontier = max(f.frontier, rev)
 	l.mu.Lock()
-	l.health.revision = max(l.health.revision, rev)
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if l.following == l.history {
+		l.health.revision = max(l.health.revision, rev)
+	}
 }
 
 // kickLagging lists those ranges again whose watch has not reached, from one
@@ -177,7 +186,7 @@ func (l *mirrorLoop) publish() {
 		wait = l.feeds()
 		last = &overspan.Snapshot{Revision: -1}
 	}
-	if slices.ContainsFunc(wait, func(f *feed) bool { return f.part == nil }) || l.Doubt() != "" {
+	if slices.ContainsFunc(wait, func(f *feed) bool { return f.part == nil }) {
 		return
 	}
 	s := &overspan.Snapshot{
@@ -198,9 +207,12 @@ func (l *mirrorLoop) publish() {
 		f.dirty = false
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.follows(l.following) != nil {
+		return
+	}
 	l.snapshot = s
 	l.wakeWaiters()
-	l.mu.Unlock()
 	poke(l.changed)
 }
 

@@ -15,8 +15,9 @@ func (m *Mirror) WaitSegment(ctx context.Context, n overspan.NetworkID, rev int6
 	const overdue = 100 * time.Millisecond
 	retry := time.NewTicker(overdue)
 	defer retry.Stop()
+	history := m.currentHistory()
 	for {
-		newer, err := m.segmentReached(n, rev)
+		newer, err := m.segmentReached(history, n, rev)
 		if newer == nil {
 			return err
 		}
@@ -33,11 +34,11 @@ func (m *Mirror) WaitSegment(ctx context.Context, n overspan.NetworkID, rev int6
 
 // segmentReached is reached for one network. One that is not followed any more
 // has nothing to wait for.
-func (m *Mirror) segmentReached(n overspan.NetworkID, rev int64) (<-chan struct{}, error) {
+func (m *Mirror) segmentReached(history int, n overspan.NetworkID, rev int64) (<-chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.health.doubt != "" {
-		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %s", rev, m.health.doubt)
+	if err := m.follows(history); err != nil {
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w", rev, err)
 	}
 	if _, followed := m.followed[n]; !followed {
 		return nil, nil

@@ -137,7 +137,10 @@ func TestFrozenClusterLendsAndRemovesNothing(t *testing.T) {
 		before := dump(t, kv)
 		for what, do := range map[string]func() error{
 			"create": func() error { _, err := r.CreateNetwork(testContext(t), fixed(testNetwork(3))); return err },
-			"claim":  func() error { _, err := r.Claim(testContext(t), n, overspan.Range{First: 64, Size: 64}, false); return err },
+			"claim": func() error {
+				_, err := r.Claim(testContext(t), n, overspan.Range{First: 64, Size: 64}, false)
+				return err
+			},
 			"attach": func() error {
 				_, err := r.Attach(testContext(t), AttachRequest{Endpoint: r.endpoint(n, "web", 2), Network: n, Blocks: []overspan.Block{b}})
 				return err

@@ -74,11 +74,8 @@ func (s *Session) holdLease(ctx context.Context) error {
 
 // present reports whether the presence is in place.
 func (s *Session) present(ctx context.Context) (bool, error) {
-	at, err := s.look(ctx)
+	at, err := s.check(ctx)
 	if err != nil {
-		return false, err
-	}
-	if err := s.stands(at); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
@@ -86,10 +83,24 @@ func (s *Session) present(ctx context.Context) (bool, error) {
 	return at.live.CreateRevision == s.since, nil
 }
 
-// stands tells whether the node is still this session's.
-func (s *Session) stands(at standing) error {
+// check looks, and tells whether the node is still this session's.
+func (s *Session) check(ctx context.Context) (standing, error) {
+	floor := s.flights.floor.Load() // before the question: flights go on
+	at, err := s.look(ctx)
+	if err != nil {
+		return at, err
+	}
+	return at, s.stands(at, floor)
+}
+
+// stands tells whether the node is still this session's. Floor is what the
+// mod-revision of its flight key had reached before etcd was asked.
+func (s *Session) stands(at standing, floor int64) error {
 	if at.node.CreateRevision != s.registration {
 		return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(s.cfg.Node.ID))
+	}
+	if at.flight.ModRevision < floor {
+		return forgotten(s.cfg.Node.ID)
 	}
 	if at.live.Key == "" {
 		return nil
@@ -121,11 +132,8 @@ func (s *Session) regain(ctx context.Context) error {
 // announce is one attempt to put the presence. What an attempt without an
 // answer may have left behind is in this run's name and replaced by the next.
 func (s *Session) announce(ctx context.Context) error {
-	at, err := s.look(ctx)
+	at, err := s.check(ctx)
 	if err != nil {
-		return err
-	}
-	if err := s.stands(at); err != nil {
 		return err
 	}
 	live, err := Marshal(overspanv1.PresenceRecord(s.cfg.Presence))

@@ -139,9 +139,9 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 	s.flights = &flights{
 		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout, backoff: firstPause,
 		node: id, instance: s.cfg.Presence.Instance, registration: s.registration,
-		sequence: sequence, mod: res.Revision,
 		in: make(chan *request), ended: make(chan struct{}),
 	}
+	s.flights.note(sequence, res.Revision)
 	return true, nil
 }
 

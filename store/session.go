@@ -52,6 +52,7 @@ type Identity struct {
 	Instance     string // of the last run
 	ClusterID    uint64 // etcd's; 0: none seen yet
 	Revision     int64  // the highest that was seen of that etcd
+	Accepted     uint64 // how often an operator had accepted what etcd had become
 }
 
 // A Session is a registered node: whoever holds it may write as the node. Any

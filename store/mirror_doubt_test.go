@@ -1,0 +1,194 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
+)
+
+func TestMirrorDoubtsAnEtcdThatWentBack(t *testing.T) {
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "back")}
+	backup := w.write(t, w.node(1, 1))
+	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
+	rev := w.write(t, w.node(2, 1))
+	before := waitRevision(t, m, rev)
+
+	memory.Rollback(backup)
+	eventually(t, "the doubt", func() bool { return m.Doubt() != "" })
+	if _, err := m.Stale(); err == nil || !strings.Contains(err.Error(), "rolled back") {
+		t.Errorf("stale: %v, want that etcd was rolled back", err)
+	}
+	if err := m.WaitRevision(testContext(t), rev+1); !errors.Is(err, overspan.ErrUnavailable) {
+		t.Errorf("wait: error %v, want ErrUnavailable", err)
+	}
+	for i := range 5 { // past the old revision again
+		w.write(t, Delete(Prefix(w.keys.Nodes().Key)), w.network(i+1, 1))
+	}
+	if err := m.Sync(testContext(t)); !errors.Is(err, overspan.ErrUnavailable) {
+		t.Errorf("sync: error %v, want ErrUnavailable", err)
+	}
+	if got := m.Snapshot(); got != before {
+		t.Errorf("a snapshot of a doubtful etcd was published: %+v", got)
+	}
+}
+
+func TestMirrorDoubtsAnEtcdThatIsNotTheOneOfTheLastRun(t *testing.T) {
+	tests := []struct {
+		name string
+		cfg  MirrorConfig
+		text string
+	}{
+		{"another cluster", MirrorConfig{ClusterID: 2}, "replaced"},
+		{"an older revision", MirrorConfig{ClusterID: 1, Revision: 1000}, "rolled back"},
+		{"no settings", MirrorConfig{ClusterID: 1, Settings: testID[string]('c', 1)}, "emptied"},
+		{"fewer acceptances", MirrorConfig{ClusterID: 1, Accepted: 1}, "counts 0 acceptances, after 1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := startMirror(t, NewMemory(1), testKeys(t, "other"), tt.cfg)
+			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), tt.text) })
+			if s := m.Snapshot(); s != nil {
+				t.Errorf("snapshot %+v, want none", s)
+			}
+		})
+	}
+}
+
+// settings writes what the cluster was set up with.
+func (w scribe) settings(n int) Op {
+	meta := DefaultMeta()
+	meta.ClusterID = testID[string]('c', n)
+	return record(w.keys.Meta(), overspanv1.MetaRecord(meta))
+}
+
+func (w scribe) accepted(count uint64) Op {
+	return record(w.keys.Accepted(), &overspanv1.Accepted{Count: count})
+}
+
+func TestMirrorDoubtsSettingsThatChange(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(w scribe) Op
+		text   string
+	}{
+		{"gone", func(w scribe) Op { return Delete(w.keys.All()) }, "emptied"},
+		{"another cluster's", func(w scribe) Op { return w.settings(2) }, "set up as cluster c00000000000, not c00000000000"},
+		{"fewer acceptances", func(w scribe) Op { return w.accepted(2) }, "counts 2 acceptances, after 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := scribe{NewMemory(1), testKeys(t, "settings")}
+			w.write(t, w.settings(1), w.accepted(3), w.node(1, 1), w.network(1, 1))
+			// The watch alone tells: no probe comes before it.
+			m := startMirror(t, w, w.keys, MirrorConfig{Probe: time.Hour}, 1)
+			eventually(t, "a snapshot", func() bool { return m.Snapshot() != nil })
+			before := m.Snapshot()
+			w.write(t, tt.change(w))
+			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), tt.text) })
+			if s := m.Snapshot(); s.Meta != before.Meta || s.Accepted != before.Accepted {
+				t.Errorf("settings of a doubtful etcd were published: %+v", s)
+			}
+		})
+	}
+}
+
+func TestMirrorDoubtsNoSettingsThatCannotBeRead(t *testing.T) {
+	w := scribe{NewMemory(1), testKeys(t, "unread")}
+	w.write(t, w.settings(1), w.accepted(3))
+	m := startMirror(t, w, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
+	waitRevision(t, m, w.write(t, Put(w.keys.Meta(), []byte("?")), Put(w.keys.Accepted(), []byte("?"))))
+	for range 3 {
+		if err := m.Check(testContext(t)); err != nil {
+			t.Errorf("an unreadable record made it doubt: %v", err)
+		}
+	}
+}
+
+// A renewed mirror shows what etcd holds now, though it is less, and nobody
+// takes a revision of the one history for one of the other.
+func TestMirrorRenewed(t *testing.T) {
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "renew")}
+	backup := w.write(t, w.settings(1), w.node(1, 1), w.network(1, 1), w.block(1, 1, overspan.Range{Size: 64}))
+	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: 10 * time.Millisecond}, 1)
+	rev := w.write(t, w.node(2, 1), w.endpoint(1, 1, 9), w.accepted(1))
+	waitRevision(t, m, rev)
+	doubted := m.Doubted()
+
+	ctx, cancel := context.WithCancel(testContext(t))
+	waits := make(chan error, 2)
+	var wg sync.WaitGroup
+	wg.Go(func() { waits <- m.WaitRevision(ctx, rev+100) })
+	wg.Go(func() { waits <- m.WaitSegment(ctx, netID(1), rev+100) })
+	defer wg.Wait()
+	defer cancel()
+	memory.Rollback(backup)
+	for range 2 {
+		if err := <-waits; !errors.Is(err, overspan.ErrUnavailable) || !strings.Contains(err.Error(), "rolled back") {
+			t.Errorf("wait that a rollback met: %v", err)
+		}
+	}
+	<-doubted
+	late := w.write(t, w.node(3, 1))
+	m.Renew()
+	if err := m.Sync(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := diffSnapshots(w.expected(t, late, 1), m.Snapshot()); diff != "" {
+		t.Errorf("the new history (-want +got):\n%s", diff)
+	}
+	if m.Doubt() != "" {
+		t.Errorf("still in doubt: %s", m.Doubt())
+	}
+	rev = w.write(t, w.endpoint(1, 1, 10))
+	if diff := diffSnapshots(w.expected(t, rev, 1), waitRevision(t, m, rev)); diff != "" {
+		t.Errorf("it goes on (-want +got):\n%s", diff)
+	}
+	if _, err := m.Stale(); err != nil {
+		t.Errorf("stale: %v", err)
+	}
+	memory.Rollback(backup)
+	eventually(t, "another doubt", func() bool { return m.Doubt() != "" })
+}
+
+// Renewals, doubts and waits at once end with the newest history.
+func TestMirrorRenewedAgainAndAgain(t *testing.T) {
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "again")}
+	backup := w.write(t, w.settings(1), w.node(1, 1), w.network(1, 1))
+	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: time.Millisecond}, 1)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(testContext(t))
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if m.Sync(ctx) == nil && m.Snapshot() != nil && m.Snapshot().Segments[netID(1)] == nil {
+					t.Error("a snapshot without a network that is followed")
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		w.write(t, w.endpoint(1, 1, i+2))
+		w.write(t, w.endpoint(1, 1, i+100))
+		memory.Rollback(backup)
+		m.Renew()
+	}
+	cancel()
+	wg.Wait()
+	eventually(t, "trust", func() bool {
+		if m.Doubt() != "" {
+			m.Renew()
+		}
+		return m.Sync(testContext(t)) == nil
+	})
+	if diff := diffSnapshots(w.expected(t, backup, 1), m.Snapshot()); diff != "" {
+		t.Errorf("after it all (-want +got):\n%s", diff)
+	}
+}
