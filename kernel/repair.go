@@ -48,6 +48,10 @@ func Repairs(ops []Op) []Repair {
 	}
 	var out []Repair
 	for _, op := range ops {
+		key, entry := likeness(op)
+		if entry && runs[key] == 0 {
+			continue // told with the first of its kind
+		}
 		r := describe(op)
 		switch o := op.(type) {
 		case DelLink:
@@ -60,11 +64,9 @@ func Repairs(ops []Op) []Repair {
 				continue // told with its deletion
 			}
 		}
-		if key, ok := likeness(op); ok && runs[key] > entriesTold {
+		if runs[key] > entriesTold {
 			r.Object, r.Change, r.Count = fmt.Sprintf("%d %s %s", runs[key], plurals[key.kind], key.of), key.became, runs[key]
-			runs[key] = -1
-		} else if runs[key] < 0 {
-			continue // told with the first of its kind
+			runs[key] = 0
 		}
 		out = append(out, r)
 	}
@@ -84,61 +86,95 @@ var plurals = map[string]string{
 
 // likeness says what an entry's op has in common with others.
 func likeness(op Op) (key alike, ok bool) {
-	if !isEntry(op) {
-		return alike{}, false
-	}
-	r := describe(op)
-	key = alike{kind: r.Kind, of: r.Dev, became: added}
+	key = alike{of: Device(op), became: added}
 	switch o := op.(type) {
-	case DelFDB, DelStatic, DelNeigh:
-		key.became = deleted
 	case SetFDB:
+		key.kind = "fdb"
 		if o.Was.IsValid() {
 			key.became = replaced
 		}
 	case SetNeigh:
+		key.kind = "neighbour"
 		if !o.Was.IsZero() {
 			key.became = replaced
 		}
+	case AddStatic:
+		key.kind = "static"
 	case AddSetEntry:
-		key.of = o.Set
+		key.kind, key.of = "set entry", o.Set
+	case DelFDB:
+		key.kind, key.became = "fdb", deleted
+	case DelNeigh:
+		key.kind, key.became = "neighbour", deleted
+	case DelStatic:
+		key.kind, key.became = "static", deleted
 	case DelSetEntry:
-		key.of, key.became = o.Set, deleted
+		key.kind, key.of, key.became = "set entry", o.Set, deleted
+	default:
+		return alike{}, false
 	}
 	return key, true
+}
+
+// Device returns the name of the device of ours that an op is about; "" for
+// none.
+func Device(op Op) string {
+	switch o := op.(type) {
+	case AddLink:
+		return o.Name
+	case SetLink:
+		return o.Name
+	case DelLink:
+		return o.Name
+	case DoomLink:
+		return o.Name
+	case SetInside:
+		return o.Veth
+	case AddAddr:
+		return o.Addr.Dev
+	case DelAddr:
+		return o.Addr.Dev
+	case SetSysctl:
+		if dev := sysctlDev(o.Path); hasOurName(dev) {
+			return dev
+		}
+		return ""
+	}
+	dev, _ := entryDevice(op)
+	return dev
 }
 
 // describe says what a single op puts right.
 func describe(op Op) Repair {
 	r := describeObject(op)
-	r.Count = 1
+	r.Dev, r.Count = Device(op), 1
 	return r
 }
 
 func describeObject(op Op) Repair {
 	switch o := op.(type) {
 	case AddLink:
-		return Repair{Kind: "link", Dev: o.Name, Object: o.Name, Change: made}
+		return Repair{Kind: "link", Object: o.Name, Change: made}
 	case SetLink:
-		return Repair{Kind: "link", Dev: o.Name, Object: o.Name, Change: arrows(o.Have.attrs(), o.Want.attrs())}
+		return Repair{Kind: "link", Object: o.Name, Change: arrows(o.Have.attrs(), o.Want.attrs())}
 	case DelLink:
-		return Repair{Kind: "link", Dev: o.Name, Object: o.Name, Change: deleted}
+		return Repair{Kind: "link", Object: o.Name, Change: deleted}
 	case DoomLink:
-		return Repair{Kind: "link", Dev: o.Name, Object: o.Name, Change: deleted}
+		return Repair{Kind: "link", Object: o.Name, Change: deleted}
 	case Reap:
 		return Repair{Kind: "link", Object: strings.Join(o.Names, " "), Change: deleted}
 	case SetInside:
 		return Repair{
-			Kind: "inside", Dev: o.Veth,
+			Kind:   "inside",
 			Object: fmt.Sprintf("%s in %s (%s)", o.Have.Name, o.Want.Netns, o.Veth),
 			Change: o.changes(),
 		}
 	case SetSysctl:
-		return Repair{Kind: "sysctl", Dev: sysctlDev(o.Path), Object: "sysctl " + o.Path, Change: arrow(cmp.Or(o.Was, "unknown"), o.Value)}
+		return Repair{Kind: "sysctl", Object: "sysctl " + o.Path, Change: arrow(cmp.Or(o.Was, "unknown"), o.Value)}
 	case AddAddr:
-		return Repair{Kind: "address", Dev: o.Addr.Dev, Object: fmt.Sprintf("address %s on %s", o.Addr.Prefix, o.Addr.Dev), Change: added}
+		return Repair{Kind: "address", Object: fmt.Sprintf("address %s on %s", o.Addr.Prefix, o.Addr.Dev), Change: added}
 	case DelAddr:
-		return Repair{Kind: "address", Dev: o.Addr.Dev, Object: fmt.Sprintf("address %s on %s", o.Addr.Prefix, o.Addr.Dev), Change: deleted}
+		return Repair{Kind: "address", Object: fmt.Sprintf("address %s on %s", o.Addr.Prefix, o.Addr.Dev), Change: deleted}
 	case AddNetns:
 		return Repair{Kind: "netns", Object: "network namespace " + o.Path, Change: made}
 	case DelNetns:
@@ -154,25 +190,25 @@ func describeEntry(op Op) Repair {
 	dev, _ := entryDevice(op)
 	switch o := op.(type) {
 	case SetFDB:
-		r := Repair{Kind: "fdb", Dev: dev, Object: fmt.Sprintf("fdb %s on %s dst", o.Key.MAC, dev), Change: o.Dst.String() + " " + added}
+		r := Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s dst", o.Key.MAC, dev), Change: o.Dst.String() + " " + added}
 		if o.Was.IsValid() {
 			r.Change = arrow(o.Was.String(), o.Dst.String())
 		}
 		return r
 	case DelFDB:
-		return Repair{Kind: "fdb", Dev: dev, Object: fmt.Sprintf("fdb %s on %s dst %s", o.Key.MAC, dev, o.Dst), Change: deleted}
+		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s dst %s", o.Key.MAC, dev, o.Dst), Change: deleted}
 	case AddStatic:
-		return Repair{Kind: "static", Dev: dev, Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: added}
+		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: added}
 	case DelStatic:
-		return Repair{Kind: "static", Dev: dev, Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: deleted}
+		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: deleted}
 	case SetNeigh:
-		r := Repair{Kind: "neighbour", Dev: dev, Object: fmt.Sprintf("neighbour %s on %s lladdr", o.Key.IP, dev), Change: o.MAC.String() + " " + added}
+		r := Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr", o.Key.IP, dev), Change: o.MAC.String() + " " + added}
 		if !o.Was.IsZero() {
 			r.Change = arrow(o.Was.String(), o.MAC.String())
 		}
 		return r
 	case DelNeigh:
-		return Repair{Kind: "neighbour", Dev: dev, Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.MAC), Change: deleted}
+		return Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.MAC), Change: deleted}
 	case AddSetEntry:
 		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, o.Addr), Change: added}
 	case DelSetEntry:

@@ -200,6 +200,10 @@ type Hint struct {
 	// Dev names one of our devices; by it the reconciler chooses a Scope.
 	Dev string
 
+	// Links: a device of others came, changed or went, and may have left what
+	// one of ours needs.
+	Links bool
+
 	// Rules: packet filter rules changed, ours or others'.
 	Rules bool
 

@@ -287,14 +287,12 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		return planInput{}, false
 	}
 	in := planInput{
-		Local:       d.local.now(), // before what it is the version of
-		Snapshot:    s,
-		Self:        d.Self(),
-		Sandboxes:   d.local.allSandboxes(),
-		Attachments: d.local.allAttachments(),
-		VXLANPort:   d.cfg.VXLANPort,
-		Gone:        map[overspan.EndpointID]struct{}{},
+		Snapshot:  s,
+		Self:      d.Self(),
+		VXLANPort: d.cfg.VXLANPort,
+		Gone:      map[overspan.EndpointID]struct{}{},
 	}
+	in.Local, in.Sandboxes, in.Attachments = d.local.all()
 	for _, a := range in.Attachments {
 		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}
@@ -308,27 +306,6 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 
 func inScope(scope kernel.Scope, a overspan.Attachment) bool {
 	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.Contains(scope.Endpoints, endpointKey(a))
-}
-
-// passed notes what a pass did: for the status, for acknowledgements, and as
-// an event where it had to repair what nobody here had changed.
-func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err error) {
-	d.health.note(scope, res, err)
-	d.meter.count(cause, res.Ops, res.Took, err)
-	if err != nil {
-		d.log.Error("pass", "cause", cause, "ops", len(res.Ops), "error", err)
-		d.health.changed.fire()
-		wake(d.deaths)
-	} else {
-		d.health.applied(res.Segments)
-	}
-	if cause != causeHint && cause != causeResync {
-		return
-	}
-	for _, op := range res.Done {
-		d.log.Warn("repaired", "op", op.String())
-		d.events.publish(Event{Type: "kernel", Action: "repair", Name: op.String(), Attributes: map[string]string{"cause": cause}})
-	}
 }
 
 // Verify compares the whole kernel with the plan and changes nothing.

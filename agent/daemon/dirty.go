@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 
@@ -70,11 +71,8 @@ func (d *dirtySet) take() (scope kernel.Scope, cause string, some bool) {
 	for id := range d.networks {
 		scope.Networks = append(scope.Networks, id)
 	}
-	for _, key := range d.ends {
-		if _, whole := d.networks[key.Network]; !whole {
-			scope.Endpoints = append(scope.Endpoints, key)
-		}
-	}
+	// Also those of whole networks: only so their containers' ends are read.
+	scope.Endpoints = slices.AppendSeq(scope.Endpoints, maps.Values(d.ends))
 	slices.Sort(scope.Networks)
 	slices.SortFunc(scope.Endpoints, func(a, b kernel.EndpointKey) int {
 		return cmp.Compare(a.Endpoint, b.Endpoint)

@@ -48,15 +48,20 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		scope := kernel.Scope{Networks: []overspan.NetworkID{id}}
 		byDev[overspan.BridgeName(id)], byDev[overspan.VXLANName(id)] = scope, scope
 	}
+	var endpoints []kernel.EndpointKey
 	for _, a := range d.local.allAttachments() {
 		byDev[overspan.VethName(a.Endpoint.ID)] = endpointScope(a)
+		endpoints = append(endpoints, endpointKey(a))
 	}
 	for _, h := range hints {
 		switch scope, known := byDev[h.Dev]; {
 		case h.All:
-			d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeHint)
+			// Any veth may have changed, so every container's end is looked at.
+			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endpoints}, causeHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
+		case h.Links:
+			wake(d.rec.again)
 		case h.Rules:
 			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 		case h.Routes:

@@ -78,17 +78,23 @@ func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
 	return a, ok
 }
 
-// now returns the version of what is known here.
-func (l *local) now() uint64 {
+// all returns everything of one moment: the version, and sandboxes and
+// attachments, oldest first.
+func (l *local) all() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.version
+	return l.version, l.sortedSandboxes(), l.sortedAttachments(func(overspan.Attachment) bool { return true })
 }
 
 // allSandboxes returns the sandboxes, oldest first.
 func (l *local) allSandboxes() []overspan.Sandbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.sortedSandboxes()
+}
+
+// sortedSandboxes is called under mu.
+func (l *local) sortedSandboxes() []overspan.Sandbox {
 	return slices.SortedFunc(maps.Values(l.sandboxes), func(a, b overspan.Sandbox) int {
 		return a.Created.Compare(b.Created)
 	})
@@ -112,6 +118,11 @@ func (l *local) inSandbox(id overspan.SandboxID) []overspan.Attachment {
 func (l *local) filter(keep func(overspan.Attachment) bool) []overspan.Attachment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.sortedAttachments(keep)
+}
+
+// sortedAttachments is called under mu.
+func (l *local) sortedAttachments(keep func(overspan.Attachment) bool) []overspan.Attachment {
 	var out []overspan.Attachment
 	for _, a := range l.attachments {
 		if keep(a) {

@@ -17,7 +17,11 @@ var (
 	descSeconds = prometheus.NewDesc("overspan_reconcile_seconds_total",
 		"Time spent in passes, by what led to them.", []string{"cause"}, nil)
 	descOps = prometheus.NewDesc("overspan_kernel_ops_total",
-		"Changes made to the kernel, by what led to them. Those of hint and resync are repairs.", []string{"cause"}, nil)
+		"Changes made to the kernel, by what led to the pass that made them.", []string{"cause"}, nil)
+	descRepairs = prometheus.NewDesc("overspan_kernel_repairs_total",
+		"Changes that undid what others had done, by the kind of object and what led to the pass that found them.", []string{"kind", "cause"}, nil)
+	descConflicts = prometheus.NewDesc("overspan_kernel_conflicts",
+		"Changes that the kernel refuses again and again: something else stands in the way.", nil, nil)
 	descRevision = prometheus.NewDesc("overspan_snapshot_revision",
 		"etcd revision of the newest snapshot.", nil, nil)
 	descEndpoints = prometheus.NewDesc("overspan_endpoints",
@@ -30,17 +34,19 @@ var (
 
 // meter counts what the reconciler does.
 type meter struct {
-	mu     sync.Mutex // guards all below
-	passes map[[2]string]float64
-	took   map[string]float64
-	ops    map[string]float64
+	mu        sync.Mutex // guards all below
+	passes    map[[2]string]float64
+	took      map[string]float64
+	ops       map[string]float64
+	repairs   map[[2]string]float64
+	conflicts int
 }
 
 func newMeter() *meter {
-	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}}
+	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}, repairs: map[[2]string]float64{}}
 }
 
-func (m *meter) count(cause string, ops []kernel.Op, took time.Duration, err error) {
+func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
@@ -48,13 +54,17 @@ func (m *meter) count(cause string, ops []kernel.Op, took time.Duration, err err
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.passes[[2]string{cause, result}]++
-	m.took[cause] += took.Seconds()
-	m.ops[cause] += float64(len(ops))
+	m.took[cause] += res.Took.Seconds()
+	m.ops[cause] += float64(len(res.Done))
+	for _, r := range repairs {
+		m.repairs[[2]string{r.Kind, cause}] += float64(r.Count)
+	}
+	m.conflicts = len(res.Conflicts)
 }
 
 // Describe implements prometheus.Collector.
 func (d *Daemon) Describe(c chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRevision, descEndpoints, descNodes, descStale} {
+	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRepairs, descConflicts, descRevision, descEndpoints, descNodes, descStale} {
 		c <- desc
 	}
 }
@@ -99,4 +109,8 @@ func (m *meter) collect(c chan<- prometheus.Metric) {
 	for cause, n := range m.ops {
 		counter(descOps, n, cause)
 	}
+	for key, n := range m.repairs {
+		counter(descRepairs, n, key[0], key[1])
+	}
+	c <- prometheus.MustNewConstMetric(descConflicts, prometheus.GaugeValue, float64(m.conflicts))
 }

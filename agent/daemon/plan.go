@@ -25,6 +25,12 @@ type planInput struct {
 	Gone map[overspan.EndpointID]struct{}
 }
 
+// gone reports whether a part is an endpoint whose namespace is no more.
+func (in planInput) gone(p part) bool {
+	_, gone := in.Gone[p.endpoint]
+	return gone
+}
+
 // plan says what the kernel should hold within a scope. It is pure. Warnings
 // are what an operator should know of it; what they are about is left out.
 func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -29,26 +30,33 @@ const (
 	reapAtMost = 64
 )
 
-// retryEvery is how often what could not be applied is tried again, unless a
-// requester was told of the failure and decides for itself.
-const retryEvery = time.Second
+// reapAgain is when the reaper is called again after it has failed.
+const reapAgain = time.Second
 
 // A passResult is what one pass found and did.
 type passResult struct {
 	input    planInput // what it was planned from
 	Revision int64     // of its snapshot
 	Ops      []kernel.Op
-	Done     []kernel.Op // those of Ops that did not fail
+	Done     []kernel.Op // those of Ops that were carried out
+	Repaired []kernel.Op // those of Done that undid what nobody here had done
 	Warnings []string
 	Took     time.Duration
 
-	// Segments is up to which revision each network of the scope was planned:
-	// a network's own watch may be ahead of the snapshot as a whole.
+	// Segments is up to which revision each network of the scope was brought in
+	// line: a network's own watch may be ahead of the snapshot as a whole.
 	Segments map[overspan.NetworkID]int64
+
+	Begun, Ended []conflict // that this pass met, or saw gone
+	Conflicts    []conflict // that stand after it, in any scope
 
 	// Doomed is how many links were found that wait for the reaper, those of an
 	// agent that was killed before it had called it included.
 	Doomed int
+
+	partial bool        // not all could be read
+	left    []kernel.Op // those of Ops that were not carried out
+	find    *finder
 }
 
 // reconciler owns the kernel: one goroutine runs one pass at a time.
@@ -69,11 +77,20 @@ type reconciler struct {
 
 	requests chan passRequest
 	stopped  chan struct{} // closed when run has ended
+	again    chan struct{} // size 1: what failed may succeed now
 	dirty    *dirtySet
-	failed   *dirtySet // what a pass could not bring in line; tried again
-	seen     planInput // what the last pass was planned from
-	doomed   int       // links that wait for the reaper
-	unreaped bool      // the reaper has failed
+	lagging  atomic.Bool // failed is not empty
+
+	// All below belongs to run's goroutine.
+	failed    partSet       // what a pass could not bring in line; tried again
+	conflicts conflicts     // why
+	delay     time.Duration // before the next try
+	moved     partSet       // what was changed here and not looked at since
+	seen      planInput     // what the last pass was planned from
+	looked    bool          // everything was once brought in line
+	doomed    int           // links that wait for the reaper
+	unreaped  bool          // the reaper has failed
+	fresh     bool          // something failed for the first time
 }
 
 type passRequest struct {
@@ -90,15 +107,19 @@ type passAnswer struct {
 
 func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInput, bool)) *reconciler {
 	return &reconciler{
-		kernel:   k,
-		log:      log,
-		input:    input,
-		passed:   func(kernel.Scope, string, passResult, error) {},
-		reaped:   func() {},
-		requests: make(chan passRequest),
-		stopped:  make(chan struct{}),
-		dirty:    newDirtySet(),
-		failed:   newDirtySet(),
+		kernel:    k,
+		log:       log,
+		input:     input,
+		passed:    func(kernel.Scope, string, passResult, error) {},
+		reaped:    func() {},
+		requests:  make(chan passRequest),
+		stopped:   make(chan struct{}),
+		again:     make(chan struct{}, 1),
+		dirty:     newDirtySet(),
+		failed:    partSet{},
+		conflicts: conflicts{},
+		delay:     retryFirst,
+		moved:     partSet{},
 	}
 }
 
@@ -108,6 +129,7 @@ const (
 	causeChange  = "change"  // the desired state changed
 	causeHint    = "hint"    // the kernel said that something changed
 	causeResync  = "resync"  // it is time to look at everything
+	causeRetry   = "retry"   // something failed before
 )
 
 // run reconciles until ctx ends. A full pass runs every resync.
@@ -117,7 +139,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 	defer ticker.Stop()
 	idle := time.NewTimer(reapAfter)
 	defer idle.Stop()
-	retry := time.NewTicker(retryEvery)
+	retry := time.NewTimer(retryMost)
 	defer retry.Stop()
 	for {
 		select {
@@ -132,18 +154,25 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case <-ticker.C:
 			r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
 		case <-retry.C:
-			if scope, cause, some := r.failed.take(); some {
-				r.pass(ctx, scope, cause)
-			}
+			r.retry(ctx)
+			retry.Reset(r.delay)
+		case <-r.again:
+			r.delay = retryFirst
+			r.retry(ctx)
+			retry.Reset(r.delay)
 		case <-idle.C:
 			r.reap(ctx)
 		}
 		if r.doomed >= reapAtMost && !r.unreaped {
 			r.reap(ctx)
 		}
+		if r.fresh {
+			r.fresh, r.delay = false, retryFirst
+			retry.Reset(r.delay)
+		}
 		switch {
 		case r.unreaped:
-			idle.Reset(retryEvery)
+			idle.Reset(reapAgain)
 		case r.doomed > 0:
 			idle.Reset(reapAfter)
 		}
@@ -194,66 +223,20 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 	if errors.Is(err, errNoSnapshot) {
 		return res, err
 	}
-	cause = r.attribute(cause, res.input)
+	res.partial = err != nil
+	maps.Copy(r.moved, moved(r.seen, res.input))
+	r.seen = res.input
+	res.find = &finder{in: res.input, scope: scope, moved: r.moved}
 	r.doomed = max(r.doomed, res.Doomed)
-	if len(res.Ops) > 0 {
-		failed := r.kernel.Apply(ctx, res.Ops)
-		err = errors.Join(err, failed)
-		res.Done = res.Ops
-		if failed != nil {
-			res.Done = r.done(ctx, scope, res.Ops)
-		}
-		for _, op := range res.Ops {
-			r.log.Debug("applied", "op", op.String(), "cause", cause)
-			if _, doomed := op.(kernel.DoomLink); doomed {
-				r.doomed++
-			}
-		}
-	}
+	failed := r.apply(ctx, cause, &res)
+	err = errors.Join(err, failed)
 	if err != nil && ctx.Err() != nil {
 		return res, errStopping
 	}
-	if err != nil && cause != causeRequest {
-		r.failed.mark(scope, cause)
-	}
+	r.judge(scope, cause, &res, failed)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
 	return res, err
-}
-
-// attribute says what led to the ops of a pass. One that a hint or the clock
-// began repairs what others spoilt, unless something was changed here since the
-// last pass: then it may just have been faster than the pass for that.
-func (r *reconciler) attribute(cause string, in planInput) string {
-	old := r.seen
-	r.seen = in
-	if cause != causeHint && cause != causeResync {
-		return cause
-	}
-	if old.Snapshot == nil || old.Local != in.Local {
-		return causeChange
-	}
-	if networks, global := changed(old.Snapshot, in.Snapshot, in.Self); len(networks) > 0 || global {
-		return causeChange
-	}
-	return cause
-}
-
-// done returns those ops of a pass that failed in part that are not to be done
-// again: the kernel tells which ops failed only in words.
-func (r *reconciler) done(ctx context.Context, scope kernel.Scope, ops []kernel.Op) []kernel.Op {
-	again, err := r.compare(ctx, scope)
-	if err != nil {
-		return nil
-	}
-	left := make(map[string]struct{}, len(again.Ops))
-	for _, op := range again.Ops {
-		left[op.String()] = struct{}{}
-	}
-	return slices.DeleteFunc(slices.Clone(ops), func(op kernel.Op) bool {
-		_, failed := left[op.String()]
-		return failed
-	})
 }
 
 func (r *reconciler) reap(ctx context.Context) error {
@@ -272,7 +255,7 @@ func (r *reconciler) reap(ctx context.Context) error {
 }
 
 // settled reports whether nothing waits to be looked at.
-func (r *reconciler) settled() bool { return r.dirty.empty() && r.failed.empty() }
+func (r *reconciler) settled() bool { return r.dirty.empty() && !r.lagging.Load() }
 
 // do runs a pass over a scope and waits for it.
 func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {

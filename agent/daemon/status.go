@@ -42,19 +42,23 @@ type health struct {
 	lastFull time.Time
 	lastErr  string
 	warnings []string // of the last full pass
+
+	conflicts []conflict // that stand
 }
 
 func newHealth() *health {
 	return &health{changed: newBeacon(), networks: map[overspan.NetworkID]int64{}}
 }
 
-// note remembers what a pass found.
-func (h *health) note(scope kernel.Scope, res passResult, err error) {
+// note remembers what a pass found. Inline says that nothing waits to be tried
+// again.
+func (h *health) note(scope kernel.Scope, res passResult, err error, inline bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.conflicts = res.Conflicts
 	if err != nil {
 		h.lastErr = err.Error()
-	} else if scope.All {
+	} else if inline {
 		h.lastErr = ""
 	}
 	if scope.All {
@@ -119,6 +123,9 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	defer d.health.mu.Unlock()
 	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull
 	st.Warnings = append(st.Warnings, d.health.warnings...)
+	for _, c := range d.health.conflicts {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("conflict since %s: %s", c.Since.Format(time.RFC3339), c.Text))
+	}
 	st.Warnings = append(st.Warnings, d.host.CheckSupport(ctx)...)
 	return st
 }

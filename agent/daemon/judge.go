@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// apply carries out the ops of a pass. Passes that a hint or a change led to
+// leave out what is known to fail: the traces of such an op, of a device that
+// is made and deleted again, would be a hint to the next pass.
+func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) error {
+	ops := res.Ops
+	if len(r.conflicts) > 0 && (cause == causeHint || cause == causeChange) {
+		ops = kernel.Without(ops, r.conflicts.holds)
+	}
+	var err error
+	if len(ops) > 0 {
+		err = r.kernel.Apply(ctx, ops)
+	}
+	res.Done = ops
+	if err != nil {
+		res.Done = carriedOut(ops, err)
+	}
+	if len(res.Done) < len(res.Ops) {
+		res.left = without(res.Ops, res.Done)
+	}
+	for _, op := range res.Done {
+		r.log.Debug("applied", "op", op.String(), "cause", cause)
+		if _, doomed := op.(kernel.DoomLink); doomed {
+			r.doomed++
+		}
+	}
+	return err
+}
+
+// carriedOut returns those of ops that an error of Apply does not name.
+func carriedOut(ops []kernel.Op, err error) []kernel.Op {
+	var not *kernel.ApplyError
+	if !errors.As(err, &not) {
+		return nil
+	}
+	left := slices.Clone(not.Skipped)
+	for _, f := range not.Failed {
+		left = append(left, f.Op)
+	}
+	return without(ops, left)
+}
+
+// without returns ops but for some of them.
+func without(ops, some []kernel.Op) []kernel.Op {
+	texts := textsOf(some)
+	return slices.DeleteFunc(slices.Clone(ops), func(op kernel.Op) bool {
+		_, out := texts[op.String()]
+		return out
+	})
+}
+
+func textsOf(ops []kernel.Op) map[string]struct{} {
+	texts := make(map[string]struct{}, len(ops))
+	for _, op := range ops {
+		texts[op.String()] = struct{}{}
+	}
+	return texts
+}
+
+// judge draws the conclusions from what a pass did and left undone: what was a
+// repair, what is to be tried again, and what stands in the way.
+func (r *reconciler) judge(scope kernel.Scope, cause string, res *passResult, failed error) {
+	for _, op := range res.Done {
+		// Before everything was once looked at, nobody knows who changed what.
+		if p := res.find.of(op); r.looked && !r.moved.has(p) && !res.input.gone(p) {
+			res.Repaired = append(res.Repaired, op)
+		}
+	}
+	left := partSet{}
+	for _, op := range res.left {
+		left.add(res.find.of(op))
+	}
+	if res.partial {
+		left.addScope(scope)
+	}
+	r.looked = r.looked || scope.All && len(left) == 0
+	r.contend(scope, cause, res, failed)
+	r.moved.settle(scope, left)
+	r.failed.settle(scope, left)
+	if cause != causeRequest { // who asked is told, and decides
+		for p := range left {
+			_, before := r.failed[p]
+			r.fresh = r.fresh || !before
+		}
+		maps.Copy(r.failed, left)
+	}
+	r.lagging.Store(len(r.failed) > 0)
+	maps.DeleteFunc(res.Segments, func(id overspan.NetworkID, _ int64) bool {
+		// The rules guard every network.
+		return left.has(part{}) || left.has(stray) || left.has(part{network: id})
+	})
+}
+
+// contend learns what stands in the way, and what does no more.
+func (r *reconciler) contend(scope kernel.Scope, cause string, res *passResult, failed error) {
+	var not *kernel.ApplyError
+	if cause != causeRequest && errors.As(failed, &not) {
+		for _, f := range not.Failed {
+			is, begun, fresh := r.conflicts.fail(f, res.find.of(f.Op), time.Now())
+			if begun {
+				res.Begun = append(res.Begun, is)
+			}
+			r.fresh = r.fresh || fresh
+		}
+	}
+	if !res.partial {
+		res.Ended = r.conflicts.end(scope, textsOf(res.left))
+	}
+	res.Conflicts = r.conflicts.standing()
+}
+
+// retry tries again what failed, if anything did, and says when to do so next.
+func (r *reconciler) retry(ctx context.Context) {
+	if len(r.failed) == 0 {
+		r.delay = retryMost
+		return
+	}
+	r.pass(ctx, r.failed.scope(r.seen.Attachments), causeRetry)
+	r.delay = min(2*r.delay, retryMost)
+}

@@ -1,0 +1,233 @@
+package daemon
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// A part is a piece of the kernel's state whose plan changes as a whole: a
+// network's devices and entries, one endpoint's veth, or, as the zero part,
+// what belongs to no network.
+type part struct {
+	network  overspan.NetworkID
+	endpoint overspan.EndpointID
+}
+
+// vethPrefix begins the names of veths: the digits behind it are an endpoint's.
+var vethPrefix = overspan.VethName("")
+
+// stray is the part of what bears our mark and is nobody's. Only a look at
+// everything finds it.
+var stray = part{network: "stray"}
+
+// within reports whether a scope takes the part.
+func (p part) within(scope kernel.Scope) bool {
+	switch {
+	case scope.All:
+		return true
+	case p == part{}:
+		return scope.Global
+	}
+	return slices.Contains(scope.Networks, p.network) ||
+		slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return p.endpoint != "" && k.Endpoint == p.endpoint })
+}
+
+// A finder tells which part a device belongs to, for one pass.
+type finder struct {
+	in    planInput
+	scope kernel.Scope
+	moved partSet // also those that are in the plan no more
+	known map[string]part
+}
+
+// of returns the part that an op is about.
+func (f *finder) of(op kernel.Op) part { return f.device(kernel.Device(op)) }
+
+// device returns the part that a device belongs to; "" is no device.
+func (f *finder) device(dev string) part {
+	if dev == "" {
+		return part{}
+	}
+	p, ok := f.known[dev]
+	if !ok {
+		p = f.find(dev)
+		if f.known == nil {
+			f.known = map[string]part{}
+		}
+		f.known[dev] = p
+	}
+	return p
+}
+
+func (f *finder) find(dev string) part {
+	kind, digits, _ := strings.Cut(dev, "-")
+	if kind+"-" == vethPrefix {
+		return f.findEndpoint(digits)
+	}
+	for _, id := range f.scope.Networks {
+		if strings.HasPrefix(string(id), digits) {
+			return part{network: id}
+		}
+	}
+	for id := range f.in.Snapshot.Segments {
+		if strings.HasPrefix(string(id), digits) {
+			return part{network: id}
+		}
+	}
+	for p := range f.moved {
+		if p.endpoint == "" && strings.HasPrefix(string(p.network), digits) {
+			return p
+		}
+	}
+	return stray
+}
+
+func (f *finder) findEndpoint(digits string) part {
+	for _, k := range f.scope.Endpoints {
+		if strings.HasPrefix(string(k.Endpoint), digits) {
+			return part{k.Network, k.Endpoint}
+		}
+	}
+	for _, a := range f.in.Attachments {
+		if strings.HasPrefix(string(a.Endpoint.ID), digits) {
+			return part{a.Endpoint.Network, a.Endpoint.ID}
+		}
+	}
+	for p := range f.moved {
+		if strings.HasPrefix(string(p.endpoint), digits) {
+			return p
+		}
+	}
+	return stray
+}
+
+// A partSet is a set of parts.
+type partSet map[part]struct{}
+
+func (s partSet) add(parts ...part) {
+	for _, p := range parts {
+		s[p] = struct{}{}
+	}
+}
+
+// addScope adds all that a scope takes.
+func (s partSet) addScope(scope kernel.Scope) {
+	if scope.All {
+		s.add(stray)
+	}
+	if scope.Global {
+		s.add(part{})
+	}
+	for _, id := range scope.Networks {
+		s.add(part{network: id})
+	}
+	for _, k := range scope.Endpoints {
+		s.add(part{k.Network, k.Endpoint})
+	}
+}
+
+// scope returns the scope that takes all the parts. Where an endpoint is
+// plugged in, its attachment tells.
+func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
+	set := newDirtySet()
+	for p := range s {
+		switch {
+		case p == part{}:
+			set.mark(kernel.Scope{Global: true}, causeRetry)
+		case p == stray:
+			set.mark(kernel.Scope{All: true, Global: true}, causeRetry)
+		case p.endpoint == "":
+			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
+		default:
+			key := kernel.EndpointKey{Network: p.network, Endpoint: p.endpoint}
+			for _, a := range attachments {
+				if a.Endpoint.ID == p.endpoint {
+					key = endpointKey(a)
+				}
+			}
+			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
+		}
+	}
+	scope, _, _ := set.take()
+	return scope
+}
+
+// has reports whether a part, or the network that it is in, is in the set.
+func (s partSet) has(p part) bool {
+	if _, ok := s[p]; ok {
+		return true
+	}
+	_, ok := s[part{network: p.network}]
+	return ok && p.endpoint != ""
+}
+
+// settle takes out what a pass over a scope has looked at, but for what it left
+// undone.
+func (s partSet) settle(scope kernel.Scope, left partSet) {
+	for p := range s {
+		if p.within(scope) && !left.has(p) {
+			delete(s, p)
+		}
+	}
+}
+
+// moved lists the parts whose plan differs between two inputs: whoever changed
+// it was not at the kernel.
+func moved(old, new planInput) partSet {
+	out := partSet{}
+	if old.Snapshot == nil {
+		old.Snapshot = &overspan.Snapshot{}
+	}
+	if old.Local != new.Local {
+		out.addLocal(old, new)
+	}
+	if old.Snapshot == new.Snapshot {
+		return out
+	}
+	networks, global := changed(old.Snapshot, new.Snapshot, new.Self)
+	if wholeness(old.Snapshot) != wholeness(new.Snapshot) {
+		networks, global = new.members(), true // what had to stay may go now
+	}
+	if global {
+		out.add(part{})
+	}
+	for _, id := range networks {
+		out.add(part{network: id})
+	}
+	return out
+}
+
+// wholeness tells whether a snapshot says all that is to be, or holds back
+// deletions.
+func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad) == 0 }
+
+// addLocal adds what depends on this node's sandboxes and endpoints. The first
+// and last endpoint of a network may bring or take its devices and rules.
+func (s partSet) addLocal(old, new planInput) {
+	was := map[overspan.EndpointID]overspan.Attachment{}
+	for _, a := range old.Attachments {
+		was[a.Endpoint.ID] = a
+	}
+	for _, a := range new.Attachments {
+		b, known := was[a.Endpoint.ID]
+		delete(was, a.Endpoint.ID)
+		if !known || a.Committed != b.Committed || a.Netns != b.Netns || a.Endpoint.ModRevision != b.Endpoint.ModRevision {
+			s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+		}
+	}
+	for _, a := range was {
+		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+	}
+	before, now := old.members(), new.members()
+	for _, id := range slices.Concat(before, now) {
+		if !slices.Contains(before, id) || !slices.Contains(now, id) {
+			s.add(part{}, part{network: id})
+		}
+	}
+	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
+		s.add(part{})
+	}
+}

@@ -1,0 +1,45 @@
+package daemon
+
+import (
+	"github.com/overspan/overspan/kernel"
+)
+
+// passed notes what a pass did: for the status, for acknowledgements, and as
+// events where it had to repair what nobody here had changed, or could not.
+func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err error) {
+	d.health.note(scope, res, err, !d.rec.lagging.Load())
+	repairs := kernel.Repairs(res.Repaired)
+	d.meter.count(cause, res, repairs, err)
+	if err != nil {
+		d.log.Error("pass", "cause", cause, "ops", len(res.Ops), "error", err)
+		wake(d.deaths)
+	}
+	d.health.applied(res.Segments)
+	for _, r := range repairs {
+		d.log.Warn("repaired", "what", r.String(), "cause", cause)
+		d.events.publish(Event{Type: "kernel", Action: "repair", Name: r.String(), Attributes: d.whose(res, r.Dev, cause)})
+	}
+	for _, c := range res.Begun {
+		d.log.Error("conflict", "what", c.Text)
+		d.events.publish(Event{Type: "kernel", Action: "conflict", Name: c.Text, Attributes: d.whose(res, c.dev, cause)})
+	}
+	for _, c := range res.Ended {
+		d.log.Info("conflict is over", "what", c.Text)
+		d.events.publish(Event{Type: "kernel", Action: "resolve", Name: c.Object, Attributes: d.whose(res, c.dev, cause)})
+	}
+}
+
+// whose says what an event about a device is about, and what led to it.
+func (d *Daemon) whose(res passResult, dev, cause string) map[string]string {
+	out := map[string]string{"cause": cause}
+	p := res.find.device(dev)
+	if n := res.input.Snapshot.Networks[p.network]; n != nil {
+		out["network"] = n.Name
+	}
+	for _, a := range res.input.Attachments {
+		if a.Endpoint.ID == p.endpoint {
+			out["endpoint"] = a.Endpoint.Name
+		}
+	}
+	return out
+}
