@@ -12,7 +12,8 @@ import (
 // The chains and sets that this package plans.
 const (
 	chainRaw    = "OVERSPAN-RAW"
-	chainTunnel = "OVERSPAN-RAW-VXLAN"
+	chainVXLAN  = "OVERSPAN-RAW-VXLAN"
+	chainTunnel = "OVERSPAN-RAW-TUNNEL"
 	chainRawOut = "OVERSPAN-RAW-OUT"
 
 	setVTEPs4 = "overspan-vtep4"
@@ -49,31 +50,34 @@ func Rules(nodes map[overspan.NodeID]*overspan.Node, vnis overspan.VNIRange, por
 			s.Chains[kernel.ChainKey{Family: f, Table: "raw", Name: name}] = chain
 		}
 		// This one rule is all that other packets meet.
-		add(chainRaw, "PREROUTING", vxlan+" -j "+chainTunnel)
-		add(chainTunnel, "",
+		add(chainRaw, "PREROUTING", vxlan+" -j "+chainVXLAN)
+		add(chainVXLAN, "",
 			// Containers of ours send to no address of this node.
 			"-i osb-+ "+toNode+" -j DROP",
+			// What peers send is decided here, early: each look at a set or at
+			// the type of an address costs every packet of the tunnel.
+			"-m set --match-set "+set+" src "+toNode+" -g "+chainTunnel,
 			// Nobody sends to another node by way of this one. Between two
 			// containers the port is one like any other: what is bridged from
 			// one to the other has no VTEP for its destination.
 			toVTEP+" -m addrtype ! --dst-type LOCAL -j DROP",
-			toNode+" "+strangers(f, set, vnis)+" -j DROP",
+			toNode+ourVNIs(f, vnis)+" -j DROP",
 			toNode+" -j CT --notrack",
 		)
+		add(chainTunnel, "", "-j CT --notrack")
 		add(chainRawOut, "OUTPUT", vxlan+" "+toVTEP+" -j CT --notrack")
 	}
 	return s
 }
 
-// strangers matches what comes from no registered VTEP, unless its VNI can be
-// seen to be outside our range: that is other software's, on the same port.
-// Where it cannot be seen, in a fragment or behind IPv6 extension headers, which
-// no kernel's VXLAN sends, the packet counts as meant for us.
-func strangers(f overspan.Family, set string, vnis overspan.VNIRange) string {
-	match := "-m set ! --match-set " + set + " src"
+// ourVNIs matches a stranger's packet unless its VNI can be seen to be outside
+// our range: that is other software's, on the same port. Where it cannot be
+// seen, in a fragment or behind IPv6 extension headers, which no kernel's VXLAN
+// sends, the packet counts as meant for us.
+func ourVNIs(f overspan.Family, vnis overspan.VNIRange) string {
 	foreign := foreignVNIs(vnis)
 	if foreign == "" {
-		return match
+		return ""
 	}
 	// The VNI is the three bytes that follow 12 bytes after the start of the
 	// UDP header. In IPv4 that start is where the header's length says (byte 0,
@@ -83,7 +87,7 @@ func strangers(f overspan.Family, set string, vnis overspan.VNIRange) string {
 	if f == overspan.IPv6 {
 		vni = "4>>8&0xFF=17&&52>>8=" + foreign
 	}
-	return match + ` -m u32 ! --u32 "` + vni + `"`
+	return ` -m u32 ! --u32 "` + vni + `"`
 }
 
 // foreignVNIs returns the VNIs that are not ours as u32 writes ranges; "" if
