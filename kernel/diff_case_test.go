@@ -120,6 +120,15 @@ func TestDiffCases(t *testing.T) {
 			want: func(s *State) { s.Partial, s.Neighs = true, nil },
 			ops:  []string{"set link osx-", "add neigh", "add neigh"},
 		},
+		{
+			name: "partial: a port that leaves its bridge leaves its entry behind",
+			want: func(s *State) {
+				s.Partial = true
+				edit(s.Links, veth, func(l *Link) { l.Master, l.Port = "", Port{} })
+				clear(s.Statics)
+			},
+			ops: []string{"set link osv-"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

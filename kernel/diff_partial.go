@@ -17,6 +17,9 @@ func union(have, want State) State {
 		if there && read && !inside.convertible(want.Insides[name]) {
 			out.Insides[name] = inside
 		}
+		if w.Kind == KindVeth && out.Links[name].Master == "" {
+			out.dropStatics(name) // they went with the bridge, and need one
+		}
 	}
 	for name, w := range want.Sets {
 		if h, there := have.Sets[name]; there && h.Family != w.Family {
