@@ -80,6 +80,7 @@ type Daemon struct {
 
 	registrar *registrar
 	releaser  *releaser
+	publisher *publisher
 
 	snapshots *beacon    // fires when Snapshot changes
 	gates     keyedLocks // one change at a time in a sandbox
@@ -147,6 +148,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		unplug:  d.rec.do,
 		pending: make(chan struct{}, 1),
 	}
+	d.publisher = newPublisher(d)
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
 	return d, nil
 }
@@ -168,6 +170,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.answerWants,
 		d.acknowledge,
 		d.releaser.run,
+		d.publisher.run,
 		d.registrar.update,
 		d.housekeep,
 		func(ctx context.Context) error { return d.rec.run(ctx, d.cfg.Resync) },
@@ -208,6 +211,7 @@ func (d *Daemon) restore() error {
 func (d *Daemon) joined() {
 	d.health.changed.fire()
 	wake(d.releaser.pending)
+	wake(d.publisher.due)
 }
 
 // fenced is what the registrar tells of a registration that was lost.
@@ -291,6 +295,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		Self:      d.Self(),
 		VXLANPort: d.cfg.VXLANPort,
 		Gone:      map[overspan.EndpointID]struct{}{},
+		Lost:      d.publisher.lost(),
 	}
 	in.Local, in.Sandboxes, in.Attachments = d.local.all()
 	for _, a := range in.Attachments {

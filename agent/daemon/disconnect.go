@@ -35,6 +35,9 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 // says that etcd is away: the record is released when it is back.
 func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
 	steps.At(steps.DetachBegun)
+	if now, there := d.local.attachment(a.Endpoint.ID); there {
+		a = now // its record may have been written again since it was found
+	}
 	if !d.local.dropAttachment(a.Endpoint.ID) {
 		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
 	}
@@ -54,9 +57,8 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
-	if n := d.networkByID(a.Endpoint.Network); n != nil {
-		d.events.publish(endpointEvent("disconnect", n, a))
-	}
+	d.events.publish(attachmentEvent("disconnect", a))
+	defer d.reconsider(a.Endpoint.Network)
 	session, err := d.registrar.session()
 	if err != nil {
 		return true, nil

@@ -64,6 +64,21 @@ func (l *local) dropAttachment(id overspan.EndpointID) bool {
 	return there
 }
 
+// register notes an endpoint's record as it stands, and under which registration;
+// false if the endpoint is not attached any more.
+func (l *local) register(e overspan.Endpoint, registration int64) (overspan.Attachment, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, there := l.attachments[e.ID]
+	if !there {
+		return a, false
+	}
+	l.version++
+	a.Endpoint, a.Registration = e, registration
+	l.attachments[e.ID] = a
+	return a, true
+}
+
 func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

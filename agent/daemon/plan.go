@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -23,6 +22,9 @@ type planInput struct {
 	// Gone has the endpoints whose namespace is no more: what its path names
 	// now, if anything, is not ours to put an interface into.
 	Gone map[overspan.EndpointID]struct{}
+
+	// Lost tells of the endpoints that could not be published again, and why.
+	Lost map[overspan.EndpointID]string
 }
 
 // gone reports whether a part is an endpoint whose namespace is no more.
@@ -61,7 +63,9 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 func (in planInput) members() []overspan.NetworkID {
 	ids := map[overspan.NetworkID]struct{}{}
 	for _, a := range in.Attachments {
-		ids[a.Endpoint.Network] = struct{}{}
+		if !in.adrift(a) {
+			ids[a.Endpoint.Network] = struct{}{}
+		}
 	}
 	for id, seg := range in.Snapshot.Segments {
 		if holds(seg, in.Self) {
@@ -102,7 +106,7 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 	var ports []bridge.Port
 	for _, a := range in.Attachments {
-		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.Network == id && !gone {
+		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.Network == id && !gone && !in.adrift(a) {
 			ports = append(ports, in.port(a))
 		}
 	}
@@ -126,7 +130,7 @@ func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 // endpoint plans one veth.
 func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
 	for _, a := range in.Attachments {
-		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.ID != key.Endpoint || gone {
+		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.ID != key.Endpoint || gone || in.adrift(a) {
 			continue
 		}
 		n := in.Snapshot.Networks[key.Network]
@@ -139,7 +143,7 @@ func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
 }
 
 // port says how an attachment is plugged in: on the bridge once its record
-// stands in etcd, and only while no other node holds its slots.
+// stands in etcd, and only while it is not lost.
 func (in planInput) port(a overspan.Attachment) bridge.Port {
 	return bridge.Port{
 		Endpoint: a.Endpoint,
@@ -148,27 +152,23 @@ func (in planInput) port(a overspan.Attachment) bridge.Port {
 	}
 }
 
-// lost says why an endpoint is off its network; "" if it is not.
+// lost says why an endpoint is off its network, and what to do; "" if it is on
+// it. That another node holds its slot is seen before anybody tries to publish
+// the endpoint again.
 func (in planInput) lost(e overspan.Endpoint) string {
-	holder := in.foreignHolder(e)
-	if holder == "" {
-		return ""
-	}
-	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeName(in.Snapshot, holder))
-}
-
-// foreignHolder returns another node that holds one of the endpoint's slots.
-func (in planInput) foreignHolder(e overspan.Endpoint) overspan.NodeID {
-	seg := in.Snapshot.Segments[e.Network]
-	if seg == nil {
-		return ""
-	}
-	for _, slot := range e.Slots {
-		if b, ok := seg.Holder(slot); ok && b.Node != in.Self {
-			return b.Node
+	if seg := in.Snapshot.Segments[e.Network]; seg != nil {
+		if holder := foreignHolder(seg, e, in.Self); holder != "" {
+			return belongsTo(in.Snapshot, e, holder)
 		}
 	}
-	return ""
+	return in.Lost[e.ID]
+}
+
+// adrift reports whether an endpoint's network is known to be gone: there is
+// nothing that it could be plugged into.
+func (in planInput) adrift(a overspan.Attachment) bool {
+	_, lost := in.Lost[a.Endpoint.ID]
+	return lost && in.Snapshot.Networks[a.Endpoint.Network] == nil
 }
 
 // global plans what belongs to no network: the rules, the set of VTEPs, and

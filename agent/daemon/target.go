@@ -125,14 +125,38 @@ func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
 }
 
 // findAttachment finds an endpoint of this node in a network by its name or
-// id, or by the sandbox that it is plugged into.
+// id, or by the sandbox that it is plugged into. The network may be gone, or
+// another of its name be there by now: its endpoints are known here all the same.
 func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overspan.Attachment, error) {
-	id, label, err := d.attachedNetwork(ctx, network)
-	if err != nil {
-		return overspan.Attachment{}, err
+	n, unknown := d.network(ctx, network)
+	if unknown == nil {
+		if a, err := d.attachmentAmong(ctx, d.local.inNetwork(n.ID), ref); !errors.Is(err, overspan.ErrNotFound) {
+			return a, err
+		}
 	}
+	left := d.leftBehind(network)
+	if unknown != nil && len(left) == 0 {
+		return overspan.Attachment{}, unknown
+	}
+	a, err := d.attachmentAmong(ctx, left, ref)
+	if errors.Is(err, overspan.ErrNotFound) {
+		return a, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", ref, network)
+	}
+	return a, err
+}
+
+// leftBehind returns the attachments to networks that nobody can name any more,
+// of which ref was the name or is the id.
+func (d *Daemon) leftBehind(ref string) []overspan.Attachment {
+	return d.local.filter(func(a overspan.Attachment) bool {
+		n := d.networkByID(a.Endpoint.Network)
+		return (n == nil || n.Deleting) && (a.NetworkName == ref || string(a.Endpoint.Network) == ref)
+	})
+}
+
+// attachmentAmong finds one of a network's attachments.
+func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment, ref string) (overspan.Attachment, error) {
 	names := map[overspan.EndpointID]string{}
-	here := d.local.inNetwork(id)
 	for _, a := range here {
 		names[a.Endpoint.ID] = a.Endpoint.Name
 	}
@@ -149,25 +173,10 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 			}
 		}
 	}
-	if err == nil && known || err != nil && !errors.Is(err, overspan.ErrNotFound) {
-		return a, err
+	if err == nil && !known {
+		return a, overspan.Errorf(overspan.ErrNotFound, "endpoint %s not found", ref)
 	}
-	return overspan.Attachment{}, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", ref, label)
-}
-
-// attachedNetwork finds the network that a disconnect names. Its own endpoints
-// tell it even where the snapshot does not know the network.
-func (d *Daemon) attachedNetwork(ctx context.Context, ref string) (overspan.NetworkID, string, error) {
-	n, err := d.network(ctx, ref)
-	if err == nil {
-		return n.ID, n.Name, nil
-	}
-	for _, a := range d.local.allAttachments() {
-		if string(a.Endpoint.Network) == ref {
-			return a.Endpoint.Network, ref, nil
-		}
-	}
-	return "", "", err
+	return a, err
 }
 
 // knownSandbox finds the sandbox of a target that may be dying: a process that

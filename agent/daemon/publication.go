@@ -1,0 +1,351 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+)
+
+// publicationInput is all that publishing again depends on.
+type publicationInput struct {
+	Self     overspan.NodeID
+	Snapshot *overspan.Snapshot // what etcd has
+
+	// Registration is the one that the node has now.
+	Registration int64
+
+	// Memory is what etcd had before it lost its past, while the cluster is
+	// frozen; nil if that is not known.
+	Memory *overspan.Snapshot
+
+	// Attachments are this node's, apart from those that are about to end.
+	Attachments []overspan.Attachment
+}
+
+// A publication is what a node does so that etcd says again what it serves. What
+// it lists may be done in any order but that of its fields; each step stands or
+// falls by itself, and the next snapshot shows what is left.
+type publication struct {
+	Networks []*overspan.Network // to be written again
+	Surplus  []surplusWork       // own blocks to be given up, wholly or in part
+	Claims   []claimWork         // used slots
+	Records  []recordWork
+	Around   []claimWork // what else the node held around used slots
+
+	// Lost tells of endpoints that cannot be published, why, and what to do.
+	Lost map[overspan.EndpointID]string
+
+	// Withdraw are records of lost endpoints that etcd has brought back.
+	Withdraw []overspan.Endpoint
+
+	// Waiting tells of endpoints that cannot be published yet, and why not.
+	Waiting map[overspan.EndpointID]string
+}
+
+type claimWork struct {
+	Network *overspan.Network
+	overspan.Range
+}
+
+type recordWork struct {
+	Network    *overspan.Network
+	Blocks     []overspan.Block // around the endpoint's slots
+	Attachment overspan.Attachment
+}
+
+type surplusWork struct {
+	Network *overspan.Network
+	ipam.Surplus
+}
+
+// work reports whether there is anything to be done now.
+func (p publication) work() bool {
+	return len(p.Networks)+len(p.Surplus)+len(p.Claims)+len(p.Records)+len(p.Around)+len(p.Withdraw) > 0
+}
+
+// frozen reports whether etcd may have lost what it once had. Then nothing is
+// lost for good: memory says what is.
+func (in publicationInput) frozen() bool { return in.Snapshot.Frozen != nil }
+
+// publish says what is to be published again. It is pure. The snapshot must not
+// be older than the registration.
+func (in publicationInput) publish() publication {
+	p := publication{Lost: map[overspan.EndpointID]string{}, Waiting: map[overspan.EndpointID]string{}}
+	due := map[overspan.NetworkID][]overspan.Attachment{}
+	for _, a := range in.Attachments {
+		if in.due(a) {
+			due[a.Endpoint.Network] = append(due[a.Endpoint.Network], a)
+		}
+	}
+	networks := maps.Clone(due)
+	if in.frozen() && in.Memory != nil {
+		for id := range in.Memory.Networks {
+			networks[id] = due[id]
+		}
+		for id := range in.Snapshot.Segments {
+			networks[id] = due[id]
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(networks)) {
+		if in.Snapshot.Networks[id] == nil {
+			in.absentNetwork(&p, id, due[id])
+		} else {
+			in.network(&p, id, due[id])
+		}
+	}
+	return p
+}
+
+// due reports whether an endpoint's record is not known to stand: it was written
+// under another registration, or etcd has forgotten it.
+func (in publicationInput) due(a overspan.Attachment) bool {
+	if !a.Committed {
+		return false // its attach is still under way, and sees to it
+	}
+	if a.Registration != in.Registration {
+		return true
+	}
+	return in.frozen() && !stands(in.Snapshot.Segments[a.Endpoint.Network], a.Endpoint)
+}
+
+// stands reports whether an endpoint's records are all there.
+func stands(seg *overspan.Segment, e overspan.Endpoint) bool {
+	return seg != nil && !slices.ContainsFunc(e.Slots, func(slot overspan.Slot) bool {
+		at := seg.Endpoints.Get(slot)
+		return at == nil || at.ID != e.ID
+	})
+}
+
+// absentNetwork decides about a network of which etcd has no record.
+func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
+	if in.frozen() && in.Memory != nil {
+		if n := in.Memory.Networks[id]; n != nil && !n.Deleting && (n.Node == "" || n.Node == in.Self) {
+			p.Networks = append(p.Networks, n)
+		}
+	}
+	for _, a := range due {
+		name := networkNameOf(a)
+		switch {
+		case in.frozen():
+			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s is not in etcd", name)
+		case len(in.Snapshot.Bad) > 0:
+			// An unreadable record is not an absent one.
+			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s cannot be found, and there are records that cannot be read", name)
+		default:
+			p.Lost[a.Endpoint.ID] = fmt.Sprintf("network %s was removed; disconnect it", name)
+		}
+	}
+}
+
+// network decides about a network that etcd has.
+func (in publicationInput) network(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
+	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
+	if n.Deleting || seg == nil || seg.Revision < in.Registration {
+		for _, a := range due {
+			switch {
+			case n.Deleting && !in.frozen():
+				p.Lost[a.Endpoint.ID] = fmt.Sprintf("network %s is being removed; disconnect it", n.Name)
+			case n.Deleting:
+				p.Waiting[a.Endpoint.ID] = fmt.Sprintf("etcd has network %s as being removed", n.Name)
+			default:
+				p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s has not been read from etcd yet", n.Name)
+			}
+		}
+		return
+	}
+	rivals := rivalsOf(seg, due)
+	var used []overspan.Slot
+	for _, a := range in.Attachments {
+		if a.Endpoint.Network != id || !a.Committed || in.due(a) {
+			continue
+		}
+		used = append(used, a.Endpoint.Slots...)
+	}
+	for _, a := range due {
+		if in.endpoint(p, n, seg, a, rivals) {
+			used = append(used, a.Endpoint.Slots...)
+		}
+	}
+	former, known := in.former(id)
+	r := ipam.Restore(in.Self, former, used, seg)
+	for _, slots := range r.Slots {
+		p.Claims = append(p.Claims, claimWork{n, slots})
+	}
+	if !known {
+		return
+	}
+	for _, slots := range r.Around {
+		p.Around = append(p.Around, claimWork{n, slots})
+	}
+	for _, s := range r.Surplus {
+		p.Surplus = append(p.Surplus, surplusWork{n, s})
+	}
+}
+
+// endpoint decides about one endpoint, and reports whether its slots may be
+// claimed for it.
+func (in publicationInput) endpoint(p *publication, n *overspan.Network, seg *overspan.Segment, a overspan.Attachment, others rivals) bool {
+	e := a.Endpoint
+	if why := in.knownLoss(e, others); why != "" {
+		p.Lost[e.ID] = why
+		if stands(seg, e) {
+			p.Withdraw = append(p.Withdraw, e)
+		}
+		return false
+	}
+	if holder := foreignHolder(seg, e, in.Self); holder != "" {
+		in.refuse(p, e, belongsTo(in.Snapshot, e, holder))
+		return false
+	}
+	if other, what := others.inTheWayOf(seg, e); other != nil {
+		if in.onItsWayOut(other) {
+			p.Waiting[e.ID] = fmt.Sprintf("%s in network %s is still to be released by endpoint %s", what, n.Name, overspan.ShortID(other.ID))
+		} else {
+			in.refuse(p, e, fmt.Sprintf("%s now belongs to endpoint %s on node %s; disconnect it and connect it again", what, other.Name, nodeName(in.Snapshot, other.Node)))
+		}
+		return false
+	}
+	var blocks []overspan.Block
+	for _, slot := range e.Slots {
+		b, held := seg.Holder(slot)
+		if !held {
+			return true // first the slots, then the record
+		}
+		if !slices.Contains(blocks, b) {
+			blocks = append(blocks, b)
+		}
+	}
+	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a})
+	return true
+}
+
+// refuse notes why an endpoint cannot be published: for good, unless what is in
+// the way may itself be something that etcd should not have any more.
+func (in publicationInput) refuse(p *publication, e overspan.Endpoint, why string) {
+	if in.frozen() {
+		p.Waiting[e.ID] = why
+	} else {
+		p.Lost[e.ID] = why
+	}
+}
+
+// knownLoss tells why an endpoint is lost whatever etcd says; "" if it is not.
+func (in publicationInput) knownLoss(e overspan.Endpoint, others rivals) string {
+	if newer := others.here[e.Name]; newer != e.ID {
+		return fmt.Sprintf("its name now belongs to endpoint %s on this node; disconnect it and connect it again", overspan.ShortID(newer))
+	}
+	if holder := in.knownHolder(e); holder != "" {
+		return belongsTo(in.Snapshot, e, holder)
+	}
+	return ""
+}
+
+// onItsWayOut reports whether a record is one of this node's that nobody here
+// knows: the releaser takes it away.
+func (in publicationInput) onItsWayOut(e *overspan.Endpoint) bool {
+	return e.Node == in.Self && !slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool { return a.Endpoint.ID == e.ID })
+}
+
+// knownHolder returns the node to which an endpoint's slot belonged already
+// before etcd lost its past; "" if that is not known.
+func (in publicationInput) knownHolder(e overspan.Endpoint) overspan.NodeID {
+	if !in.frozen() || in.Memory == nil || in.Memory.Segments[e.Network] == nil {
+		return ""
+	}
+	return foreignHolder(in.Memory.Segments[e.Network], e, in.Self)
+}
+
+// rivals are who has what the endpoints that are to be published need: names and
+// chosen MACs in etcd, and names among these endpoints themselves.
+type rivals struct {
+	names map[string]*overspan.Endpoint
+	macs  map[overspan.MAC]*overspan.Endpoint
+	here  map[string]overspan.EndpointID // of several with a name, the one that had it last
+}
+
+// rivalsOf looks once at each endpoint of a network, of which there may be many.
+// The due ones come oldest first.
+func rivalsOf(seg *overspan.Segment, due []overspan.Attachment) rivals {
+	r := rivals{
+		names: map[string]*overspan.Endpoint{},
+		macs:  map[overspan.MAC]*overspan.Endpoint{},
+		here:  map[string]overspan.EndpointID{},
+	}
+	macs := map[overspan.MAC]struct{}{}
+	for _, a := range due {
+		r.here[a.Endpoint.Name] = a.Endpoint.ID
+		macs[a.Endpoint.MAC] = struct{}{}
+	}
+	if len(due) == 0 {
+		return r
+	}
+	for e := range seg.Endpoints.Values() {
+		if _, wanted := r.here[e.Name]; wanted {
+			r.names[e.Name] = e
+		}
+		if _, wanted := macs[e.MAC]; wanted {
+			r.macs[e.MAC] = e
+		}
+	}
+	return r
+}
+
+// inTheWayOf returns the endpoint that has what another needs, and what that is;
+// nil if none has.
+func (r rivals) inTheWayOf(seg *overspan.Segment, e overspan.Endpoint) (other *overspan.Endpoint, what string) {
+	addrs := e.Addrs()
+	for i, slot := range e.Slots {
+		if other := seg.Endpoints.Get(slot); other != nil && other.ID != e.ID {
+			return other, addrs[min(i, len(addrs)-1)].String()
+		}
+	}
+	if other := r.names[e.Name]; other != nil && other.ID != e.ID {
+		return other, "its name"
+	}
+	if other := r.macs[e.MAC]; other != nil && other.ID != e.ID {
+		return other, "its MAC address " + e.MAC.String()
+	}
+	return nil, ""
+}
+
+// former returns the blocks that this node held in a network; known is false if
+// nothing is remembered at all.
+func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Range, known bool) {
+	if !in.frozen() || in.Memory == nil {
+		return nil, false
+	}
+	if seg := in.Memory.Segments[id]; seg != nil {
+		for b := range seg.Blocks.Values() {
+			if b.Node == in.Self {
+				blocks = append(blocks, b.Range)
+			}
+		}
+	}
+	return blocks, true
+}
+
+// belongsTo says that an endpoint's address is another node's, and what to do.
+func belongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
+	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeName(s, holder))
+}
+
+// foreignHolder returns another node that holds one of an endpoint's slots.
+func foreignHolder(seg *overspan.Segment, e overspan.Endpoint, self overspan.NodeID) overspan.NodeID {
+	for _, slot := range e.Slots {
+		if b, ok := seg.Holder(slot); ok && b.Node != self {
+			return b.Node
+		}
+	}
+	return ""
+}
+
+// networkNameOf returns what people call an attachment's network.
+func networkNameOf(a overspan.Attachment) string {
+	if a.NetworkName != "" {
+		return a.NetworkName
+	}
+	return overspan.ShortID(a.Endpoint.Network)
+}

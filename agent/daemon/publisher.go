@@ -1,0 +1,492 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
+)
+
+const (
+	// publishBound is how long one step of publishing again may take.
+	publishBound = 2 * time.Second
+
+	// publishEvery is the pause before what has failed is tried again.
+	publishEvery = time.Second
+
+	// publishAtOnce bounds how many endpoints are published at once: as many as
+	// may share a transaction.
+	publishAtOnce = 60
+)
+
+// publisher writes to etcd again what this node serves and etcd does not have:
+// after the node's removal, and while the cluster is frozen. What cannot be
+// published is lost: the planner takes it off its network.
+//
+// What is to be done is decided by publicationInput.publish; publisher does it.
+type publisher struct {
+	d *Daemon
+
+	// memory returns what etcd had before the freeze; nil if that is not known.
+	memory func() *overspan.Snapshot
+
+	// told learns how far the node is, whenever there is nothing more to be done
+	// at once.
+	told func(context.Context, publicationState)
+
+	due      chan struct{} // size 1: there may be something to publish
+	surveyed int64         // revision of the freeze in which all networks were looked at; only run uses it
+
+	mu    sync.Mutex // guards state
+	state publicationState
+}
+
+// newPublisher returns a publisher that knows of no past.
+func newPublisher(d *Daemon) *publisher {
+	return &publisher{
+		d:      d,
+		memory: func() *overspan.Snapshot { return nil },
+		told:   func(context.Context, publicationState) {},
+		due:    make(chan struct{}, 1),
+	}
+}
+
+// A publicationState is how far a node is in publishing again.
+type publicationState struct {
+	// Registration is the one under which it is so, and Freeze the revision of
+	// the freeze; 0: none.
+	Registration, Freeze int64
+
+	Networks, Blocks, Endpoints int // that were written since
+
+	Lost    map[overspan.EndpointID]string // not published: why, and what to do
+	Waiting map[overspan.EndpointID]string // not published yet, and why not
+	Failed  []string                       // what else could not be done yet, a sentence each
+}
+
+// clone returns a state of its own.
+func (s publicationState) clone() publicationState {
+	s.Lost, s.Waiting, s.Failed = maps.Clone(s.Lost), maps.Clone(s.Waiting), slices.Clone(s.Failed)
+	return s
+}
+
+// lost returns why endpoints are lost.
+func (p *publisher) lost() map[overspan.EndpointID]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.state.Lost)
+}
+
+// now returns how far the node is.
+func (p *publisher) now() publicationState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state.clone()
+}
+
+// run publishes again whatever is due, until ctx ends. While something cannot
+// be published it looks again at each snapshot.
+func (p *publisher) run(ctx context.Context) error {
+	for {
+		changed := p.d.snapshots.wait()
+		pause := make(<-chan time.Time)
+		switch p.pass(ctx) {
+		case passAgain:
+			continue
+		case passFailed:
+			pause = time.After(publishEvery)
+			changed = nil
+		case passIdle:
+			changed = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.due:
+		case <-changed:
+		case <-pause:
+		}
+	}
+}
+
+// A passOutcome says when the publisher has to look again.
+type passOutcome int
+
+const (
+	passIdle    passOutcome = iota // when it is woken
+	passWaiting                    // also at the next snapshot
+	passFailed                     // after a while
+	passAgain                      // at once
+)
+
+// pass looks once at what is due, and does what can be done.
+func (p *publisher) pass(ctx context.Context) passOutcome {
+	session, err := p.d.registrar.session()
+	if err != nil {
+		return passIdle // a new session wakes it
+	}
+	in, err := p.input(ctx, session)
+	if err != nil {
+		p.d.log.Debug("cannot tell yet what must be published again", "error", err)
+		return passFailed
+	}
+	todo := in.publish()
+	p.note(ctx, in, todo)
+	if todo.work() {
+		done := p.carryOut(ctx, session, in, todo)
+		if ctx.Err() != nil {
+			return passIdle
+		}
+		if done {
+			return p.caughtUp(ctx)
+		}
+	}
+	state := p.now()
+	p.told(ctx, state)
+	switch {
+	case todo.work():
+		return passFailed
+	case in.frozen() || len(state.Lost)+len(state.Waiting) > 0:
+		return passWaiting
+	}
+	return passIdle
+}
+
+// caughtUp waits until the snapshot shows what was done.
+func (p *publisher) caughtUp(ctx context.Context) passOutcome {
+	ctx, cancel := context.WithTimeout(ctx, publishBound)
+	defer cancel()
+	if p.d.Sync(ctx) != nil {
+		return passFailed
+	}
+	return passAgain
+}
+
+// input returns what to decide by: a snapshot that is no older than the
+// registration, so that it shows what a removal took.
+func (p *publisher) input(ctx context.Context, session *store.Session) (publicationInput, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishBound)
+	defer cancel()
+	snapshot, err := p.d.clusterSnapshot(ctx, session.Registration())
+	if err != nil {
+		return publicationInput{}, err
+	}
+	in := publicationInput{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
+	if snapshot.Frozen != nil {
+		in.Memory = p.memory()
+		if err := p.survey(ctx, snapshot); err != nil {
+			return publicationInput{}, err
+		}
+	}
+	for _, a := range p.d.local.allAttachments() {
+		if !p.d.namespaceGone(a.Sandbox) {
+			in.Attachments = append(in.Attachments, a)
+		}
+	}
+	return in, nil
+}
+
+// survey finds the networks that this node does not follow and in which etcd,
+// back from the past, says that it has something: they are followed until that
+// is given up. Once in a freeze is enough.
+func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot) error {
+	if p.surveyed == s.Frozen.Revision {
+		return nil
+	}
+	for id := range s.Networks {
+		if s.Segments[id] != nil {
+			continue
+		}
+		seg, err := p.d.mirror.Segment(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !mentions(seg, p.d.Self()) {
+			continue
+		}
+		if err := p.d.journal.PutFollowed(id); err != nil {
+			return err
+		}
+		p.d.follows.keep(id)
+	}
+	p.surveyed = s.Frozen.Revision
+	return nil
+}
+
+// mentions reports whether a node has a block or an endpoint in a network.
+func mentions(seg *overspan.Segment, node overspan.NodeID) bool {
+	if holds(seg, node) {
+		return true
+	}
+	for e := range seg.Endpoints.Values() {
+		if e.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// note remembers what was decided of endpoints, and has those that are lost
+// taken off their networks. One that was lost stays so until it is published.
+func (p *publisher) note(ctx context.Context, in publicationInput, todo publication) {
+	freeze := int64(0)
+	if in.frozen() {
+		freeze = in.Snapshot.Frozen.Revision
+	}
+	lost, waiting := maps.Clone(todo.Lost), maps.Clone(todo.Waiting)
+	var fresh []overspan.Attachment
+	p.mu.Lock()
+	if p.state.Registration != in.Registration || p.state.Freeze != freeze {
+		p.state = publicationState{Registration: in.Registration, Freeze: freeze, Lost: p.state.Lost}
+	}
+	for _, a := range in.Attachments {
+		id := a.Endpoint.ID
+		was, before := p.state.Lost[id]
+		if _, is := lost[id]; is && !before {
+			fresh = append(fresh, a)
+		} else if before && !is && in.due(a) {
+			lost[id] = was
+		}
+		if _, is := lost[id]; is {
+			delete(waiting, id)
+		}
+	}
+	p.state.Lost, p.state.Waiting, p.state.Failed = lost, waiting, nil
+	p.mu.Unlock()
+	for _, a := range fresh {
+		p.lose(a, lost[a.Endpoint.ID])
+	}
+	if in.frozen() {
+		p.disown(ctx, in, waiting)
+	}
+	if len(waiting) > 0 {
+		wake(p.d.releaser.pending)
+	}
+}
+
+// lose has a lost endpoint taken off its network, and tells of it.
+func (p *publisher) lose(a overspan.Attachment, why string) {
+	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
+	scope := endpointScope(a)
+	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
+	p.d.rec.dirty.mark(scope, causeChange)
+	event := attachmentEvent("lost", a)
+	event.Attributes["reason"] = why
+	p.d.events.publish(event)
+}
+
+// disown remembers of endpoints that etcd has forgotten that their records do
+// not stand under any registration: should the freeze end before they are
+// published, they are still to be.
+func (p *publisher) disown(ctx context.Context, in publicationInput, waiting map[overspan.EndpointID]string) {
+	for _, a := range in.Attachments {
+		if _, waits := waiting[a.Endpoint.ID]; !waits || a.Registration != in.Registration {
+			continue
+		}
+		if err := p.register(ctx, a, a.Endpoint, 0); err != nil {
+			p.d.log.Warn("cannot note that etcd has forgotten an endpoint", "endpoint", a.Endpoint.Name, "error", err)
+		}
+	}
+}
+
+// register notes under which registration an endpoint's record stands, unless
+// the endpoint has gone meanwhile.
+func (p *publisher) register(ctx context.Context, a overspan.Attachment, e overspan.Endpoint, registration int64) error {
+	unlock, err := p.d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return p.registerLocked(e, registration)
+}
+
+// registerLocked is register for one who has the sandbox's gate.
+func (p *publisher) registerLocked(e overspan.Endpoint, registration int64) error {
+	a, known := p.d.local.register(e, registration)
+	if !known {
+		return nil
+	}
+	return p.d.journal.PutAttachment(a)
+}
+
+// carryOut does what is to be done, in the order of the publication's fields,
+// and reports whether anything of it was: what fails is tried again.
+func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publicationInput, todo publication) bool {
+	var steps []step
+	for _, n := range todo.Networks {
+		steps = append(steps, p.restoreNetwork(session, n))
+	}
+	for _, w := range todo.Surplus {
+		steps = append(steps, p.reshape(session, w))
+	}
+	for _, w := range todo.Claims {
+		steps = append(steps, p.reclaim(session, w))
+	}
+	done := p.take(ctx, steps)
+	done = p.reattach(ctx, session, in, todo.Records) || done
+	steps = nil
+	for _, w := range todo.Around {
+		steps = append(steps, p.reclaim(session, w))
+	}
+	for _, e := range todo.Withdraw {
+		steps = append(steps, p.withdraw(session, e))
+	}
+	return p.take(ctx, steps) || done
+}
+
+// A step is one thing to be done in etcd.
+type step func(context.Context) error
+
+// take takes steps one after the other, notes those that fail, and reports
+// whether one succeeded.
+func (p *publisher) take(ctx context.Context, steps []step) (done bool) {
+	for _, do := range steps {
+		bounded, cancel := context.WithTimeout(ctx, publishBound)
+		err := do(bounded)
+		cancel()
+		switch {
+		case err == nil:
+			done = true
+		case ctx.Err() != nil || errors.Is(err, overspan.ErrFenced):
+			return done
+		default:
+			p.d.log.Warn("cannot publish again", "error", err)
+			p.mu.Lock()
+			p.state.Failed = append(p.state.Failed, err.Error())
+			p.mu.Unlock()
+		}
+	}
+	return done
+}
+
+func (p *publisher) restoreNetwork(session *store.Session, n *overspan.Network) step {
+	return func(ctx context.Context) error {
+		if _, err := session.RestoreNetwork(ctx, *n); err != nil {
+			return err
+		}
+		p.d.log.Info("network is in etcd again", "network", n.Name, "id", overspan.ShortID(n.ID))
+		p.count(func(s *publicationState) { s.Networks++ })
+		return nil
+	}
+}
+
+func (p *publisher) reshape(session *store.Session, w surplusWork) step {
+	return func(ctx context.Context) error {
+		if _, err := session.Reshape(ctx, w.Network, w.Block, w.Keep); err != nil {
+			return err
+		}
+		p.d.log.Info("gave up a block that came back from the past", "network", w.Network.Name, "slots", w.Block.String(), "kept", fmt.Sprint(w.Keep))
+		return nil
+	}
+}
+
+func (p *publisher) reclaim(session *store.Session, w claimWork) step {
+	return func(ctx context.Context) error {
+		if err := p.d.journal.PutFollowed(w.Network.ID); err != nil {
+			return err
+		}
+		b, err := session.Reclaim(ctx, w.Network, w.Range, true)
+		if err != nil {
+			return err
+		}
+		p.d.log.Info("claimed a block again", "network", w.Network.Name, "slots", w.Range.String(), "epoch", b.CreateRevision)
+		p.count(func(s *publicationState) { s.Blocks++ })
+		return nil
+	}
+}
+
+func (p *publisher) withdraw(session *store.Session, e overspan.Endpoint) step {
+	return func(ctx context.Context) error {
+		e.CreateRevision = 0 // another record than the one that was written
+		_, err := session.Detach(ctx, e)
+		return err
+	}
+}
+
+func (p *publisher) count(what func(*publicationState)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	what(&p.state)
+}
+
+// reattach publishes endpoints, many at once so that they share transactions,
+// and reports whether one succeeded.
+func (p *publisher) reattach(ctx context.Context, session *store.Session, in publicationInput, records []recordWork) (done bool) {
+	before := p.now().Endpoints
+	var g errgroup.Group
+	g.SetLimit(publishAtOnce)
+	for _, w := range records {
+		g.Go(func() error {
+			bounded, cancel := context.WithTimeout(ctx, publishBound)
+			defer cancel()
+			if err := p.publish(bounded, session, w); err != nil && ctx.Err() == nil {
+				p.failed(in, w.Attachment, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each has told of its own error
+	return p.now().Endpoints > before
+}
+
+// publish writes one endpoint's record. Its sandbox's gate is held: who ends the
+// endpoint meanwhile waits, and finds the record.
+func (p *publisher) publish(ctx context.Context, session *store.Session, w recordWork) error {
+	a := w.Attachment
+	unlock, err := p.d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, known := p.d.local.attachment(a.Endpoint.ID); !known {
+		return nil
+	}
+	e, err := session.Reattach(ctx, store.AttachRequest{Endpoint: a.Endpoint, Network: w.Network, Blocks: w.Blocks})
+	if err != nil {
+		return err
+	}
+	if err := p.registerLocked(e, session.Registration()); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	_, lost := p.state.Lost[e.ID]
+	delete(p.state.Lost, e.ID)
+	p.state.Endpoints++
+	p.mu.Unlock()
+	p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
+	if lost {
+		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
+	}
+	p.d.events.publish(attachmentEvent("publish", a))
+	return nil
+}
+
+// failed notes why an endpoint was not published though the snapshot shows
+// nothing in its way: another was faster, or something cannot be read.
+func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error) {
+	id, why := a.Endpoint.ID, err.Error()
+	taken := errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrExists)
+	readable := in.Snapshot.Segments[a.Endpoint.Network].Bad == 0
+	p.mu.Lock()
+	_, before := p.state.Lost[id]
+	final := taken && readable && !in.frozen()
+	switch {
+	case final && !before:
+		p.state.Lost[id] = why + "; disconnect it and connect it again"
+	case !before:
+		p.state.Waiting[id] = why
+	}
+	p.mu.Unlock()
+	if final && !before {
+		p.lose(a, why)
+	}
+}
