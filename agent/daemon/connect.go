@@ -162,6 +162,9 @@ func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 
 // attach makes the endpoint of a sandbox whose gate the caller holds.
 func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
+	if err := d.mayAttach(); err != nil {
+		return overspan.Attachment{}, err
+	}
 	session, err := d.registrar.session()
 	if err != nil {
 		return overspan.Attachment{}, err

@@ -44,6 +44,7 @@ type Config struct {
 	TTL          time.Duration // of the presence
 	Resync       time.Duration // between full passes
 	BlockIdle    time.Duration // how long a block stays empty before it is given back
+	ReapAfter    time.Duration // how long a node is away before it is removed; 0: for ever
 	DockerSocket string        // the Docker engine's socket
 }
 
@@ -68,6 +69,7 @@ type Daemon struct {
 	cfg     Config
 	log     *slog.Logger
 	kv      store.KV
+	keys    store.Keys
 	journal *store.Journal
 	host    Host
 	docker  *docker
@@ -95,6 +97,9 @@ type Daemon struct {
 	confirmed confirmedBlocks
 	fallback  snapshotSlot  // the journal's snapshot, until etcd has told one
 	deaths    chan struct{} // size 1: a sandbox may be gone
+	emptied   chan struct{} // size 1: a block may be empty that a draining node gives back
+	bereft    chan struct{} // size 1: an endpoint may have been evicted
+	evicted   evictions
 }
 
 // New makes a daemon from what the journal holds. Neither etcd nor the kernel
@@ -121,6 +126,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		cfg:       cfg,
 		log:       parts.Log,
 		kv:        parts.KV,
+		keys:      keys,
 		journal:   parts.Journal,
 		host:      parts.Host,
 		docker:    newDocker(cfg.DockerSocket),
@@ -132,6 +138,8 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		health:    newHealth(),
 		meter:     newMeter(),
 		deaths:    make(chan struct{}, 1),
+		emptied:   make(chan struct{}, 1),
+		bereft:    make(chan struct{}, 1),
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
@@ -147,6 +155,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		session: registrar.session,
 		unplug:  d.rec.do,
 		pending: make(chan struct{}, 1),
+		freed:   func() { wake(d.emptied) },
 	}
 	d.publisher = newPublisher(d)
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
@@ -173,6 +182,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.publisher.run,
 		d.registrar.update,
 		d.housekeep,
+		d.drain,
+		d.heedEvictions,
+		d.reap,
 		func(ctx context.Context) error { return d.rec.run(ctx, d.cfg.Resync) },
 	} {
 		g.Go(func() error { return task(ctx) })
@@ -210,6 +222,7 @@ func (d *Daemon) restore() error {
 // joined is what the registrar tells of a new session.
 func (d *Daemon) joined() {
 	d.health.changed.fire()
+	wake(d.bereft)
 	wake(d.releaser.pending)
 	wake(d.publisher.due)
 }
@@ -329,6 +342,7 @@ func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
 func (d *Daemon) housekeep(ctx context.Context) error {
 	ticker := time.NewTicker(d.cfg.Resync)
 	defer ticker.Stop()
+	sweeper := store.NewNodeSweeper(d.kv, d.keys)
 	for {
 		select {
 		case <-ctx.Done():
@@ -338,6 +352,8 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.registrar.changed)
 		wake(d.releaser.pending)
 		wake(d.deaths)
+		wake(d.emptied)
+		wake(d.bereft)
 		session, err := d.registrar.session()
 		s := d.mirror.Snapshot()
 		if err != nil || s == nil {
@@ -346,6 +362,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		if err := session.FinishRemovals(ctx, s); err != nil {
 			d.log.Warn("cannot finish the removal of a network", "error", err)
 		}
+		d.sweepNodes(ctx, sweeper, s)
 		d.returnIdle(ctx)
 	}
 }

@@ -10,7 +10,7 @@ import (
 type Event struct {
 	Time       time.Time
 	Type       string // "network", "endpoint", "sandbox", "node" or "kernel"
-	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "remove", "fence", "repair", "conflict", "resolve"
+	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "remove", "drain", "undrain", "evict", "fence", "repair", "conflict", "resolve"
 	ID         string
 	Name       string
 	Attributes map[string]string

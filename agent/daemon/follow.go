@@ -192,6 +192,12 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	for _, id := range d.follows.all() {
 		d.reconsider(id)
 	}
+	if bereaved(new, d.local.allAttachments()) {
+		wake(d.bereft)
+	}
+	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {
+		wake(d.emptied)
+	}
 	for _, e := range differences(old, new) {
 		d.events.publish(e)
 	}
@@ -239,6 +245,13 @@ func differences(old, new *overspan.Snapshot) []Event {
 			out = append(out, nodeEvent("up", n))
 		case !up && was != nil && was.Presence != nil:
 			out = append(out, nodeEvent("down", n))
+		}
+		switch {
+		case was == nil || was.Draining == n.Draining:
+		case n.Draining:
+			out = append(out, nodeEvent("drain", n))
+		default:
+			out = append(out, nodeEvent("undrain", n))
 		}
 	}
 	for id, n := range old.Nodes {

@@ -29,6 +29,7 @@ type releaser struct {
 
 	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
 	pending chan struct{}              // size 1: the journal has releases
+	freed   func()                     // told when slots were given back
 }
 
 // release takes an endpoint's record out of etcd and frees its slots. Its port
@@ -57,6 +58,7 @@ func (r *releaser) release(ctx context.Context, session *store.Session, e oversp
 func (r *releaser) free(e overspan.Endpoint, rest bool) {
 	if r.lent.drop(e.ID) {
 		r.alloc.Release(e.Network, e.Slots, rest)
+		r.freed()
 	}
 }
 

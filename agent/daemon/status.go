@@ -119,6 +119,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		st.AppliedRevision = d.appliedRevision(s)
 		st.Warnings = append(st.Warnings, d.snapshotWarnings(s)...)
 	}
+	st.Warnings = append(st.Warnings, d.evicted.all()...)
 	d.health.mu.Lock()
 	defer d.health.mu.Unlock()
 	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull

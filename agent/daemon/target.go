@@ -139,10 +139,14 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 		return overspan.Attachment{}, unknown
 	}
 	a, err := d.attachmentAmong(ctx, left, ref)
-	if errors.Is(err, overspan.ErrNotFound) {
-		return a, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", ref, network)
+	if !errors.Is(err, overspan.ErrNotFound) {
+		return a, err
 	}
-	return a, err
+	where := ""
+	if unknown == nil {
+		where = elsewhere(d.Snapshot(), n.ID, ref)
+	}
+	return a, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node%s", ref, network, where)
 }
 
 // leftBehind returns the attachments to networks that nobody can name any more,
@@ -177,6 +181,24 @@ func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment
 		return a, overspan.Errorf(overspan.ErrNotFound, "endpoint %s not found", ref)
 	}
 	return a, err
+}
+
+// elsewhere tells where an endpoint is that is not on this node; "" if that is
+// not known.
+func elsewhere(s *overspan.Snapshot, id overspan.NetworkID, ref string) string {
+	if s == nil || s.Segments[id] == nil {
+		return ""
+	}
+	for e := range s.Segments[id].Endpoints.Values() {
+		if e.Name != ref && string(e.ID) != ref {
+			continue
+		}
+		if n := s.Nodes[e.Node]; n != nil && n.Presence != nil {
+			return fmt.Sprintf(", but on node %s: disconnect it there", n.Name)
+		}
+		return fmt.Sprintf(", but on node %s, which is away: free it with --force", nodeName(s, e.Node))
+	}
+	return ""
 }
 
 // knownSandbox finds the sandbox of a target that may be dying: a process that

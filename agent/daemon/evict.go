@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
+)
+
+// ForceDisconnect is Disconnect that also frees an endpoint, named by itself, of
+// another node that is absent. That node takes it off when it is back.
+func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (overspan.Endpoint, bool, error) {
+	e, pending, err := d.Disconnect(ctx, network, target)
+	if !errors.Is(err, overspan.ErrNotFound) {
+		return e, pending, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	n, err := d.network(ctx, network)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	session, err := d.registrar.session()
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	if err := d.Sync(ctx); err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	seg, err := d.Segment(ctx, n.ID)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	e, err = findEndpoint(seg, n, target)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	if err := session.Evict(ctx, e); err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.Snapshot(), e.Node))
+	event := attachmentEvent("evict", overspan.Attachment{Endpoint: e, NetworkName: n.Name})
+	event.Attributes["node"] = nodeName(d.Snapshot(), e.Node)
+	d.events.publish(event)
+	return e, false, d.Sync(ctx)
+}
+
+// findEndpoint finds an endpoint of any node by name, id, or a unique prefix of
+// its id.
+func findEndpoint(seg *overspan.Segment, n *overspan.Network, ref string) (overspan.Endpoint, error) {
+	names := map[overspan.EndpointID]string{}
+	byID := map[overspan.EndpointID]*overspan.Endpoint{}
+	for e := range seg.Endpoints.Values() {
+		names[e.ID], byID[e.ID] = e.Name, e
+	}
+	id, err := overspan.Match("endpoint", ref, names)
+	if errors.Is(err, overspan.ErrNotFound) {
+		return overspan.Endpoint{}, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on any node", ref, n.Name)
+	}
+	if err != nil {
+		return overspan.Endpoint{}, err
+	}
+	return *byID[id], nil
+}
+
+// heedEvictions takes off their networks the endpoints that others have freed
+// while this node was absent, whenever there is reason to look.
+func (d *Daemon) heedEvictions(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.bereft:
+		}
+		session, err := d.registrar.session()
+		if err != nil {
+			continue // the next session is reason to look
+		}
+		if err := d.takeOffEvicted(ctx, session); err != nil {
+			d.log.Warn("cannot take off what was disconnected by force; will try again", "error", err)
+		}
+	}
+}
+
+// takeOffEvicted carries out all evictions that are noted for this node.
+func (d *Daemon) takeOffEvicted(ctx context.Context, session *store.Session) error {
+	notes, err := session.Evictions(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, v := range notes {
+		err := d.takeOff(ctx, v)
+		if err == nil {
+			err = session.DropEviction(ctx, v)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// takeOff ends the attachment that an eviction is about. One that is not known
+// here was taken off before.
+func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
+	a, known := d.local.attachment(v.Endpoint)
+	if !known {
+		return nil
+	}
+	unlock, err := d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", overspan.ShortID(v.Network), "by", v.By, "at", v.Since)
+	if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+		return err
+	}
+	if sb, ok := d.local.sandbox(a.Sandbox); ok {
+		d.forgetIfUnused(sb)
+	}
+	event := attachmentEvent("evict", a)
+	event.Attributes["by"] = v.By
+	d.events.publish(event)
+	d.evicted.add(fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
+		v.Name, a.Endpoint.Sandbox, a.NetworkName, v.By, v.Since.Local().Format(time.DateTime)))
+	return nil
+}
+
+// bereaved reports whether the record of an endpoint that this node serves is
+// missing from a snapshot.
+func bereaved(s *overspan.Snapshot, attachments []overspan.Attachment) bool {
+	return slices.ContainsFunc(attachments, func(a overspan.Attachment) bool {
+		e := a.Endpoint
+		seg := s.Segments[e.Network]
+		if !a.Committed || seg == nil || seg.Bad > 0 || e.CreateRevision > seg.Revision {
+			return false
+		}
+		now := seg.Endpoints.Get(e.Slot)
+		return now == nil || now.ID != e.ID
+	})
+}
+
+// shownEvictions is how many evictions status tells of.
+const shownEvictions = 10
+
+// evictions is what status tells of them: the latest, of this run of the agent.
+type evictions struct {
+	mu   sync.Mutex // guards told
+	told []string
+}
+
+func (v *evictions) add(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.told = append(v.told, text)
+	v.told = v.told[max(0, len(v.told)-shownEvictions):]
+}
+
+func (v *evictions) all() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.told)
+}

@@ -1,0 +1,173 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
+)
+
+// removeBound is how long the removal of a node may take before its caller
+// hears of it; what is left then is finished by housekeeping.
+const removeBound = 20 * time.Second
+
+// A RemovedNode is what a removal has freed.
+type RemovedNode struct {
+	ID        overspan.NodeID
+	Name      string
+	Endpoints int
+	Blocks    int
+}
+
+// RemoveNode takes another node, that is absent or with force any, out of the
+// cluster and frees all that stands in its name. A removal that somebody has
+// left half done is finished.
+func (d *Daemon) RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error) {
+	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	defer cancel()
+	session, err := d.registrar.session()
+	if err != nil {
+		return RemovedNode{}, err
+	}
+	n, err := d.node(ctx, ref)
+	if errors.Is(err, overspan.ErrNotFound) {
+		return d.finishRemovalOf(ctx, ref)
+	}
+	if err != nil {
+		return RemovedNode{}, err
+	}
+	if n.ID == d.Self() {
+		return RemovedNode{}, overspan.Errorf(overspan.ErrInvalid, "node %s is the one that was asked: stop its agent and ask another node to remove it", n.Name)
+	}
+	freed, err := session.RemoveNode(ctx, *n, force)
+	removed := RemovedNode{ID: n.ID, Name: n.Name, Endpoints: freed.Endpoints, Blocks: freed.Blocks}
+	if err != nil {
+		return removed, err
+	}
+	d.log.Info("removed a node", "name", n.Name, "id", overspan.ShortID(n.ID), "endpoints", freed.Endpoints, "blocks", freed.Blocks)
+	return removed, d.Sync(ctx)
+}
+
+// finishRemovalOf finishes a removal whose node has no registration any more.
+func (d *Daemon) finishRemovalOf(ctx context.Context, ref string) (RemovedNode, error) {
+	names, err := d.Leaving(ctx)
+	if err != nil {
+		return RemovedNode{}, err
+	}
+	id, err := overspan.Match("node", ref, names)
+	if err != nil {
+		return RemovedNode{}, err
+	}
+	freed, err := store.FinishNodeRemoval(ctx, d.kv, d.keys, id)
+	return RemovedNode{ID: id, Name: names[id], Endpoints: freed.Endpoints, Blocks: freed.Blocks}, err
+}
+
+// Leaving returns the names of the nodes whose removal is under way: they are
+// not registered any more.
+func (d *Daemon) Leaving(ctx context.Context) (map[overspan.NodeID]string, error) {
+	marks, err := store.NodeRemovals(ctx, d.kv, d.keys)
+	names := make(map[overspan.NodeID]string, len(marks))
+	for _, m := range marks {
+		names[m.Node] = m.Name
+	}
+	return names, err
+}
+
+// DrainNode tells a node to take no new endpoints and to give back its blocks
+// as they empty, or with draining unset to take some again.
+func (d *Daemon) DrainNode(ctx context.Context, ref string, draining bool) (overspan.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	session, err := d.registrar.session()
+	if err != nil {
+		return overspan.Node{}, err
+	}
+	n, err := d.node(ctx, ref)
+	if err != nil {
+		return overspan.Node{}, err
+	}
+	now, err := session.Drain(ctx, n.ID, draining)
+	if err != nil {
+		return overspan.Node{}, err
+	}
+	return now, d.Sync(ctx)
+}
+
+// node finds a registered node by name, id, or a unique prefix of its id, as it
+// is at the moment of the call.
+func (d *Daemon) node(ctx context.Context, ref string) (*overspan.Node, error) {
+	if err := d.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("look for node %s: %w", ref, err)
+	}
+	s := d.mirror.Snapshot()
+	names := make(map[overspan.NodeID]string, len(s.Nodes))
+	for id, n := range s.Nodes {
+		names[id] = n.Name
+	}
+	id, err := overspan.Match("node", ref, names)
+	if err != nil {
+		return nil, err
+	}
+	return s.Nodes[id], nil
+}
+
+// sweepNodes finishes the removals of nodes that their removers have left half
+// done. A freeze forbids it, since etcd may have forgotten who is back.
+func (d *Daemon) sweepNodes(ctx context.Context, sweeper *store.NodeSweeper, s *overspan.Snapshot) {
+	if s.Frozen != nil {
+		return
+	}
+	finished, err := sweeper.Sweep(ctx)
+	if err != nil {
+		d.log.Warn("cannot finish the removal of a node; will try again", "error", err)
+	}
+	for _, r := range finished {
+		d.log.Info("finished the removal of a node", "name", r.Name, "id", overspan.ShortID(r.Node), "by", r.By)
+	}
+}
+
+// reapLooks is how often in the time after which a node is removed its absence
+// is looked at, and reapPause how long at most that may take.
+const (
+	reapLooks = 10
+	reapPause = 30 * time.Second
+)
+
+// reap removes nodes that have been away for too long.
+func (d *Daemon) reap(ctx context.Context) error {
+	if d.cfg.ReapAfter == 0 {
+		return nil
+	}
+	seen := absences{every: min(d.cfg.ReapAfter/reapLooks, reapPause)}
+	for sleep(ctx, seen.every) == nil {
+		s, self := d.mirror.Snapshot(), d.shown()
+		_, stale := d.Stale()
+		seen.look(time.Now(), s, stale != "" || s == nil || s.Frozen != nil || self == nil || self.Presence == nil)
+		session, err := d.registrar.session()
+		if seen.last.IsZero() || err != nil {
+			continue
+		}
+		for _, n := range seen.due(s, d.Self(), d.cfg.ReapAfter) {
+			d.reapNode(ctx, session, n)
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) reapNode(ctx context.Context, session *store.Session, n *overspan.Node) {
+	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	defer cancel()
+	log := d.log.With("name", n.Name, "id", overspan.ShortID(n.ID))
+	freed, err := session.RemoveNode(ctx, *n, false)
+	switch {
+	case err == nil:
+		log.Warn("removed a node that was away for too long", "after", d.cfg.ReapAfter, "endpoints", freed.Endpoints, "blocks", freed.Blocks)
+	case errors.Is(err, overspan.ErrNotFound), errors.Is(err, overspan.ErrInUse), errors.Is(err, overspan.ErrConflict):
+		log.Debug("a node that was away is back, or gone", "error", err)
+	default:
+		log.Warn("cannot remove a node that is away; will try again", "error", err)
+	}
+}
