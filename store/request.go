@@ -11,7 +11,7 @@ import (
 // alone, whoever flies with it.
 type request struct {
 	step steps.Flight // names the moments around it
-	what string // for errors: "attach web1 to network demo"
+	what string       // for errors: "attach web1 to network demo"
 
 	// txn is what is to be done under which guards, beside those of the flight.
 	// What its Then does first tells, after the loss of an answer, whether it

@@ -127,7 +127,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	event.Attributes["by"] = v.By
 	d.events.publish(event)
 	d.evicted.add(fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
-		v.Name, a.Endpoint.Sandbox, a.NetworkName, v.By, v.Since.Local().Format(time.DateTime)))
+		v.Name, a.Endpoint.Sandbox, networkNameOf(a), v.By, v.Since.Local().Format(time.DateTime)))
 	return nil
 }
 

@@ -94,7 +94,7 @@ func (e *Etcd) open(urls ...string) (*clientv3.Client, error) {
 				MinConnectTimeout: time.Second,
 			}),
 		},
-		Logger:      zap.NewNop(), // a server that is away is what labs are for
+		Logger: zap.NewNop(), // a server that is away is what labs are for
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open etcd client: %w", err)
