@@ -189,6 +189,7 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	} else if networks, global := changed(old, new, d.Self()); len(networks) > 0 || global {
 		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
 	}
+	d.registrar.heed(new)
 	for _, id := range d.follows.all() {
 		d.reconsider(id)
 	}

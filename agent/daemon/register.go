@@ -24,6 +24,7 @@ type registrar struct {
 	kv      store.KV
 	journal *store.Journal
 	host    Host
+	self    overspan.NodeID
 	process overspan.Presence // this run of the agent
 	known   store.Identity    // of the last session; only keep uses it
 
@@ -46,6 +47,7 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 		kv:      parts.KV,
 		journal: parts.Journal,
 		host:    parts.Host,
+		self:    parts.Journal.Identity().Node,
 		process: process,
 		known:   parts.Journal.Identity(),
 		changed: make(chan struct{}, 1),
@@ -54,6 +56,20 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 
 // session returns the session, or why this node cannot write to etcd now.
 func (r *registrar) session() (*store.Session, error) { return r.slot.get() }
+
+// heed has the session look at once whether the node is still registered and
+// present, where a snapshot does not show it so. It would find out by itself,
+// but only within the presence's TTL.
+func (r *registrar) heed(s *overspan.Snapshot) {
+	session, err := r.session()
+	if err != nil || s.Revision < session.Registration() {
+		return
+	}
+	n := s.Nodes[r.self]
+	if n == nil || n.CreateRevision != session.Registration() || n.Presence == nil {
+		session.Recheck()
+	}
+}
 
 // keep registers the node, and again whenever it has lost its registration,
 // until ctx ends.
@@ -70,7 +86,7 @@ func (r *registrar) keep(ctx context.Context) error {
 			return nil
 		}
 		r.slot.set(session)
-		r.log.Info("registered", "node", overspan.ShortID(r.known.Node), "registration", session.Registration())
+		r.log.Info("registered", "node", overspan.ShortID(r.self), "registration", session.Registration())
 		r.joined()
 		err = session.Run(ctx)
 		r.slot.set(nil)
@@ -125,13 +141,13 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.known = store.Identity{Node: r.known.Node, Registration: session.Registration(), Instance: r.process.Instance}
+	r.known = store.Identity{Node: r.self, Registration: session.Registration(), Instance: r.process.Instance}
 	return session, r.journal.SetRegistration(session.Registration())
 }
 
 // describe reads what the registration says of this host.
 func (r *registrar) describe() (overspan.Node, error) {
-	node := overspan.Node{ID: r.known.Node, Name: r.cfg.NodeName, Version: overspan.Version}
+	node := overspan.Node{ID: r.self, Name: r.cfg.NodeName, Version: overspan.Version}
 	for _, spec := range r.cfg.Underlay {
 		u, err := r.host.Underlay(spec)
 		if err != nil {
