@@ -85,7 +85,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		d.forgetIfUnused(sb)
 		return ConnectResult{}, err
 	}
-	d.events.publish(attachmentEvent("connect", a))
+	d.events.publish(endpointEvent("connect", n, a))
 	var missing []string
 	if req.Wait == WaitPeers {
 		missing = d.awaitPeers(ctx, n, a.Endpoint)
@@ -355,14 +355,19 @@ func endpointKey(a overspan.Attachment) kernel.EndpointKey {
 	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
 }
 
-func attachmentEvent(action string, a overspan.Attachment) Event {
+// endpointEvent tells of an endpoint; n is nil where its network is gone.
+func endpointEvent(action string, n *overspan.Network, a overspan.Attachment) Event {
+	network := networkNameOf(a)
+	if n != nil {
+		network = n.Name
+	}
 	return Event{
 		Type:   "endpoint",
 		Action: action,
 		ID:     string(a.Endpoint.ID),
 		Name:   a.Endpoint.Name,
 		Attributes: map[string]string{
-			"network":   networkNameOf(a),
+			"network":   network,
 			"sandbox":   a.Endpoint.Sandbox,
 			"interface": a.Endpoint.Interface,
 			"addresses": fmt.Sprint(a.Endpoint.Addrs()),

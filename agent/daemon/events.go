@@ -8,9 +8,12 @@ import (
 
 // An Event is something that this agent saw happen.
 type Event struct {
-	Time       time.Time
-	Type       string // "network", "endpoint", "sandbox", "node" or "kernel"
-	Action     string // "create", "destroy", "connect", "disconnect", "up", "down", "remove", "drain", "undrain", "evict", "fence", "repair", "conflict", "resolve"
+	Time time.Time
+	Type string // "network", "endpoint", "sandbox", "node" or "kernel"
+	// Action is "create", "destroy", "connect", "disconnect", "lost", "publish",
+	// "up", "down", "remove", "drain", "undrain", "evict", "fence", "repair",
+	// "conflict" or "resolve".
+	Action     string
 	ID         string
 	Name       string
 	Attributes map[string]string

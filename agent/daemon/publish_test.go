@@ -254,7 +254,16 @@ func TestRemovalOfARunningNode(t *testing.T) {
 	peer := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("peer"), Name: "peer"})
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	before, ops := h1.kernel.State(), len(h1.ops.since(0))
+	was, err := h1.registrar.session()
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.remove(h1)
+	was.Recheck()
+	h1.eventually("h1 is registered anew", func() bool {
+		now, err := h1.registrar.session()
+		return err == nil && now != was
+	})
 	h1.served(web)
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	if !h1.kernel.State().Equal(before) {

@@ -279,7 +279,7 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	scope := endpointScope(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.dirty.mark(scope, causeChange)
-	event := attachmentEvent("lost", a)
+	event := endpointEvent("lost", p.d.networkByID(a.Endpoint.Network), a)
 	event.Attributes["reason"] = why
 	p.d.events.publish(event)
 }
@@ -466,7 +466,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	if lost {
 		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
 	}
-	p.d.events.publish(attachmentEvent("publish", a))
+	p.d.events.publish(endpointEvent("publish", w.Network, a))
 	return nil
 }
 
