@@ -167,8 +167,11 @@ func (s *Session) mayAdopt(at standing) error {
 		return nil
 	}
 	var last overspanv1.Flight
-	if at.flight.Key != "" && Unmarshal(at.flight.Value, &last) == nil && last.GetInstance() == known.Instance {
-		return nil
+	if at.flight.Key != "" && Unmarshal(at.flight.Value, &last) == nil {
+		switch last.GetInstance() {
+		case known.Instance, s.cfg.Presence.Instance: // an attempt of this run, whose answer was lost
+			return nil
+		}
 	}
 	return overspan.Errorf(overspan.ErrInUse,
 		"node id %s was registered anew by another agent since this state directory was used: this state directory is a copy; delete it to join as a node of its own",

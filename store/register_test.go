@@ -74,6 +74,22 @@ func TestOpenAdoptsTheRegistration(t *testing.T) {
 	})
 }
 
+// A node that was removed registers anew, and the answer is lost: the next try
+// finds its own registration, not a clone's.
+func TestOpenKnowsItsOwnRegistrationWithoutAnAnswer(t *testing.T) {
+	kv := NewFaulty(NewMemory(1))
+	cfg := testConfig(1)
+	cfg.Known = Identity{Registration: 1, Instance: "last run"}
+	kv.InjectTxn(TxnPasses, TxnPasses, TxnUnanswered) // settings, look, registration
+	if s, err := Open(testContext(t), kv, cfg); err == nil {
+		t.Fatalf("opened as registration %d without an answer", s.Registration())
+	}
+	if len(mustList(t, kv, testKeys(t, "test").Nodes(), 0).KVs) != 1 {
+		t.Fatal("the answer of another transaction than the registration was lost")
+	}
+	open(t, kv, cfg)
+}
+
 func TestOpenKeepsWhatANewerAgentRegistered(t *testing.T) {
 	kv := NewMemory(1)
 	first := open(t, kv, testConfig(1))
