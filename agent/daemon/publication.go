@@ -100,15 +100,10 @@ func (in publicationInput) publish() publication {
 }
 
 // due reports whether an endpoint's record is not known to stand: it was written
-// under another registration, or etcd has forgotten it.
+// under another registration, or etcd may have forgotten it. One whose attach is
+// under way is not: that sees to it.
 func (in publicationInput) due(a overspan.Attachment) bool {
-	if !a.Committed {
-		return false // its attach is still under way, and sees to it
-	}
-	if a.Registration != in.Registration {
-		return true
-	}
-	return in.frozen() && !stands(in.Snapshot.Segments[a.Endpoint.Network], a.Endpoint)
+	return a.Committed && a.Registration != in.Registration
 }
 
 // stands reports whether an endpoint's records are all there.
@@ -143,7 +138,7 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 // network decides about a network that etcd has.
 func (in publicationInput) network(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
 	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
-	if n.Deleting || seg == nil || seg.Revision < in.Registration {
+	if n.Deleting || seg == nil {
 		for _, a := range due {
 			switch {
 			case n.Deleting && !in.frozen():
@@ -156,16 +151,16 @@ func (in publicationInput) network(p *publication, id overspan.NetworkID, due []
 		}
 		return
 	}
-	rivals := rivalsOf(seg, due)
+	now, before := rivalsOf(seg, due), rivalsOf(in.remembered(id), due)
 	var used []overspan.Slot
 	for _, a := range in.Attachments {
-		if a.Endpoint.Network != id || !a.Committed || in.due(a) {
+		if a.Endpoint.Network != id || !a.Committed {
 			continue
 		}
-		used = append(used, a.Endpoint.Slots...)
-	}
-	for _, a := range due {
-		if in.endpoint(p, n, seg, a, rivals) {
+		if in.due(a) {
+			in.endpoint(p, n, a, now, before)
+		}
+		if _, lost := p.Lost[a.Endpoint.ID]; !lost {
 			used = append(used, a.Endpoint.Slots...)
 		}
 	}
@@ -185,62 +180,59 @@ func (in publicationInput) network(p *publication, id overspan.NetworkID, due []
 	}
 }
 
-// endpoint decides about one endpoint, and reports whether its slots may be
-// claimed for it.
-func (in publicationInput) endpoint(p *publication, n *overspan.Network, seg *overspan.Segment, a overspan.Attachment, others rivals) bool {
+// endpoint decides about one endpoint by who has what it needs now, and had it
+// before etcd lost its past. Where one of its slots is still to be claimed
+// nothing can be said yet.
+func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overspan.Attachment, now, before rivals) {
 	e := a.Endpoint
-	if why := in.knownLoss(e, others); why != "" {
+	why, leaving := in.inTheWay(before, e)
+	if newer := now.latest[e.Name]; newer != e.ID {
+		why = fmt.Sprintf("its name now belongs to endpoint %s on this node; disconnect it and connect it again", overspan.ShortID(newer))
+	}
+	if why != "" && !leaving {
 		p.Lost[e.ID] = why
-		if stands(seg, e) {
+		if stands(now.segment, e) {
 			p.Withdraw = append(p.Withdraw, e)
 		}
-		return false
+		return
 	}
-	if holder := foreignHolder(seg, e, in.Self); holder != "" {
-		in.refuse(p, e, belongsTo(in.Snapshot, e, holder))
-		return false
-	}
-	if other, what := others.inTheWayOf(seg, e); other != nil {
-		if in.onItsWayOut(other) {
-			p.Waiting[e.ID] = fmt.Sprintf("%s in network %s is still to be released by endpoint %s", what, n.Name, overspan.ShortID(other.ID))
-		} else {
-			in.refuse(p, e, fmt.Sprintf("%s now belongs to endpoint %s on node %s; disconnect it and connect it again", what, other.Name, nodeName(in.Snapshot, other.Node)))
-		}
-		return false
+	switch why, leaving := in.inTheWay(now, e); {
+	case why == "":
+	case leaving || in.frozen():
+		// It may itself be something that etcd should not have any more.
+		p.Waiting[e.ID] = why
+		return
+	default:
+		p.Lost[e.ID] = why
+		return
 	}
 	var blocks []overspan.Block
 	for _, slot := range e.Slots {
-		b, held := seg.Holder(slot)
+		b, held := now.segment.Holder(slot)
 		if !held {
-			return true // first the slots, then the record
+			return
 		}
 		if !slices.Contains(blocks, b) {
 			blocks = append(blocks, b)
 		}
 	}
 	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a})
-	return true
 }
 
-// refuse notes why an endpoint cannot be published: for good, unless what is in
-// the way may itself be something that etcd should not have any more.
-func (in publicationInput) refuse(p *publication, e overspan.Endpoint, why string) {
-	if in.frozen() {
-		p.Waiting[e.ID] = why
-	} else {
-		p.Lost[e.ID] = why
+// inTheWay tells what an endpoint needs and another has, and what to do; "" if
+// there is nothing. Leaving says that it is this node's and on its way out.
+func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
+	if holder := foreignHolder(others.segment, e, in.Self); holder != "" {
+		return belongsTo(in.Snapshot, e, holder), false
 	}
-}
-
-// knownLoss tells why an endpoint is lost whatever etcd says; "" if it is not.
-func (in publicationInput) knownLoss(e overspan.Endpoint, others rivals) string {
-	if newer := others.here[e.Name]; newer != e.ID {
-		return fmt.Sprintf("its name now belongs to endpoint %s on this node; disconnect it and connect it again", overspan.ShortID(newer))
+	other, what := others.of(e)
+	switch {
+	case other == nil:
+		return "", false
+	case in.onItsWayOut(other):
+		return fmt.Sprintf("%s is still to be released by endpoint %s", what, overspan.ShortID(other.ID)), true
 	}
-	if holder := in.knownHolder(e); holder != "" {
-		return belongsTo(in.Snapshot, e, holder)
-	}
-	return ""
+	return fmt.Sprintf("%s now belongs to endpoint %s on node %s; disconnect it and connect it again", what, other.Name, nodeName(in.Snapshot, other.Node)), false
 }
 
 // onItsWayOut reports whether a record is one of this node's that nobody here
@@ -249,41 +241,37 @@ func (in publicationInput) onItsWayOut(e *overspan.Endpoint) bool {
 	return e.Node == in.Self && !slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool { return a.Endpoint.ID == e.ID })
 }
 
-// knownHolder returns the node to which an endpoint's slot belonged already
-// before etcd lost its past; "" if that is not known.
-func (in publicationInput) knownHolder(e overspan.Endpoint) overspan.NodeID {
-	if !in.frozen() || in.Memory == nil || in.Memory.Segments[e.Network] == nil {
-		return ""
-	}
-	return foreignHolder(in.Memory.Segments[e.Network], e, in.Self)
-}
-
 // rivals are who has what the endpoints that are to be published need: names and
-// chosen MACs in etcd, and names among these endpoints themselves.
+// chosen MACs in a segment, and names among these endpoints themselves.
 type rivals struct {
-	names map[string]*overspan.Endpoint
-	macs  map[overspan.MAC]*overspan.Endpoint
-	here  map[string]overspan.EndpointID // of several with a name, the one that had it last
+	segment *overspan.Segment
+	names   map[string]*overspan.Endpoint
+	macs    map[overspan.MAC]*overspan.Endpoint
+	latest  map[string]overspan.EndpointID // of several with a name, the one that had it last
 }
 
-// rivalsOf looks once at each endpoint of a network, of which there may be many.
-// The due ones come oldest first.
+// rivalsOf looks once at each endpoint of a segment, of which there may be many;
+// a nil one is empty. The due ones come oldest first.
 func rivalsOf(seg *overspan.Segment, due []overspan.Attachment) rivals {
+	if seg == nil {
+		seg = &overspan.Segment{}
+	}
 	r := rivals{
-		names: map[string]*overspan.Endpoint{},
-		macs:  map[overspan.MAC]*overspan.Endpoint{},
-		here:  map[string]overspan.EndpointID{},
+		segment: seg,
+		names:   map[string]*overspan.Endpoint{},
+		macs:    map[overspan.MAC]*overspan.Endpoint{},
+		latest:  map[string]overspan.EndpointID{},
 	}
 	macs := map[overspan.MAC]struct{}{}
 	for _, a := range due {
-		r.here[a.Endpoint.Name] = a.Endpoint.ID
+		r.latest[a.Endpoint.Name] = a.Endpoint.ID
 		macs[a.Endpoint.MAC] = struct{}{}
 	}
 	if len(due) == 0 {
 		return r
 	}
 	for e := range seg.Endpoints.Values() {
-		if _, wanted := r.here[e.Name]; wanted {
+		if _, wanted := r.latest[e.Name]; wanted {
 			r.names[e.Name] = e
 		}
 		if _, wanted := macs[e.MAC]; wanted {
@@ -293,12 +281,12 @@ func rivalsOf(seg *overspan.Segment, due []overspan.Attachment) rivals {
 	return r
 }
 
-// inTheWayOf returns the endpoint that has what another needs, and what that is;
-// nil if none has.
-func (r rivals) inTheWayOf(seg *overspan.Segment, e overspan.Endpoint) (other *overspan.Endpoint, what string) {
+// of returns the endpoint that has what another needs, and what that is; nil if
+// none has.
+func (r rivals) of(e overspan.Endpoint) (other *overspan.Endpoint, what string) {
 	addrs := e.Addrs()
 	for i, slot := range e.Slots {
-		if other := seg.Endpoints.Get(slot); other != nil && other.ID != e.ID {
+		if other := r.segment.Endpoints.Get(slot); other != nil && other.ID != e.ID {
 			return other, addrs[min(i, len(addrs)-1)].String()
 		}
 	}
@@ -311,20 +299,26 @@ func (r rivals) inTheWayOf(seg *overspan.Segment, e overspan.Endpoint) (other *o
 	return nil, ""
 }
 
+// remembered returns what a network held before etcd lost its past; nil if that
+// is not known.
+func (in publicationInput) remembered(id overspan.NetworkID) *overspan.Segment {
+	if !in.frozen() || in.Memory == nil {
+		return nil
+	}
+	return in.Memory.Segments[id]
+}
+
 // former returns the blocks that this node held in a network; known is false if
 // nothing is remembered at all.
 func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Range, known bool) {
-	if !in.frozen() || in.Memory == nil {
-		return nil, false
-	}
-	if seg := in.Memory.Segments[id]; seg != nil {
+	if seg := in.remembered(id); seg != nil {
 		for b := range seg.Blocks.Values() {
 			if b.Node == in.Self {
 				blocks = append(blocks, b.Range)
 			}
 		}
 	}
-	return blocks, true
+	return blocks, in.frozen() && in.Memory != nil
 }
 
 // belongsTo says that an endpoint's address is another node's, and what to do.

@@ -2,17 +2,12 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
 
@@ -140,7 +135,7 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		return passFailed
 	}
 	todo := in.publish()
-	p.note(ctx, in, todo)
+	p.note(in, todo)
 	if todo.work() {
 		done := p.carryOut(ctx, session, in, todo)
 		if ctx.Err() != nil {
@@ -237,7 +232,7 @@ func mentions(seg *overspan.Segment, node overspan.NodeID) bool {
 
 // note remembers what was decided of endpoints, and has those that are lost
 // taken off their networks. One that was lost stays so until it is published.
-func (p *publisher) note(ctx context.Context, in publicationInput, todo publication) {
+func (p *publisher) note(in publicationInput, todo publication) {
 	freeze := int64(0)
 	if in.frozen() {
 		freeze = in.Snapshot.Frozen.Revision
@@ -265,9 +260,6 @@ func (p *publisher) note(ctx context.Context, in publicationInput, todo publicat
 	for _, a := range fresh {
 		p.lose(a, lost[a.Endpoint.ID])
 	}
-	if in.frozen() {
-		p.disown(ctx, in, waiting)
-	}
 	if len(waiting) > 0 {
 		wake(p.d.releaser.pending)
 	}
@@ -282,211 +274,4 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	event := endpointEvent("lost", p.d.networkByID(a.Endpoint.Network), a)
 	event.Attributes["reason"] = why
 	p.d.events.publish(event)
-}
-
-// disown remembers of endpoints that etcd has forgotten that their records do
-// not stand under any registration: should the freeze end before they are
-// published, they are still to be.
-func (p *publisher) disown(ctx context.Context, in publicationInput, waiting map[overspan.EndpointID]string) {
-	for _, a := range in.Attachments {
-		if _, waits := waiting[a.Endpoint.ID]; !waits || a.Registration != in.Registration {
-			continue
-		}
-		if err := p.register(ctx, a, a.Endpoint, 0); err != nil {
-			p.d.log.Warn("cannot note that etcd has forgotten an endpoint", "endpoint", a.Endpoint.Name, "error", err)
-		}
-	}
-}
-
-// register notes under which registration an endpoint's record stands, unless
-// the endpoint has gone meanwhile.
-func (p *publisher) register(ctx context.Context, a overspan.Attachment, e overspan.Endpoint, registration int64) error {
-	unlock, err := p.d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return p.registerLocked(e, registration)
-}
-
-// registerLocked is register for one who has the sandbox's gate.
-func (p *publisher) registerLocked(e overspan.Endpoint, registration int64) error {
-	a, known := p.d.local.register(e, registration)
-	if !known {
-		return nil
-	}
-	return p.d.journal.PutAttachment(a)
-}
-
-// carryOut does what is to be done, in the order of the publication's fields,
-// and reports whether anything of it was: what fails is tried again.
-func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publicationInput, todo publication) bool {
-	var steps []step
-	for _, n := range todo.Networks {
-		steps = append(steps, p.restoreNetwork(session, n))
-	}
-	for _, w := range todo.Surplus {
-		steps = append(steps, p.reshape(session, w))
-	}
-	for _, w := range todo.Claims {
-		steps = append(steps, p.reclaim(session, w))
-	}
-	done := p.take(ctx, steps)
-	done = p.reattach(ctx, session, in, todo.Records) || done
-	steps = nil
-	for _, w := range todo.Around {
-		steps = append(steps, p.reclaim(session, w))
-	}
-	for _, e := range todo.Withdraw {
-		steps = append(steps, p.withdraw(session, e))
-	}
-	return p.take(ctx, steps) || done
-}
-
-// A step is one thing to be done in etcd.
-type step func(context.Context) error
-
-// take takes steps one after the other, notes those that fail, and reports
-// whether one succeeded.
-func (p *publisher) take(ctx context.Context, steps []step) (done bool) {
-	for _, do := range steps {
-		bounded, cancel := context.WithTimeout(ctx, publishBound)
-		err := do(bounded)
-		cancel()
-		switch {
-		case err == nil:
-			done = true
-		case ctx.Err() != nil || errors.Is(err, overspan.ErrFenced):
-			return done
-		default:
-			p.d.log.Warn("cannot publish again", "error", err)
-			p.mu.Lock()
-			p.state.Failed = append(p.state.Failed, err.Error())
-			p.mu.Unlock()
-		}
-	}
-	return done
-}
-
-func (p *publisher) restoreNetwork(session *store.Session, n *overspan.Network) step {
-	return func(ctx context.Context) error {
-		if _, err := session.RestoreNetwork(ctx, *n); err != nil {
-			return err
-		}
-		p.d.log.Info("network is in etcd again", "network", n.Name, "id", overspan.ShortID(n.ID))
-		p.count(func(s *publicationState) { s.Networks++ })
-		return nil
-	}
-}
-
-func (p *publisher) reshape(session *store.Session, w surplusWork) step {
-	return func(ctx context.Context) error {
-		if _, err := session.Reshape(ctx, w.Network, w.Block, w.Keep); err != nil {
-			return err
-		}
-		p.d.log.Info("gave up a block that came back from the past", "network", w.Network.Name, "slots", w.Block.String(), "kept", fmt.Sprint(w.Keep))
-		return nil
-	}
-}
-
-func (p *publisher) reclaim(session *store.Session, w claimWork) step {
-	return func(ctx context.Context) error {
-		if err := p.d.journal.PutFollowed(w.Network.ID); err != nil {
-			return err
-		}
-		b, err := session.Reclaim(ctx, w.Network, w.Range, true)
-		if err != nil {
-			return err
-		}
-		p.d.log.Info("claimed a block again", "network", w.Network.Name, "slots", w.Range.String(), "epoch", b.CreateRevision)
-		p.count(func(s *publicationState) { s.Blocks++ })
-		return nil
-	}
-}
-
-func (p *publisher) withdraw(session *store.Session, e overspan.Endpoint) step {
-	return func(ctx context.Context) error {
-		e.CreateRevision = 0 // another record than the one that was written
-		_, err := session.Detach(ctx, e)
-		return err
-	}
-}
-
-func (p *publisher) count(what func(*publicationState)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	what(&p.state)
-}
-
-// reattach publishes endpoints, many at once so that they share transactions,
-// and reports whether one succeeded.
-func (p *publisher) reattach(ctx context.Context, session *store.Session, in publicationInput, records []recordWork) (done bool) {
-	before := p.now().Endpoints
-	var g errgroup.Group
-	g.SetLimit(publishAtOnce)
-	for _, w := range records {
-		g.Go(func() error {
-			bounded, cancel := context.WithTimeout(ctx, publishBound)
-			defer cancel()
-			if err := p.publish(bounded, session, w); err != nil && ctx.Err() == nil {
-				p.failed(in, w.Attachment, err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // each has told of its own error
-	return p.now().Endpoints > before
-}
-
-// publish writes one endpoint's record. Its sandbox's gate is held: who ends the
-// endpoint meanwhile waits, and finds the record.
-func (p *publisher) publish(ctx context.Context, session *store.Session, w recordWork) error {
-	a := w.Attachment
-	unlock, err := p.d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if _, known := p.d.local.attachment(a.Endpoint.ID); !known {
-		return nil
-	}
-	e, err := session.Reattach(ctx, store.AttachRequest{Endpoint: a.Endpoint, Network: w.Network, Blocks: w.Blocks})
-	if err != nil {
-		return err
-	}
-	if err := p.registerLocked(e, session.Registration()); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	_, lost := p.state.Lost[e.ID]
-	delete(p.state.Lost, e.ID)
-	p.state.Endpoints++
-	p.mu.Unlock()
-	p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
-	if lost {
-		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
-	}
-	p.d.events.publish(endpointEvent("publish", w.Network, a))
-	return nil
-}
-
-// failed notes why an endpoint was not published though the snapshot shows
-// nothing in its way: another was faster, or something cannot be read.
-func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error) {
-	id, why := a.Endpoint.ID, err.Error()
-	taken := errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrExists)
-	readable := in.Snapshot.Segments[a.Endpoint.Network].Bad == 0
-	p.mu.Lock()
-	_, before := p.state.Lost[id]
-	final := taken && readable && !in.frozen()
-	switch {
-	case final && !before:
-		p.state.Lost[id] = why + "; disconnect it and connect it again"
-	case !before:
-		p.state.Waiting[id] = why
-	}
-	p.mu.Unlock()
-	if final && !before {
-		p.lose(a, why)
-	}
 }
