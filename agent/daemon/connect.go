@@ -85,7 +85,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		d.forgetIfUnused(sb)
 		return ConnectResult{}, err
 	}
-	d.events.publish(endpointEvent("connect", n, a))
+	d.events.publish(attachmentEvent("connect", a))
 	var missing []string
 	if req.Wait == WaitPeers {
 		missing = d.awaitPeers(ctx, n, a.Endpoint)
@@ -355,19 +355,14 @@ func endpointKey(a overspan.Attachment) kernel.EndpointKey {
 	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
 }
 
-// endpointEvent tells of an endpoint; n is nil where its network is gone.
-func endpointEvent(action string, n *overspan.Network, a overspan.Attachment) Event {
-	network := networkNameOf(a)
-	if n != nil {
-		network = n.Name
-	}
+func attachmentEvent(action string, a overspan.Attachment) Event {
 	return Event{
 		Type:   "endpoint",
 		Action: action,
 		ID:     string(a.Endpoint.ID),
 		Name:   a.Endpoint.Name,
 		Attributes: map[string]string{
-			"network":   network,
+			"network":   networkNameOf(a),
 			"sandbox":   a.Endpoint.Sandbox,
 			"interface": a.Endpoint.Interface,
 			"addresses": fmt.Sprint(a.Endpoint.Addrs()),

@@ -57,7 +57,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
-	d.events.publish(endpointEvent("disconnect", d.networkByID(a.Endpoint.Network), a))
+	d.events.publish(attachmentEvent("disconnect", a))
 	defer d.reconsider(a.Endpoint.Network)
 	session, err := d.registrar.session()
 	if err != nil {

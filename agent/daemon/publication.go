@@ -70,6 +70,14 @@ func (p publication) work() bool {
 // lost for good: memory says what is.
 func (in publicationInput) frozen() bool { return in.Snapshot.Frozen != nil }
 
+// freeze returns the revision of the freeze; 0: there is none.
+func (in publicationInput) freeze() int64 {
+	if !in.frozen() {
+		return 0
+	}
+	return in.Snapshot.Frozen.Revision
+}
+
 // publish says what is to be published again. It is pure. The snapshot must not
 // be older than the registration.
 func (in publicationInput) publish() publication {

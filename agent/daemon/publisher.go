@@ -176,6 +176,12 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 		return publicationInput{}, err
 	}
 	in := publicationInput{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
+	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.freeze() {
+		// What was disconnected by force is not to be published.
+		if err := p.d.takeOffEvicted(ctx, session); err != nil {
+			return publicationInput{}, err
+		}
+	}
 	if snapshot.Frozen != nil {
 		in.Memory = p.memory()
 		if err := p.survey(ctx, snapshot); err != nil {
@@ -233,15 +239,11 @@ func mentions(seg *overspan.Segment, node overspan.NodeID) bool {
 // note remembers what was decided of endpoints, and has those that are lost
 // taken off their networks. One that was lost stays so until it is published.
 func (p *publisher) note(in publicationInput, todo publication) {
-	freeze := int64(0)
-	if in.frozen() {
-		freeze = in.Snapshot.Frozen.Revision
-	}
 	lost, waiting := maps.Clone(todo.Lost), maps.Clone(todo.Waiting)
 	var fresh []overspan.Attachment
 	p.mu.Lock()
-	if p.state.Registration != in.Registration || p.state.Freeze != freeze {
-		p.state = publicationState{Registration: in.Registration, Freeze: freeze, Lost: p.state.Lost}
+	if p.state.Registration != in.Registration || p.state.Freeze != in.freeze() {
+		p.state = publicationState{Registration: in.Registration, Freeze: in.freeze(), Lost: p.state.Lost}
 	}
 	for _, a := range in.Attachments {
 		id := a.Endpoint.ID
@@ -271,7 +273,7 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	scope := endpointScope(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.dirty.mark(scope, causeChange)
-	event := endpointEvent("lost", p.d.networkByID(a.Endpoint.Network), a)
+	event := attachmentEvent("lost", a)
 	event.Attributes["reason"] = why
 	p.d.events.publish(event)
 }

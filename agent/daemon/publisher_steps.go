@@ -162,7 +162,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	if lost {
 		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
 	}
-	p.d.events.publish(endpointEvent("publish", w.Network, a))
+	p.d.events.publish(attachmentEvent("publish", a))
 	return nil
 }
 
