@@ -158,7 +158,7 @@ func (in planInput) port(a overspan.Attachment) bridge.Port {
 func (in planInput) lost(e overspan.Endpoint) string {
 	if seg := in.Snapshot.Segments[e.Network]; seg != nil {
 		if holder := foreignHolder(seg, e, in.Self); holder != "" {
-			return belongsTo(in.Snapshot, e, holder)
+			return belongsTo(in.Snapshot, e, holder) + connectAgain
 		}
 	}
 	return in.Lost[e.ID]

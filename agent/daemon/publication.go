@@ -54,6 +54,7 @@ type recordWork struct {
 	Network    *overspan.Network
 	Blocks     []overspan.Block // around the endpoint's slots
 	Attachment overspan.Attachment
+	Stands     bool // it is only to be seen that it does under this registration
 }
 
 type surplusWork struct {
@@ -195,10 +196,10 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 	e := a.Endpoint
 	why, leaving := in.inTheWay(before, e)
 	if newer := now.latest[e.Name]; newer != e.ID {
-		why = fmt.Sprintf("its name now belongs to endpoint %s on this node; disconnect it and connect it again", overspan.ShortID(newer))
+		why = fmt.Sprintf("its name now belongs to endpoint %s on this node", overspan.ShortID(newer))
 	}
 	if why != "" && !leaving {
-		p.Lost[e.ID] = why
+		p.Lost[e.ID] = why + connectAgain
 		if stands(now.segment, e) {
 			p.Withdraw = append(p.Withdraw, e)
 		}
@@ -211,7 +212,7 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 		p.Waiting[e.ID] = why
 		return
 	default:
-		p.Lost[e.ID] = why
+		p.Lost[e.ID] = why + connectAgain
 		return
 	}
 	var blocks []overspan.Block
@@ -224,11 +225,11 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 			blocks = append(blocks, b)
 		}
 	}
-	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a})
+	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a, Stands: stands(now.segment, e)})
 }
 
-// inTheWay tells what an endpoint needs and another has, and what to do; "" if
-// there is nothing. Leaving says that it is this node's and on its way out.
+// inTheWay tells what an endpoint needs and another has; "" if there is nothing.
+// Leaving says that it is this node's and on its way out.
 func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
 	if holder := foreignHolder(others.segment, e, in.Self); holder != "" {
 		return belongsTo(in.Snapshot, e, holder), false
@@ -240,7 +241,7 @@ func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why str
 	case in.onItsWayOut(other):
 		return fmt.Sprintf("%s is still to be released by endpoint %s", what, overspan.ShortID(other.ID)), true
 	}
-	return fmt.Sprintf("%s now belongs to endpoint %s on node %s; disconnect it and connect it again", what, other.Name, nodeName(in.Snapshot, other.Node)), false
+	return fmt.Sprintf("%s now belongs to endpoint %s on node %s", what, other.Name, nodeName(in.Snapshot, other.Node)), false
 }
 
 // onItsWayOut reports whether a record is one of this node's that nobody here
@@ -329,9 +330,12 @@ func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Rang
 	return blocks, in.frozen() && in.Memory != nil
 }
 
-// belongsTo says that an endpoint's address is another node's, and what to do.
+// connectAgain is what can be done about an endpoint that is lost.
+const connectAgain = "; disconnect it and connect it again"
+
+// belongsTo says that an endpoint's address is another node's.
 func belongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
-	return fmt.Sprintf("%s now belongs to node %s; disconnect it and connect it again", e.Addrs()[0], nodeName(s, holder))
+	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], nodeName(s, holder))
 }
 
 // foreignHolder returns another node that holds one of an endpoint's slots.

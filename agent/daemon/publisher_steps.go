@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -114,22 +115,26 @@ func (p *publisher) count(what func(*publicationState)) {
 
 // reattach publishes endpoints, many at once so that they share transactions,
 // and reports whether one succeeded.
-func (p *publisher) reattach(ctx context.Context, session *store.Session, in publicationInput, records []recordWork) (done bool) {
-	before := p.now().Endpoints
+func (p *publisher) reattach(ctx context.Context, session *store.Session, in publicationInput, records []recordWork) bool {
+	var done atomic.Bool
 	var g errgroup.Group
 	g.SetLimit(publishAtOnce)
 	for _, w := range records {
 		g.Go(func() error {
 			bounded, cancel := context.WithTimeout(ctx, publishBound)
 			defer cancel()
-			if err := p.publish(bounded, session, w); err != nil && ctx.Err() == nil {
+			err := p.publish(bounded, session, w)
+			switch {
+			case err == nil:
+				done.Store(true)
+			case ctx.Err() == nil:
 				p.failed(in, w.Attachment, err)
 			}
 			return nil
 		})
 	}
 	_ = g.Wait() // each has told of its own error
-	return p.now().Endpoints > before
+	return done.Load()
 }
 
 // publish writes one endpoint's record. Its sandbox's gate is held: who ends the
@@ -156,13 +161,17 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	p.mu.Lock()
 	_, lost := p.state.Lost[e.ID]
 	delete(p.state.Lost, e.ID)
-	p.state.Endpoints++
+	if !w.Stands {
+		p.state.Endpoints++
+	}
 	p.mu.Unlock()
-	p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
 	if lost {
 		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
 	}
-	p.d.events.publish(attachmentEvent("publish", a))
+	if !w.Stands {
+		p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
+		p.d.events.publish(attachmentEvent("publish", a))
+	}
 	return nil
 }
 
@@ -177,12 +186,12 @@ func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error
 	final := taken && readable && !in.frozen()
 	switch {
 	case final && !before:
-		p.state.Lost[id] = why + "; disconnect it and connect it again"
+		p.state.Lost[id] = why + connectAgain
 	case !before:
 		p.state.Waiting[id] = why
 	}
 	p.mu.Unlock()
 	if final && !before {
-		p.lose(a, why)
+		p.lose(a, why+connectAgain)
 	}
 }

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overspan/overspan"
+)
+
+// returned is what the tests of publications begin with: web1 of this node at slot
+// 2 of demo, which etcd has forgotten, and nobody holds a block.
+func returned() publicationInput {
+	in := twoNodes()
+	in.Attachments[0].NetworkName = "demo"
+	in.Attachments[0].Registration = 3
+	in.Snapshot.Segments[demoNet].Blocks = overspan.SlotMap[overspan.Block]{}
+	in.Snapshot.Segments[demoNet].Endpoints = overspan.SlotMap[*overspan.Endpoint]{}
+	return publicationInput{Self: selfNode, Snapshot: in.Snapshot, Registration: 5, Attachments: in.Attachments}
+}
+
+func hold(seg *overspan.Segment, node overspan.NodeID, first overspan.Slot, size uint64) {
+	seg.Blocks.Put(first, overspan.Block{Range: overspan.Range{First: first, Size: size}, Node: node, CreateRevision: 6})
+}
+
+// stand puts an endpoint's record into a segment.
+func stand(seg *overspan.Segment, e overspan.Endpoint) {
+	for _, slot := range e.Slots {
+		seg.Endpoints.Put(slot, &e)
+	}
+}
+
+// other is an endpoint of demo under another id.
+func other(node overspan.NodeID, name string, slot overspan.Slot) overspan.Endpoint {
+	n := demo()
+	return overspan.Endpoint{
+		ID: overspan.EndpointID(strings.Repeat("9", 63) + fmt.Sprint(slot%10)), Network: n.ID, Node: node, Name: name,
+		Slot: slot, Slots: []overspan.Slot{slot}, IPv4: n.IPv4.Addr(slot), MAC: n.MAC(slot),
+	}
+}
+
+// freezeWith freezes the cluster; memory is what the snapshot was before, and
+// what it says of demo's interior.
+func (in *publicationInput) freezeWith(memory func(*overspan.Segment)) {
+	seg := &overspan.Segment{}
+	memory(seg)
+	in.Memory = &overspan.Snapshot{
+		Networks: maps.Clone(in.Snapshot.Networks),
+		Segments: map[overspan.NetworkID]*overspan.Segment{demoNet: seg},
+	}
+	in.Snapshot.Frozen = &overspan.Freeze{Reason: "a test", Revision: 4}
+}
+
+// text renders a publication a line each.
+func (p publication) text() []string {
+	var out []string
+	for _, n := range p.Networks {
+		out = append(out, "network "+n.Name)
+	}
+	for _, w := range p.Surplus {
+		out = append(out, fmt.Sprintf("keep %v of %s", w.Keep, w.Block))
+	}
+	for _, w := range p.Claims {
+		out = append(out, "claim "+w.String())
+	}
+	for _, w := range p.Records {
+		out = append(out, "record "+w.Attachment.Endpoint.Name)
+	}
+	for _, w := range p.Around {
+		out = append(out, "around "+w.String())
+	}
+	for _, e := range p.Withdraw {
+		out = append(out, "withdraw "+e.Name)
+	}
+	for _, why := range slices.Sorted(maps.Values(p.Lost)) {
+		out = append(out, "lost: "+why)
+	}
+	for _, why := range slices.Sorted(maps.Values(p.Waiting)) {
+		out = append(out, "waiting: "+why)
+	}
+	return out
+}
+
+func TestPublication(t *testing.T) {
+	demoSeg := func(in *publicationInput) *overspan.Segment { return in.Snapshot.Segments[demoNet] }
+	web := returned().Attachments[0].Endpoint
+	for _, tc := range []struct {
+		name   string
+		change func(*publicationInput)
+		want   []string
+	}{
+		{"nobody holds its slot", func(*publicationInput) {}, []string{"claim 2-2"}},
+		{"this node holds its slot", func(in *publicationInput) { hold(demoSeg(in), selfNode, 0, 8) }, []string{"record web1"}},
+		{"its record was written under this registration", func(in *publicationInput) { in.Attachments[0].Registration = 5 }, nil},
+		{"its attach is under way", func(in *publicationInput) { in.Attachments[0].Committed = false }, nil},
+		{
+			"another node holds its slot", func(in *publicationInput) { hold(demoSeg(in), otherNode, 2, 1) },
+			[]string{"lost: 10.1.0.2 now belongs to node h2; disconnect it and connect it again"},
+		},
+		{
+			"its name is another's", func(in *publicationInput) { stand(demoSeg(in), other(otherNode, "web1", 9)) },
+			[]string{"lost: its name now belongs to endpoint web1 on node h2; disconnect it and connect it again"},
+		},
+		{"its MAC is another's", func(in *publicationInput) {
+			mac := overspan.MAC{0x0a, 1}
+			in.Attachments[0].Endpoint.MAC = mac
+			e := other(otherNode, "db", 9)
+			e.MAC = mac
+			stand(demoSeg(in), e)
+		}, []string{"lost: its MAC address 0a:01:00:00:00:00 now belongs to endpoint db on node h2; disconnect it and connect it again"}},
+		{"its slot has a record that nobody here knows", func(in *publicationInput) {
+			hold(demoSeg(in), selfNode, 0, 8)
+			stand(demoSeg(in), other(selfNode, "old", 2))
+		}, []string{"waiting: 10.1.0.2 is still to be released by endpoint 999999999999"}},
+		{
+			"its network is gone", func(in *publicationInput) { delete(in.Snapshot.Networks, demoNet) },
+			[]string{"lost: network demo was removed; disconnect it"},
+		},
+		{"its network cannot be found among unreadable records", func(in *publicationInput) {
+			delete(in.Snapshot.Networks, demoNet)
+			in.Snapshot.Bad = []overspan.BadRecord{{Key: "networks/x"}}
+		}, []string{"waiting: network demo cannot be found, and there are records that cannot be read"}},
+		{"its network is on its way out", func(in *publicationInput) {
+			n := demo()
+			n.Deleting = true
+			in.Snapshot.Networks[demoNet] = n
+		}, []string{"lost: network demo is being removed; disconnect it"}},
+		{
+			"its network is not read yet", func(in *publicationInput) { delete(in.Snapshot.Segments, demoNet) },
+			[]string{"waiting: network demo has not been read from etcd yet"},
+		},
+		{"two of this node have one name", func(in *publicationInput) {
+			newer := in.Attachments[0]
+			newer.Endpoint = other(selfNode, "web1", 4)
+			in.Attachments = append(in.Attachments, newer)
+		}, []string{"claim 4-4", "lost: its name now belongs to endpoint 999999999999 on this node; disconnect it and connect it again"}},
+
+		{"frozen: an empty etcd", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
+			in.Snapshot.Networks, in.Snapshot.Segments = nil, nil
+		}, []string{"network demo", "waiting: network demo is not in etcd"}},
+		{"frozen: its block is forgotten", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
+		}, []string{"claim 2-2", "around 0-1", "around 3-3"}},
+		{"frozen: a network that this node has nothing to do with", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) {})
+			in.Attachments, in.Snapshot.Networks, in.Snapshot.Segments = nil, nil, nil
+		}, []string{"network demo"}},
+		{"frozen: nothing is remembered", func(in *publicationInput) {
+			in.Snapshot.Frozen = &overspan.Freeze{}
+			hold(demoSeg(in), selfNode, 0, 4)
+			hold(demoSeg(in), selfNode, 8, 4)
+		}, []string{"record web1"}},
+		{"frozen: a block of the past around its slot is another's", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
+			hold(demoSeg(in), otherNode, 0, 16)
+		}, []string{"waiting: 10.1.0.2 now belongs to node h2"}},
+		{"frozen: it was lost before", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, otherNode, 2, 1) })
+			hold(demoSeg(in), selfNode, 0, 4)
+			stand(demoSeg(in), web)
+		}, []string{
+			"keep [] of 0-3", "withdraw web1",
+			"lost: 10.1.0.2 now belongs to node h2; disconnect it and connect it again",
+		}},
+		{"frozen: its name was another's before", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { stand(seg, other(otherNode, "web1", 9)) })
+			hold(demoSeg(in), selfNode, 0, 4)
+		}, []string{"keep [] of 0-3", "lost: its name now belongs to endpoint web1 on node h2; disconnect it and connect it again"}},
+		{"frozen: a block that was given up is back", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); hold(seg, otherNode, 4, 4) })
+			in.Attachments[0].Registration = 5
+			hold(demoSeg(in), selfNode, 0, 8)
+		}, []string{"keep [0-3] of 0-7"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := returned()
+			tc.change(&in)
+			if diff := cmp.Diff(tc.want, in.publish().text()); diff != "" {
+				t.Errorf("publication (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
