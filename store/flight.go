@@ -93,7 +93,7 @@ func (f *flights) run(ctx context.Context) error {
 	defer undoing.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer f.close()
+	defer func() { f.close(context.Cause(ctx)) }()
 	for {
 		if len(f.waiting) == 0 {
 			select {
@@ -123,7 +123,12 @@ func (f *flights) run(ctx context.Context) error {
 	}
 }
 
-func (f *flights) close() {
+// close answers those who still wait. Cause is why ctx ended: of the parts of
+// a session any may be the first to find out that it is over.
+func (f *flights) close(cause error) {
+	if f.err == nil && errors.Is(cause, overspan.ErrFenced) {
+		f.err = cause
+	}
 	close(f.ended)
 	for _, r := range f.waiting {
 		r.land(answer{err: f.closed(r)})

@@ -287,6 +287,8 @@ func TestRunEndsWhenFenced(t *testing.T) {
 			mustTxn(t, kv, Txn{Then: []Op{Delete(Key(r.keys.Node(nodeID(2))))}})
 			r.Recheck()
 			wantClass(t, r.wait(t), overspan.ErrFenced, "registration of node")
+			_, err := r.CreateNetwork(testContext(t), fixed(testNetwork(2)))
+			wantClass(t, err, overspan.ErrFenced, "registration of node")
 		})
 		t.Run("presence of another agent", func(t *testing.T) {
 			kv := connect(t)

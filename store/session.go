@@ -134,6 +134,17 @@ func (s *Session) Run(ctx context.Context) error {
 	return err
 }
 
+// Over returns why the session has ended; nil if it has not, or if Run was told
+// to end.
+func (s *Session) Over() error {
+	select {
+	case <-s.flights.ended:
+		return s.flights.err
+	default:
+		return nil
+	}
+}
+
 // giveBack revokes a lease, and with it the presence, if etcd can be asked to.
 func (s *Session) giveBack(ctx context.Context, lease LeaseID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
