@@ -80,18 +80,11 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		return ConnectResult{}, err
 	}
 	defer unlock()
-	a, err := d.attach(ctx, n, sb, want)
+	res, err := d.plug(ctx, n, sb, want, req.Wait)
 	if err != nil {
 		d.forgetIfUnused(sb)
-		return ConnectResult{}, err
 	}
-	d.events.publish(attachmentEvent("connect", a))
-	var missing []string
-	if req.Wait == WaitPeers {
-		missing = d.awaitPeers(ctx, n, a.Endpoint)
-	}
-	steps.At(steps.AttachConfirmed)
-	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
+	return res, err
 }
 
 // enter finds the sandbox that a user means and takes its gate. One that was
@@ -161,14 +154,7 @@ func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 }
 
 // attach makes the endpoint of a sandbox whose gate the caller holds.
-func (d *Daemon) attach(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
-	if err := d.mayAttach(); err != nil {
-		return overspan.Attachment{}, err
-	}
-	session, err := d.registrar.session()
-	if err != nil {
-		return overspan.Attachment{}, err
-	}
+func (d *Daemon) attach(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
 	if err := d.follow(ctx, n.ID); err != nil {
 		return overspan.Attachment{}, err
 	}
@@ -331,6 +317,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
 	d.doomed.add(a.Sandbox)
+	d.departed(a.Endpoint.Network)
 	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
 	}

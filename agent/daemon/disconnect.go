@@ -8,6 +8,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
+	"github.com/overspan/overspan/kernel"
 )
 
 // Disconnect takes an endpoint of this node off a network: port first, so that
@@ -52,6 +53,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	})
 	err = g.Wait()
 	d.doomed.add(a.Sandbox)
+	d.departed(a.Endpoint.Network)
 	if err != nil {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 		d.releaser.postpone(a.Endpoint)
@@ -68,4 +70,16 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 		return true, nil
 	}
 	return false, nil
+}
+
+// departed has a network looked at again in which this node has neither an
+// endpoint nor a block any more, for its devices to go. Mostly the block goes
+// last, and the snapshot without it is reason enough; not so when the node was
+// removed from the cluster.
+func (d *Daemon) departed(id overspan.NetworkID) {
+	s := d.Snapshot()
+	if s == nil || s.Segments[id] == nil || holds(s.Segments[id], d.Self()) || len(d.local.inNetwork(id)) > 0 {
+		return
+	}
+	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 }

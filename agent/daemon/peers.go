@@ -9,6 +9,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
+	"github.com/overspan/overspan/store"
 )
 
 // peersBound is how long connect waits for the peers.
@@ -61,7 +62,7 @@ func (c *confirmedBlocks) has(k blockKey) bool {
 // awaitPeers waits until every present member of the network has programmed
 // what leads to the endpoint, and returns the names of those that had not
 // when the time was up.
-func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan.Endpoint) []string {
+func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *overspan.Network, e overspan.Endpoint) []string {
 	ctx, cancel := context.WithTimeout(ctx, peersBound)
 	defer cancel()
 	pause := pollFirst
@@ -73,15 +74,11 @@ func (d *Daemon) awaitPeers(ctx context.Context, n *overspan.Network, e overspan
 			return nil
 		}
 		need, keys := d.unconfirmed(n, seg, e)
-		if need == 0 {
+		if need == 0 || d.taken(session, n, e) != nil {
 			return nil
 		}
 		missing := presentMembers(s, seg, d.Self())
 		if len(missing) > 0 {
-			session, err := d.registrar.session()
-			if err != nil {
-				return d.nodeNames(missing)
-			}
 			if acks, err := session.Acks(ctx, n.ID); err == nil {
 				missing = slices.DeleteFunc(missing, func(id overspan.NodeID) bool { return acks[id] >= need })
 			}

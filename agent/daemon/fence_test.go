@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+)
+
+// remove takes another node out of the cluster, as node rm --force does.
+func (n *testNode) remove(other *testNode) {
+	n.t.Helper()
+	if _, err := n.RemoveNode(n.t.Context(), other.cfg.NodeName, true); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// rejoins waits until the node is registered anew.
+func (n *testNode) rejoins(before int64) {
+	n.t.Helper()
+	n.eventually("it is registered anew", func() bool {
+		session, err := n.registrar.session()
+		return err == nil && session.Registration() != before
+	})
+}
+
+// The presence of a node lasts a minute here: nothing but the snapshot tells it
+// sooner that it was removed.
+func TestARemovedNodeRegistersAnewAtOnce(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	before := h1.registration()
+	h2.remove(h1)
+	h1.rejoins(before)
+}
+
+// A node that is removed while an attach waits for the peers has lost the
+// endpoint again: the caller is told so, and nothing is left.
+func TestAttachOfANodeThatIsRemovedMeanwhile(t *testing.T) {
+	c := newTestCluster(t, 3)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("peer")})
+	h3.line.SetDown(true) // it acknowledges nothing
+
+	before, told := h1.registration(), make(chan error, 1)
+	target := h1.container("web")
+	go func() {
+		_, err := h1.Connect(t.Context(), ConnectRequest{Network: "demo", Target: target})
+		told <- err
+	}()
+	endpoints := "net/" + string(net.ID) + "/endpoints/"
+	h1.eventually("the attach waits for the peers", func() bool {
+		return len(c.keys(endpoints)) == 2 && len(h1.Attachments()) == 1 && h1.Attachments()[0].Committed
+	})
+	h2.remove(h1)
+	if err := <-told; !errors.Is(err, overspan.ErrFenced) || !strings.Contains(err.Error(), "removed from the cluster") {
+		t.Errorf("connect: %v", err)
+	}
+	h1.rejoins(before)
+	if got := h1.Attachments(); len(got) > 0 {
+		t.Errorf("attachments %v are left", got)
+	}
+	if got := c.keys(endpoints); len(got) != 1 {
+		t.Errorf("etcd has the endpoints %v; want that of h3 alone", got)
+	}
+	h1.clean()
+	h3.line.SetDown(false)
+}

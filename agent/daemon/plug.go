@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/steps"
+	"github.com/overspan/overspan/store"
+)
+
+// plug attaches a sandbox whose gate the caller holds, and waits for what the
+// user wants to be waited for.
+func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant, wait Wait) (ConnectResult, error) {
+	if err := d.mayAttach(); err != nil {
+		return ConnectResult{}, err
+	}
+	session, err := d.registrar.session()
+	if err != nil {
+		return ConnectResult{}, err
+	}
+	a, err := d.attach(ctx, session, n, sb, want)
+	if err != nil {
+		return ConnectResult{}, err
+	}
+	d.events.publish(attachmentEvent("connect", a))
+	var missing []string
+	if wait == WaitPeers {
+		missing = d.awaitPeers(ctx, session, n, a.Endpoint)
+	}
+	steps.At(steps.AttachConfirmed)
+	if gone := d.taken(session, n, a.Endpoint); gone != nil {
+		return ConnectResult{}, errors.Join(gone, d.takeBack(ctx, a))
+	}
+	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
+}
+
+// taken returns an error if an endpoint that was just attached is known to be
+// lost again: the session that wrote its record is over, or the record is gone.
+func (d *Daemon) taken(session *store.Session, n *overspan.Network, e overspan.Endpoint) error {
+	if over := session.Over(); over != nil {
+		return overspan.Errorf(overspan.ErrFenced, "endpoint %s was taken off network %s while it was attached: %w", e.Name, n.Name, over)
+	}
+	s := d.Snapshot()
+	seg := s.Segments[n.ID]
+	if s.Frozen != nil || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
+		return nil // unknown is not absent
+	}
+	if now := seg.Endpoints.Get(e.Slot); now != nil && now.ID == e.ID {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrFenced,
+		"endpoint %s was taken off network %s while it was attached: this node was removed from the cluster, or the endpoint was disconnected by force", e.Name, n.Name)
+}
+
+// takeBack ends an attachment of which the caller is told that it failed.
+func (d *Daemon) takeBack(ctx context.Context, a overspan.Attachment) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	_, err := d.detach(ctx, a)
+	return err
+}
