@@ -101,18 +101,6 @@ func (r *registrar) keep(ctx context.Context) error {
 	return nil
 }
 
-// heed has the session look at once whether it still stands where a snapshot
-// does not show its registration: it would find out by itself much later.
-func (r *registrar) heed(s *overspan.Snapshot) {
-	session, err := r.session()
-	if err != nil || s.Revision < session.Registration() {
-		return
-	}
-	if n := s.Nodes[r.journal.Identity().Node]; n == nil || n.CreateRevision != session.Registration() {
-		session.Recheck()
-	}
-}
-
 // register opens a session, for as long as that takes. It returns nil if ctx
 // ended first, and an error if this agent must not run at all.
 func (r *registrar) register(ctx context.Context) (*store.Session, error) {
