@@ -89,6 +89,8 @@ func (d *Daemon) heedEvictions(ctx context.Context) error {
 
 // takeOffEvicted carries out all evictions that are noted for this node.
 func (d *Daemon) takeOffEvicted(ctx context.Context, session *store.Session) error {
+	d.evicted.heed.Lock()
+	defer d.evicted.heed.Unlock()
 	notes, err := session.Evictions(ctx)
 	if err != nil {
 		return err
@@ -150,6 +152,8 @@ const shownEvictions = 10
 
 // evictions is what status tells of them: the latest, of this run of the agent.
 type evictions struct {
+	heed sync.Mutex // held by whoever carries them out: a note goes only when that is done
+
 	mu   sync.Mutex // guards told
 	told []string
 }
