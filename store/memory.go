@@ -254,6 +254,20 @@ func (m *Memory) Rollback(rev int64) {
 	m.notify()
 }
 
+// Replace makes it another, empty store, as if somebody had set up etcd anew
+// under the address of the old one. No lease is left.
+func (m *Memory) Replace(clusterID uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cluster, m.revision, m.compacted = clusterID, 1, 0
+	m.base, m.state, m.log = map[string]KeyValue{}, map[string]KeyValue{}, nil
+	for _, ended := range m.leases {
+		close(ended)
+	}
+	clear(m.leases)
+	m.notify()
+}
+
 // Members implements KV: one member, in good health.
 func (m *Memory) Members(context.Context) []Member {
 	return []Member{{Endpoint: "memory", Version: "memory", Leader: true}}

@@ -20,6 +20,16 @@ func (m *Mirror) Doubt() string {
 	return m.health.doubt
 }
 
+// Trusted is Snapshot, or nil while etcd is doubted.
+func (m *Mirror) Trusted() *overspan.Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.health.doubt != "" {
+		return nil
+	}
+	return m.snapshot
+}
+
 // Doubted returns a channel that closes when the history that is followed is
 // doubted. After Renew there is another.
 func (m *Mirror) Doubted() <-chan struct{} {

@@ -67,6 +67,9 @@ type ConnectResult struct {
 func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
+	if err := d.refuseFrozen(); err != nil {
+		return ConnectResult{}, err
+	}
 	n, err := d.network(ctx, req.Network)
 	if err != nil {
 		return ConnectResult{}, err

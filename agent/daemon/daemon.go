@@ -83,6 +83,7 @@ type Daemon struct {
 	registrar *registrar
 	releaser  *releaser
 	publisher *publisher
+	history   *history
 
 	snapshots *beacon    // fires when Snapshot changes
 	gates     keyedLocks // one change at a time in a sandbox
@@ -95,11 +96,11 @@ type Daemon struct {
 	health    *health // what status tells of the passes
 	meter     *meter
 	confirmed confirmedBlocks
-	fallback  snapshotSlot  // the journal's snapshot, until etcd has told one
 	deaths    chan struct{} // size 1: a sandbox may be gone
 	emptied   chan struct{} // size 1: a block may be empty that a draining node gives back
 	bereft    chan struct{} // size 1: an endpoint may have been evicted
 	evicted   evictions
+	reported  lastReport
 }
 
 // New makes a daemon from what the journal holds. Neither etcd nor the kernel
@@ -121,6 +122,10 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	saved, err := parts.Journal.Snapshot()
+	if err != nil {
+		parts.Log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
+	}
 	d := &Daemon{
 		registrar: registrar,
 		cfg:       cfg,
@@ -130,7 +135,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		journal:   parts.Journal,
 		host:      parts.Host,
 		docker:    newDocker(cfg.DockerSocket),
-		mirror:    store.NewMirror(parts.KV, keys, store.MirrorConfig{Log: parts.Log.With("part", "mirror")}),
+		mirror:    store.NewMirror(parts.KV, keys, mirrorConfig(parts, saved)),
 		local:     newLocal(sandboxes, attachments),
 		events:    newBus(),
 		started:   time.Now(),
@@ -158,8 +163,43 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		freed:   func() { wake(d.emptied) },
 	}
 	d.publisher = newPublisher(d)
+	d.history = &history{
+		log:      parts.Log,
+		kv:       parts.KV,
+		keys:     keys,
+		journal:  parts.Journal,
+		mirror:   d.mirror,
+		local:    d.local,
+		self:     d.Self(),
+		name:     cfg.NodeName,
+		alone:    registrar.alone,
+		restart:  d.beginAnew,
+		changed:  make(chan struct{}, 1),
+		work:     make(chan struct{}, 1),
+		saved:    saved,
+		accepted: parts.Journal.Identity().Accepted,
+		due:      d.publisher.due,
+	}
+	d.publisher.memory, d.publisher.told = d.history.remembered, d.report
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
+	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.mirror.Suspect
+	registrar.settings = d.settings
 	return d, nil
+}
+
+// mirrorConfig tells the mirror what the last run has seen.
+func mirrorConfig(parts Parts, saved *overspan.Snapshot) store.MirrorConfig {
+	seen := parts.Journal.Identity()
+	cfg := store.MirrorConfig{
+		ClusterID: seen.ClusterID,
+		Revision:  seen.Revision,
+		Accepted:  seen.Accepted,
+		Log:       parts.Log.With("part", "mirror"),
+	}
+	if saved != nil && saved.Frozen == nil {
+		cfg.Settings = saved.Meta.ClusterID
+	}
+	return cfg
 }
 
 // Run keeps the node in the cluster until ctx ends. What the kernel holds then
@@ -172,6 +212,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		d.mirror.Run,
+		d.history.run,
 		d.registrar.keep,
 		d.followSnapshots,
 		d.followKernel,
@@ -210,17 +251,13 @@ func (d *Daemon) restore() error {
 	for _, sb := range d.local.allSandboxes() {
 		d.forgetIfUnused(sb) // the agent died before it had an endpoint
 	}
-	last, err := d.journal.Snapshot()
-	if err != nil {
-		d.log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
-	}
-	d.fallback.set(last)
 	wake(d.releaser.pending)
 	return nil
 }
 
 // joined is what the registrar tells of a new session.
 func (d *Daemon) joined() {
+	d.history.registered()
 	d.health.changed.fire()
 	wake(d.bereft)
 	wake(d.releaser.pending)
@@ -246,14 +283,10 @@ func (d *Daemon) Self() overspan.NodeID { return d.journal.Identity().Node }
 // Cluster returns the cluster's name.
 func (d *Daemon) Cluster() string { return d.cfg.Cluster }
 
-// Snapshot returns the newest snapshot: the mirror's, else the journal's once
-// etcd has had its chance; nil before the first.
-func (d *Daemon) Snapshot() *overspan.Snapshot {
-	if s := d.mirror.Snapshot(); s != nil {
-		return s
-	}
-	return d.fallback.get()
-}
+// Snapshot returns the newest snapshot: the mirror's, beside what is remembered
+// where etcd may have lost its past, else the journal's once etcd has had its
+// chance; nil before the first.
+func (d *Daemon) Snapshot() *overspan.Snapshot { return d.history.snapshot() }
 
 // Stale tells since when nothing was heard from etcd; zero if all is fresh.
 func (d *Daemon) Stale() (time.Time, string) {
@@ -356,7 +389,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.bereft)
 		session, err := d.registrar.session()
 		s := d.mirror.Snapshot()
-		if err != nil || s == nil {
+		if err != nil || s == nil || s.Frozen != nil {
 			continue
 		}
 		if err := session.FinishRemovals(ctx, s); err != nil {

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
 )
 
 // fallbackAfter is how long etcd has at the start to tell the cluster's state
@@ -97,7 +99,7 @@ func (d *Daemon) settle(id overspan.NetworkID) {
 // reconsider stops following a network that was removed, unless an attach is
 // at work there.
 func (d *Daemon) reconsider(id overspan.NetworkID) {
-	s := d.mirror.Snapshot()
+	s := d.Snapshot()
 	if s == nil || s.Networks[id] != nil || len(s.Bad) > 0 {
 		return // an unreadable record is not an absent one
 	}
@@ -115,7 +117,10 @@ func (d *Daemon) leaveIdle(ctx context.Context) {
 		d.log.Debug("cannot tell which networks are idle", "error", err)
 		return
 	}
-	s := d.mirror.Snapshot()
+	s := d.Snapshot()
+	if s.Frozen != nil {
+		return
+	}
 	for _, id := range d.follows.all() {
 		if seg := s.Segments[id]; seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
 			d.leave(id)
@@ -154,13 +159,15 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 	save := time.NewTicker(journalEvery)
 	defer save.Stop()
 	var last, saved *overspan.Snapshot
+	var seen store.Identity
 	for {
 		select {
 		case <-ctx.Done():
 			d.saveSnapshot(last, saved)
+			d.history.noteSeen(seen)
 			return nil
 		case <-fallback.C:
-			if last == nil && d.fallback.allow() {
+			if last == nil && d.history.allowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
 				d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
 				d.snapshots.fire()
@@ -169,16 +176,25 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 		case <-save.C:
 			d.saveSnapshot(last, saved)
 			saved = last
+			seen = d.history.noteSeen(seen)
 		case <-d.mirror.Changed():
-			s := d.mirror.Snapshot()
-			if s == nil || s == last {
-				continue
-			}
-			d.snapshots.fire()
-			d.look(ctx, last, s)
-			last = s
+			last = d.followed(ctx, last)
+		case <-d.history.changed:
+			last = d.followed(ctx, last)
 		}
 	}
+}
+
+// followed looks at what there is to go by now, and returns it; last is what it
+// was before.
+func (d *Daemon) followed(ctx context.Context, last *overspan.Snapshot) *overspan.Snapshot {
+	s := d.history.told()
+	if s == nil || s == last {
+		return last
+	}
+	d.snapshots.fire()
+	d.look(ctx, last, s)
+	return s
 }
 
 // look marks what differs between two snapshots.
@@ -229,6 +245,7 @@ func differences(old, new *overspan.Snapshot) []Event {
 		return nil
 	}
 	var out []Event
+	out = append(out, freezeEvents(old, new)...)
 	for id, n := range new.Networks {
 		if was := old.Networks[id]; was == nil {
 			out = append(out, networkEvent("create", n))
@@ -261,6 +278,24 @@ func differences(old, new *overspan.Snapshot) []Event {
 		}
 	}
 	return out
+}
+
+// freezeEvents tells of the begin and the end of a freeze.
+func freezeEvents(old, new *overspan.Snapshot) []Event {
+	switch {
+	case old.Frozen == nil && new.Frozen != nil:
+		f := new.Frozen
+		return []Event{{
+			Type: "cluster", Action: "freeze", ID: new.Meta.ClusterID,
+			Attributes: map[string]string{"reason": f.Reason, "node": f.NodeName},
+		}}
+	case old.Frozen != nil && new.Frozen == nil:
+		return []Event{{
+			Type: "cluster", Action: "accept", ID: new.Meta.ClusterID,
+			Attributes: map[string]string{"accepted": strconv.FormatUint(new.Accepted, 10)},
+		}}
+	}
+	return nil
 }
 
 func nodeEvent(action string, n *overspan.Node) Event {

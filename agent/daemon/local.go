@@ -115,6 +115,40 @@ func (l *local) sortedSandboxes() []overspan.Sandbox {
 	})
 }
 
+// standing returns the attachments whose records were written under a known
+// registration, in no order.
+func (l *local) standing() []overspan.Attachment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]overspan.Attachment, 0, len(l.attachments))
+	for _, a := range l.attachments {
+		if a.Committed && a.Registration != 0 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// disown forgets under which registration the attachments' records were
+// written, and at which revisions. It returns those that it changed.
+func (l *local) disown() []overspan.Attachment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []overspan.Attachment
+	for id, a := range l.attachments {
+		if !a.Committed || a.Registration == 0 {
+			continue
+		}
+		a.Registration, a.Endpoint.CreateRevision, a.Endpoint.ModRevision = 0, 0, 0
+		l.attachments[id] = a
+		out = append(out, a)
+	}
+	if len(out) > 0 {
+		l.version++
+	}
+	return out
+}
+
 // allAttachments returns the attachments, oldest first.
 func (l *local) allAttachments() []overspan.Attachment {
 	return l.filter(func(overspan.Attachment) bool { return true })

@@ -30,6 +30,8 @@ var (
 		"Registered nodes, by whether they are up.", []string{"state"}, nil)
 	descStale = prometheus.NewDesc("overspan_etcd_stale_seconds",
 		"Time since etcd was last heard from; 0 while it answers.", nil, nil)
+	descFrozen = prometheus.NewDesc("overspan_frozen",
+		"1 while the cluster is frozen because etcd has lost its past, else 0.", nil, nil)
 )
 
 // meter counts what the reconciler does.
@@ -64,7 +66,7 @@ func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err
 
 // Describe implements prometheus.Collector.
 func (d *Daemon) Describe(c chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRepairs, descConflicts, descRevision, descEndpoints, descNodes, descStale} {
+	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRepairs, descConflicts, descRevision, descEndpoints, descNodes, descStale, descFrozen} {
 		c <- desc
 	}
 }
@@ -91,6 +93,11 @@ func (d *Daemon) Collect(c chan<- prometheus.Metric) {
 		stale = time.Since(since).Seconds()
 	}
 	gauge(descStale, stale)
+	frozen := 0.0
+	if s := d.Snapshot(); s != nil && s.Frozen != nil {
+		frozen = 1
+	}
+	gauge(descFrozen, frozen)
 	d.meter.collect(c)
 }
 

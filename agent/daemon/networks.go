@@ -44,6 +44,9 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
+	if err := d.refuseFrozen(); err != nil {
+		return nil, err
+	}
 	session, err := d.registrar.session()
 	if err != nil {
 		return nil, err
@@ -75,7 +78,10 @@ func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*over
 	if err := d.Sync(ctx); err != nil {
 		return nil, err
 	}
-	return d.mirror.Snapshot(), nil
+	if s := d.mirror.Snapshot(); s != nil {
+		return s, nil
+	}
+	return nil, errNoSnapshot
 }
 
 // awaitNetwork returns once this node's snapshot shows a new network. Its own

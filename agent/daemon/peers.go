@@ -52,6 +52,12 @@ func (c *confirmedBlocks) add(keys []blockKey) {
 	}
 }
 
+func (c *confirmedBlocks) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.set)
+}
+
 func (c *confirmedBlocks) has(k blockKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

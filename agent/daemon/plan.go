@@ -36,7 +36,9 @@ func (in planInput) gone(p part) bool {
 // plan says what the kernel should hold within a scope. It is pure. Warnings
 // are what an operator should know of it; what they are about is left out.
 func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
-	state := kernel.State{Partial: in.Snapshot.Frozen != nil}
+	// What becomes of a port alone is for this node to say, frozen or not.
+	portsOnly := !scope.All && !scope.Global && len(scope.Networks) == 0
+	state := kernel.State{Partial: in.Snapshot.Frozen != nil && !portsOnly}
 	var warnings []string
 	networks := scope.Networks
 	if scope.All {

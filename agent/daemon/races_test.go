@@ -102,15 +102,20 @@ func (h heldLists) List(ctx context.Context, r store.KeyRange, rev int64) (store
 	return h.KV.List(ctx, r, rev)
 }
 
-func TestCreateBeforeTheFirstSnapshot(t *testing.T) {
+// Whether etcd is the one that the node knows only its first snapshot tells.
+func TestNodeRegistersAfterItsFirstSnapshot(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	n.stop()
 	held := heldLists{KV: n.line, key: "/overspan/test/v1/networks/", open: make(chan struct{})}
 	n.kv = held
 	n.launch()
+	n.eventually("the journal's snapshot stands in", func() bool { return n.Snapshot() != nil })
+	if lives := c.keys("live/"); len(lives) > 0 {
+		t.Errorf("the node is present before it knows which etcd this is: %v", lives)
+	}
+	close(held.open)
 	n.eventually("the node is registered", func() bool { _, err := n.registrar.session(); return err == nil })
-	time.AfterFunc(200*time.Millisecond, func() { close(held.open) })
 	net := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	if net.MTU != 1450 {
 		t.Errorf("MTU is %d, want that of this node's underlay less the overhead, 1450", net.MTU)

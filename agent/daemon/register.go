@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -30,6 +31,16 @@ type registrar struct {
 
 	slot    sessionSlot
 	changed chan struct{} // size 1: the host's routes or devices changed
+	turn    chan struct{} // size 1: full while somebody has a session or must have none
+
+	// trusted returns once etcd may be written to, and a channel that closes when
+	// that is over; an error if it takes long. Forgiving reports whether etcd may
+	// have gone back to a registration of the past, and suspect is told of a
+	// session that found it so.
+	trusted   func(context.Context) (doubted <-chan struct{}, err error)
+	forgiving func() bool
+	suspect   func(why string)
+	settings  func() overspan.Meta // for a cluster that has none; may be zero
 
 	joined func()                // told of each new session
 	fenced func()                // told when the registration was lost
@@ -51,6 +62,7 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 		process: process,
 		known:   parts.Journal.Identity(),
 		changed: make(chan struct{}, 1),
+		turn:    make(chan struct{}, 1),
 	}, nil
 }
 
@@ -72,31 +84,69 @@ func (r *registrar) heed(s *overspan.Snapshot) {
 }
 
 // keep registers the node, and again whenever it has lost its registration,
-// until ctx ends.
+// until ctx ends. Nothing is sent to an etcd that is not trusted.
 func (r *registrar) keep(ctx context.Context) error {
 	if err := r.journal.SetInstance(r.process.Instance); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
-		session, err := r.register(ctx)
+		doubted, err := r.trusted(ctx)
 		if err != nil {
+			r.slot.fail(err)
+			r.log.Warn("cannot register; will try again", "error", err)
+			continue
+		}
+		if err := r.alone(ctx, func(ctx context.Context) error { return r.serve(ctx, doubted) }); err != nil {
 			return err
 		}
-		if session == nil {
-			return nil
+	}
+	return nil
+}
+
+// alone runs f while nobody else has or opens a session; it returns nil without
+// that if ctx ends first.
+func (r *registrar) alone(ctx context.Context, f func(context.Context) error) error {
+	select {
+	case r.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil
+	}
+	defer func() { <-r.turn }()
+	return f(ctx)
+}
+
+// serve opens a session and runs it until the registration is lost or etcd is
+// doubted.
+func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() {
+		select {
+		case <-doubted:
+			cancel()
+		case <-ctx.Done():
 		}
-		r.slot.set(session)
-		r.log.Info("registered", "node", overspan.ShortID(r.self), "registration", session.Registration())
-		r.joined()
-		err = session.Run(ctx)
-		r.slot.set(nil)
-		if err != nil && !errors.Is(err, overspan.ErrFenced) {
-			return fmt.Errorf("session: %w", err)
-		}
-		if err != nil {
-			r.log.Warn("registration lost; registering anew", "error", err)
-			r.fenced()
-		}
+	})
+	session, err := r.register(ctx)
+	if session == nil {
+		return err
+	}
+	r.slot.set(session)
+	r.log.Info("registered", "node", overspan.ShortID(r.self), "registration", session.Registration())
+	r.joined()
+	err = session.Run(ctx)
+	if errors.Is(err, store.ErrForgotten) {
+		r.suspect(err.Error())
+	}
+	r.slot.set(nil)
+	switch {
+	case errors.Is(err, overspan.ErrFenced):
+		r.log.Warn("registration lost; registering anew", "error", err)
+		r.fenced()
+	case err != nil:
+		return fmt.Errorf("session: %w", err)
 	}
 	return nil
 }
@@ -129,11 +179,16 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 		// The underlay's address may come later, by DHCP.
 		return nil, overspan.Errorf(overspan.ErrUnavailable, "describe this node: %w", err)
 	}
+	known := r.known
+	if r.forgiving() {
+		known.Registration = 0
+	}
 	session, err := store.Open(ctx, r.kv, store.Config{
 		Cluster:  r.cfg.Cluster,
 		Node:     node,
 		Presence: r.process,
-		Known:    r.known,
+		Known:    known,
+		Meta:     r.settings(),
 		TTL:      r.cfg.TTL,
 		Alive:    processAlive,
 		Log:      r.log.With("part", "session"),

@@ -127,8 +127,12 @@ func (r *releaser) postponeOrphans(ctx context.Context) {
 		r.log.Debug("cannot look for endpoints that nobody knows", "error", err)
 		return
 	}
+	s := r.mirror.Snapshot()
+	if s == nil {
+		return // etcd was doubted meanwhile
+	}
 	self := r.journal.Identity().Node
-	for _, seg := range r.mirror.Snapshot().Segments {
+	for _, seg := range s.Segments {
 		for slot, e := range seg.Endpoints.All() {
 			if e.Node != self || slot != e.Slot {
 				continue

@@ -14,13 +14,14 @@ import (
 type Status struct {
 	Started          time.Time
 	Etcd             []EtcdMember
-	SnapshotRevision int64     // of the newest snapshot
-	AppliedRevision  int64     // the newest that the kernel was brought in line with
-	Drift            int       // ops that would repair the kernel
-	LastError        string    // of the last pass; "" if it went well
-	LastFullPass     time.Time // zero before the first
-	Warnings         []string  // what an operator should look at
-	PendingReleases  int       // disconnects that etcd has not heard of
+	SnapshotRevision int64         // of the newest snapshot
+	AppliedRevision  int64         // the newest that the kernel was brought in line with
+	Drift            int           // ops that would repair the kernel
+	LastError        string        // of the last pass; "" if it went well
+	LastFullPass     time.Time     // zero before the first
+	Warnings         []string      // what an operator should look at
+	PendingReleases  int           // disconnects that etcd has not heard of
+	Freeze           *FreezeStatus // nil while the cluster is not frozen
 }
 
 // An EtcdMember is an etcd server, as its answer to a status request shows it.
@@ -80,6 +81,14 @@ func (h *health) applied(segments map[overspan.NetworkID]int64) {
 	h.changed.fire()
 }
 
+// forget drops the revisions, which were of a history that is over.
+func (h *health) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.networks)
+	h.revision = 0
+}
+
 // appliedTo returns up to which revision a network's kernel state is in line.
 func (h *health) appliedTo(id overspan.NetworkID) int64 {
 	h.mu.Lock()
@@ -114,6 +123,9 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	if _, err := d.registrar.session(); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
 	}
+	if st.Freeze, err = d.freezeStatus(ctx); err != nil {
+		st.Warnings = append(st.Warnings, err.Error())
+	}
 	if s := d.Snapshot(); s != nil {
 		st.SnapshotRevision = s.Revision
 		st.AppliedRevision = d.appliedRevision(s)
@@ -145,9 +157,6 @@ func (d *Daemon) appliedRevision(s *overspan.Snapshot) int64 {
 // snapshotWarnings tells what in the cluster's state wants an operator's look.
 func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	var out []string
-	if s.Frozen != nil {
-		out = append(out, "the cluster is frozen: "+s.Frozen.Reason+": nothing can be claimed, nothing is deleted from any kernel")
-	}
 	bad := 0
 	for _, b := range s.Bad {
 		out = append(out, fmt.Sprintf("record %s cannot be read and is left alone: %s", b.Key, b.Err))

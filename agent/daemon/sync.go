@@ -87,37 +87,6 @@ func (s *sessionSlot) get() (*store.Session, error) {
 	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered with etcd yet; try again")
 }
 
-// snapshotSlot holds a snapshot back until it may be used.
-type snapshotSlot struct {
-	mu       sync.Mutex // guards all below
-	snapshot *overspan.Snapshot
-	open     bool // get may return it
-}
-
-func (s *snapshotSlot) set(snapshot *overspan.Snapshot) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.snapshot = snapshot
-}
-
-// allow lets get return the snapshot, and reports whether there is one.
-func (s *snapshotSlot) allow() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open = true
-	return s.snapshot != nil
-}
-
-// get returns the snapshot once it may be used.
-func (s *snapshotSlot) get() *overspan.Snapshot {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.open {
-		return nil
-	}
-	return s.snapshot
-}
-
 // idSet is a set of ids for several goroutines.
 type idSet[K comparable] struct {
 	mu  sync.Mutex // guards set

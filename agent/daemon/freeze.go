@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
+)
+
+// trustBound is how long a node waits for an etcd that it can trust before it
+// says that it has to.
+const trustBound = 3 * time.Second
+
+// A FreezeStatus tells of a freeze and how far the nodes are in it.
+type FreezeStatus struct {
+	overspan.Freeze
+	Reports []store.NodeReport
+}
+
+// awaitTrust returns once this node may write to etcd: etcd is the one that it
+// followed, or is known to all to have lost its past. Doubted closes when that is
+// over.
+func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err error) {
+	ctx, cancel := context.WithTimeout(ctx, trustBound)
+	defer cancel()
+	if err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
+		_ = sleep(ctx, registerEvery) // who asks again does not ask all the time
+		return nil, fmt.Errorf("follow etcd: %w", err)
+	}
+	for {
+		changed := d.snapshots.wait()
+		doubted, ok := d.history.trusts()
+		if ok {
+			return doubted, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if _, stale := d.mirror.Stale(); stale != nil {
+				return nil, overspan.Errorf(overspan.ErrUnavailable, "follow etcd: %w", stale)
+			}
+			return nil, overspan.Errorf(overspan.ErrUnavailable, "follow etcd: its state could not be read within %s", trustBound)
+		}
+	}
+}
+
+// beginAnew forgets what only made sense in a history of etcd that is over. A
+// pass that was planned from it is waited for.
+func (d *Daemon) beginAnew(ctx context.Context) {
+	if err := d.rec.do(ctx, kernel.Scope{}); err != nil {
+		d.log.Debug("the pass after etcd has lost its past", "error", err)
+	}
+	d.health.forget()
+	d.confirmed.forget()
+	d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+}
+
+// settings returns what the cluster is set up with, as far as this node knows.
+func (d *Daemon) settings() overspan.Meta {
+	if s := d.Snapshot(); s != nil {
+		return s.Meta
+	}
+	return overspan.Meta{}
+}
+
+// refuseFrozen returns an error while the cluster is frozen, before anything is
+// tried that etcd would refuse.
+func (d *Daemon) refuseFrozen() error {
+	if s := d.Snapshot(); s != nil && s.Frozen != nil {
+		return s.Frozen.Refusal()
+	}
+	return nil
+}
+
+// freezeStatus returns nil while the cluster is not frozen.
+func (d *Daemon) freezeStatus(ctx context.Context) (*FreezeStatus, error) {
+	s := d.Snapshot()
+	if s == nil || s.Frozen == nil {
+		return nil, nil
+	}
+	reports, err := store.Reports(ctx, d.kv, d.history.keys, d.history.remembered())
+	return &FreezeStatus{Freeze: *s.Frozen, Reports: reports}, err
+}
+
+// Accept ends a freeze: what etcd holds now is the truth from then on. Unless
+// force is set it is refused while a node has yet to publish what it holds.
+func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []store.NodeReport, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	count, reports, err := store.Accept(ctx, d.kv, d.history.keys, store.AcceptRequest{
+		By:     d.Self(),
+		Known:  d.history.known(),
+		Memory: d.history.remembered(),
+		Force:  force,
+	})
+	if err != nil {
+		return 0, reports, err
+	}
+	d.log.Warn("what etcd holds was accepted", "acceptances", count, "force", force)
+	return count, reports, d.Sync(ctx)
+}
+
+// report tells the cluster how far this node is in publishing again what etcd
+// has lost, where that has changed.
+func (d *Daemon) report(ctx context.Context, state publicationState) {
+	s := d.mirror.Snapshot()
+	session, err := d.registrar.session()
+	if err != nil || s == nil || s.Frozen == nil || s.Frozen.Revision != state.Freeze {
+		return // there is none, or the next pass tells more
+	}
+	p := overspan.Report{
+		NodeName:  d.cfg.NodeName,
+		Networks:  state.Networks,
+		Blocks:    state.Blocks,
+		Endpoints: state.Endpoints,
+		Failures:  d.publishFailures(state),
+	}
+	if d.reported.is(*s.Frozen, p) {
+		return
+	}
+	p.Since = time.Now().UTC()
+	if err := session.PutReport(ctx, *s.Frozen, p); err != nil {
+		d.log.Warn("cannot report what was published again", "error", err)
+		return
+	}
+	d.reported.set(*s.Frozen, p)
+	d.log.Info("published again what etcd had lost", "networks", p.Networks, "blocks", p.Blocks, "endpoints", p.Endpoints, "failures", len(p.Failures))
+}
+
+// publishFailures says what is not published, a sentence each.
+func (d *Daemon) publishFailures(state publicationState) []string {
+	var out []string
+	for _, why := range []map[overspan.EndpointID]string{state.Lost, state.Waiting} {
+		for id, reason := range why {
+			name := overspan.ShortID(id)
+			if a, here := d.local.attachment(id); here {
+				name = a.Endpoint.Name
+			}
+			out = append(out, fmt.Sprintf("endpoint %s: %s", name, reason))
+		}
+	}
+	slices.Sort(out)
+	return append(out, state.Failed...)
+}
+
+// lastReport is what was reported last; only the publisher's goroutine uses it.
+type lastReport struct {
+	freeze int64
+	report overspan.Report
+}
+
+func (l *lastReport) is(f overspan.Freeze, p overspan.Report) bool {
+	p.Since = l.report.Since
+	return l.freeze == f.Revision && reflect.DeepEqual(l.report, p)
+}
+
+func (l *lastReport) set(f overspan.Freeze, p overspan.Report) { l.freeze, l.report = f.Revision, p }

@@ -1,0 +1,156 @@
+package daemon
+
+import (
+	"maps"
+
+	"github.com/overspan/overspan"
+)
+
+// recall returns what to go by while etcd may have lost its past: memory, the
+// last snapshot before, and beside it what etcd tells now. Of two records of one
+// thing the one counts that was written since the freeze, for nothing is written
+// then but what a living node holds; else memory's. So it is with blocks that
+// overlap. Revisions are those of now. It is pure.
+func recall(memory, now *overspan.Snapshot) *overspan.Snapshot {
+	since := func(revision int64) bool { return revision > now.Frozen.Revision }
+	out := *now
+	if memory.Meta != (overspan.Meta{}) {
+		out.Meta = memory.Meta
+	}
+	out.Nodes = recallNodes(memory.Nodes, now.Nodes, since)
+	out.Networks = maps.Clone(now.Networks)
+	for id, n := range memory.Networks {
+		if was := now.Networks[id]; was == nil || !since(was.ModRevision) {
+			out.Networks[id] = n
+		}
+	}
+	out.Segments = maps.Clone(now.Segments)
+	for id, seg := range memory.Segments {
+		out.Segments[id] = recallSegment(seg, now.Segments[id], since)
+	}
+	return &out
+}
+
+// recallNodes leaves presence to now: who is up, memory cannot know.
+func recallNodes(memory, now map[overspan.NodeID]*overspan.Node, since func(int64) bool) map[overspan.NodeID]*overspan.Node {
+	out := maps.Clone(now)
+	for id, n := range memory {
+		is := now[id]
+		if is != nil && since(is.ModRevision) {
+			continue
+		}
+		remembered := *n
+		remembered.Presence = nil
+		if is != nil {
+			remembered.Presence = is.Presence
+		}
+		out[id] = &remembered
+	}
+	return out
+}
+
+// recallSegment puts together the interior of a network; now is nil while it is
+// not known.
+func recallSegment(memory, now *overspan.Segment, since func(int64) bool) *overspan.Segment {
+	out := overspan.Segment{Blocks: memory.Blocks, Endpoints: memory.Endpoints, Bad: memory.Bad}
+	if now == nil {
+		return &out
+	}
+	out.Revision, out.Wants, out.Bad = now.Revision, now.Wants, max(memory.Bad, now.Bad)
+	for first, b := range now.Blocks.All() {
+		rivals := overlapping(&out, b.Range)
+		if len(rivals) > 0 && !since(b.ModRevision) {
+			continue
+		}
+		for _, r := range rivals {
+			out.Blocks.Delete(r.First)
+			keepAround(&out, r, b.Range)
+		}
+		out.Blocks.Put(first, b)
+	}
+	for slot, e := range now.Endpoints.All() {
+		if out.Endpoints.Get(slot) == nil || since(e.ModRevision) {
+			out.Endpoints.Put(slot, e)
+		}
+	}
+	return &out
+}
+
+// overlapping returns the blocks of a segment that share a slot with a block.
+func overlapping(seg *overspan.Segment, r overspan.Range) []overspan.Block {
+	var out []overspan.Block
+	next := r.First
+	for next <= r.Last() {
+		b, ok := seg.Holder(next)
+		if !ok {
+			next++
+			continue
+		}
+		out = append(out, b)
+		next = b.Last() + 1
+	}
+	return out
+}
+
+// keepAround puts what a hole leaves of a block, as blocks of the same holder.
+func keepAround(seg *overspan.Segment, b overspan.Block, hole overspan.Range) {
+	switch {
+	case b.Last() < hole.First || hole.Last() < b.First:
+		seg.Blocks.Put(b.First, b)
+	case hole.First <= b.First && b.Last() <= hole.Last():
+	default:
+		b.Size /= 2
+		keepAround(seg, b, hole)
+		b.First += overspan.Slot(b.Size)
+		keepAround(seg, b, hole)
+	}
+}
+
+// unproven is memory as it is shown while etcd tells nothing that could be
+// trusted: frozen, whatever etcd says of it, and without revisions, which belong
+// to a history that is over.
+func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot {
+	return recall(memory, &overspan.Snapshot{
+		Frozen:   &why,
+		Accepted: memory.Accepted,
+		Nodes:    map[overspan.NodeID]*overspan.Node{},
+		Networks: map[overspan.NetworkID]*overspan.Network{},
+		Segments: map[overspan.NetworkID]*overspan.Segment{},
+	})
+}
+
+// suspects returns what of this node's own etcd does not show, though it stood
+// there under the registration that still stands: endpoints whose record is gone
+// or another's. Shown is what was looked at before: networks that are the same
+// in both are not looked at again; nil if nothing was.
+func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, standing []overspan.Attachment) []overspan.Endpoint {
+	node := now.Nodes[self]
+	if node == nil {
+		return nil
+	}
+	var out []overspan.Endpoint
+	for _, a := range standing {
+		e := a.Endpoint
+		seg := now.Segments[e.Network]
+		if a.Registration != node.CreateRevision || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
+			continue
+		}
+		if shown != nil && shown.Segments[e.Network] == seg {
+			continue
+		}
+		if at := seg.Endpoints.Get(e.Slot); at == nil || at.ID != e.ID {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// unregistered reports whether this node was registered in one snapshot and is
+// not, or otherwise, in the next.
+func unregistered(shown, now *overspan.Snapshot, self overspan.NodeID) bool {
+	if shown == nil || shown.Nodes[self] == nil {
+		return false
+	}
+	n := now.Nodes[self]
+	return n == nil || n.CreateRevision != shown.Nodes[self].CreateRevision
+}
