@@ -108,6 +108,7 @@ func (s *Session) PutReport(ctx context.Context, f overspan.Freeze, p overspan.R
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if !res.OK {
+		s.Recheck()
 		return overspan.Errorf(overspan.ErrNotFound, "%s: the freeze is over, or this node was removed", what)
 	}
 	return nil

@@ -52,26 +52,30 @@ func (m *Mirror) suspect(history int, why string) {
 	}
 }
 
-// Check asks etcd at once whether it is still the one that is followed. An error
-// of class overspan.ErrUnavailable means that it cannot be asked, or that there
-// is a doubt.
-func (m *Mirror) Check(ctx context.Context) error {
-	_, err := m.check(ctx)
-	return err
+// Check asks etcd at once whether it is still the one that is followed, and
+// returns its freeze, if it is frozen, and the acceptances. An error of class
+// overspan.ErrUnavailable means that it cannot be asked, or that there is a
+// doubt.
+func (m *Mirror) Check(ctx context.Context) (frozen *overspan.Freeze, accepted uint64, err error) {
+	p, _, err := m.check(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	return p.frozen, p.accepted, nil
 }
 
-// check returns the revision at which etcd was.
-func (m *Mirror) check(ctx context.Context) (int64, error) {
+// check returns what stands below meta, and at which revision.
+func (m *Mirror) check(ctx context.Context) (*part, int64, error) {
 	history := m.currentHistory()
-	meta := Prefix(m.keys.Meta())
-	l, err := m.list(ctx, meta)
+	l, err := m.list(ctx, Prefix(m.keys.Meta()))
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	m.confirm(history, newPart(m.keys, l.KVs, nil), l.Revision)
+	p := newPart(m.keys, l.KVs, nil)
+	m.confirm(history, p, l.Revision)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return l.Revision, m.follows(history)
+	return p, l.Revision, m.follows(history)
 }
 
 // confirm holds what stands below meta at a revision of a history against what

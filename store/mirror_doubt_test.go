@@ -104,7 +104,7 @@ func TestMirrorDoubtsNoSettingsThatCannotBeRead(t *testing.T) {
 	m := startMirror(t, w, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
 	waitRevision(t, m, w.write(t, Put(w.keys.Meta(), []byte("?")), Put(w.keys.Accepted(), []byte("?"))))
 	for range 3 {
-		if err := m.Check(testContext(t)); err != nil {
+		if _, _, err := m.Check(testContext(t)); err != nil {
 			t.Errorf("an unreadable record made it doubt: %v", err)
 		}
 	}

@@ -139,7 +139,7 @@ func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
 	defer tick.Stop()
 	for {
 		probeCtx, cancel := context.WithTimeout(ctx, m.cfg.Probe)
-		rev, err := m.check(probeCtx)
+		_, rev, err := m.check(probeCtx)
 		cancel()
 		if ctx.Err() != nil {
 			return

@@ -47,7 +47,7 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, told map[o
 // newer than what was told asks for it.
 func (d *Daemon) owedAcks(told map[overspan.NetworkID]int64) map[overspan.NetworkID]int64 {
 	owed := map[overspan.NetworkID]int64{}
-	s := d.mirror.Snapshot()
+	s := d.believed()
 	if s == nil {
 		return owed
 	}

@@ -159,6 +159,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		local:   d.local,
 		session: registrar.session,
 		unplug:  d.rec.do,
+		look:    d.latest,
 		pending: make(chan struct{}, 1),
 		freed:   func() { wake(d.emptied) },
 	}
@@ -315,8 +316,38 @@ func (d *Daemon) Ready(ctx context.Context) bool {
 	}
 }
 
+// believed returns what etcd alone tells, for those who write there; nil while
+// it is not trusted, or nothing is known.
+func (d *Daemon) believed() *overspan.Snapshot { return d.history.believed() }
+
+// latest is believed, at least as new as the moment of the call.
+func (d *Daemon) latest(ctx context.Context) (*overspan.Snapshot, error) {
+	if err := d.Sync(ctx); err != nil {
+		return nil, err
+	}
+	if s := d.believed(); s != nil {
+		return s, nil
+	}
+	return nil, errNoSnapshot
+}
+
 // Sync returns once Snapshot is at least as new as the moment of the call.
-func (d *Daemon) Sync(ctx context.Context) error { return d.mirror.Sync(ctx) }
+func (d *Daemon) Sync(ctx context.Context) error {
+	if err := d.mirror.Sync(ctx); err != nil {
+		return err
+	}
+	for {
+		changed := d.snapshots.wait()
+		if !d.history.holds() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return overspan.Errorf(overspan.ErrUnavailable, "etcd lacks what this node has written, and has not told why yet: %w", ctx.Err())
+		}
+	}
+}
 
 // Segment returns the interior of a network, also of one that is not followed.
 func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
@@ -388,7 +419,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.emptied)
 		wake(d.bereft)
 		session, err := d.registrar.session()
-		s := d.mirror.Snapshot()
+		s := d.believed()
 		if err != nil || s == nil || s.Frozen != nil {
 			continue
 		}

@@ -73,7 +73,7 @@ func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
 	d.follows.count(id, 1)
 	for {
 		changed := d.snapshots.wait()
-		s := d.mirror.Snapshot()
+		s := d.believed()
 		if s != nil && s.Segments[id] != nil {
 			return nil
 		}

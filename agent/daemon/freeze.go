@@ -28,7 +28,7 @@ type FreezeStatus struct {
 func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trustBound)
 	defer cancel()
-	if err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
+	if _, _, err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
 		_ = sleep(ctx, registerEvery) // who asks again does not ask all the time
 		return nil, fmt.Errorf("follow etcd: %w", err)
 	}
@@ -108,7 +108,7 @@ func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []store.NodeRe
 // report tells the cluster how far this node is in publishing again what etcd
 // has lost, where that has changed.
 func (d *Daemon) report(ctx context.Context, state publicationState) {
-	s := d.mirror.Snapshot()
+	s := d.believed()
 	session, err := d.registrar.session()
 	if err != nil || s == nil || s.Frozen == nil || s.Frozen.Revision != state.Freeze {
 		return // there is none, or the next pass tells more
@@ -150,13 +150,13 @@ func (d *Daemon) publishFailures(state publicationState) []string {
 
 // lastReport is what was reported last; only the publisher's goroutine uses it.
 type lastReport struct {
-	freeze int64
+	freeze overspan.Freeze
 	report overspan.Report
 }
 
 func (l *lastReport) is(f overspan.Freeze, p overspan.Report) bool {
 	p.Since = l.report.Since
-	return l.freeze == f.Revision && reflect.DeepEqual(l.report, p)
+	return l.freeze == f && reflect.DeepEqual(l.report, p)
 }
 
-func (l *lastReport) set(f overspan.Freeze, p overspan.Report) { l.freeze, l.report = f.Revision, p }
+func (l *lastReport) set(f overspan.Freeze, p overspan.Report) { l.freeze, l.report = f, p }

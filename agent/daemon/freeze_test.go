@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,14 +35,61 @@ func (c *testCluster) frozen(nodes ...*testNode) {
 	}
 }
 
-// accept ends the freeze.
-func (c *testCluster) accept(force bool) {
+// forgetPresence ends a presence that a rollback has brought back, as time does:
+// nobody keeps its lease alive.
+func (c *testCluster) forgetPresence(n *testNode) {
 	c.t.Helper()
-	if _, _, err := c.nodes[0].Accept(c.t.Context(), force); err != nil {
+	live := store.Key("/overspan/test/v1/live/" + string(n.Self()))
+	if _, err := c.etcd.Txn(c.t.Context(), store.Txn{Then: []store.Op{store.Delete(live)}}); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// accept ends the freeze once every node that is up has reported.
+func (c *testCluster) accept() {
+	c.t.Helper()
+	first := c.nodes[0]
+	first.eventually("all is published again", func() bool {
+		_, _, err := first.Accept(c.t.Context(), false)
+		if err != nil && !errors.Is(err, overspan.ErrUnavailable) {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
+// whole checks that the cluster is as if nothing had happened: every endpoint of
+// every node stands in etcd, no address is lent twice, all reach all, and every
+// kernel is in line.
+func (c *testCluster) whole() {
+	c.t.Helper()
 	for _, n := range c.nodes {
-		n.eventually("the freeze is over", func() bool { return n.Snapshot().Frozen == nil })
+		n.eventually("it goes by etcd alone", func() bool {
+			s := n.Snapshot()
+			return s != nil && s.Frozen == nil && n.history.remembered() == nil
+		})
+	}
+	addrs := map[string]string{}
+	for _, n := range c.nodes {
+		for _, a := range n.local.allAttachments() {
+			e := a.Endpoint
+			n.eventually("endpoint "+e.Name+" stands in etcd", func() bool {
+				at := n.mirrorSegment(e.Network).Endpoints.Get(e.Slot)
+				return at != nil && at.ID == e.ID
+			})
+			if other, taken := addrs[e.IPv4.String()]; taken {
+				c.t.Errorf("%s and %s have the address %s", other, e.Name, e.IPv4)
+			}
+			addrs[e.IPv4.String()] = e.Name
+			for _, peer := range c.nodes {
+				if peer != n && len(peer.local.inNetwork(e.Network)) > 0 {
+					peer.eventually("it reaches "+e.Name, func() bool { return peer.sendsTo(e, n) })
+				}
+			}
+		}
+	}
+	for _, n := range c.nodes {
+		n.clean()
 	}
 }
 
@@ -185,10 +234,7 @@ func TestRollbackWhileTheAgentIsDownIsNoticedBeforeItWrites(t *testing.T) {
 	h1.stop()
 	h2.stop()
 	c.etcd.Rollback(backup)
-	// The leases of the past expire in time.
-	if _, err := c.etcd.Txn(t.Context(), store.Txn{Then: []store.Op{store.Delete(store.Prefix("/overspan/test/v1/live/"))}}); err != nil {
-		t.Fatal(err)
-	}
+	c.forgetPresence(h1)
 	wrote := false
 	h1.kv = watchedTxns{KV: h1.line, before: func(txn store.Txn) {
 		for _, op := range txn.Then {
@@ -233,4 +279,113 @@ func TestRestartDuringAFreezeKeepsTheMemory(t *testing.T) {
 			t.Error("the memory is lost")
 		}
 	}
+}
+
+func TestRollbackIsPublishedAgainAndAccepted(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		spoil func(c *testCluster, backup int64)
+	}{
+		{"an older backup", func(c *testCluster, backup int64) { c.etcd.Rollback(backup) }},
+		{"an empty one", func(c *testCluster, _ int64) { c.etcd.Replace(2) }},
+		{"the prefix deleted", func(c *testCluster, _ int64) {
+			if _, err := c.etcd.Txn(c.t.Context(), store.Txn{Then: []store.Op{store.Delete(store.Prefix("/overspan/test/"))}}); err != nil {
+				c.t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCluster(t, 3)
+			h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+			h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+			gone := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("gone")})
+			h2.connect(ConnectRequest{Network: "demo", Target: h2.container("kept")})
+			backup := c.revision()
+			if _, _, err := h1.Disconnect(t.Context(), "demo", gone.Name); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 10 {
+				n := c.nodes[i%3]
+				n.connect(ConnectRequest{Network: "demo", Target: n.container(fmt.Sprint("late", i))})
+			}
+			h1.create(CreateRequest{Spec: ipam.Spec{Name: "two"}})
+			h3.connect(ConnectRequest{Network: "two", Target: h3.container("other")})
+			var before []kernel.State
+			for _, n := range c.nodes {
+				n.eventually("nothing is left to look at", n.rec.settled)
+				before = append(before, n.kernel.State())
+			}
+
+			tt.spoil(c, backup)
+			c.frozen(c.nodes...)
+			c.accept()
+			c.whole()
+			for i, n := range c.nodes {
+				for _, op := range kernel.Diff(before[i], n.kernel.State()) {
+					t.Errorf("the kernel of %s is another than before: %s", n.cfg.NodeName, op)
+				}
+			}
+			h2.eventually("an endpoint that was disconnected before has gone again", func() bool {
+				at := h2.mirrorSegment(gone.Network).Endpoints.Get(gone.Slot)
+				return at == nil || at.ID != gone.ID
+			})
+			for _, n := range c.nodes {
+				n.connect(ConnectRequest{Network: "demo", Target: n.container("new")})
+				n.connect(ConnectRequest{Network: "two", Target: n.container("new2")})
+			}
+			c.whole()
+			if left := c.keys("meta/frozen", "reports/"); len(left) > 0 {
+				t.Errorf("left in etcd: %v", left)
+			}
+		})
+	}
+}
+
+// A node that was down all the while does not freeze the cluster again, and
+// publishes what it holds.
+func TestNodeThatWasDownIsToldOfTheAcceptance(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		spoil func(c *testCluster, backup int64)
+	}{
+		{"an older backup", func(c *testCluster, backup int64) { c.etcd.Rollback(backup) }},
+		{"an empty one", func(c *testCluster, _ int64) { c.etcd.Replace(2) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCluster(t, 3)
+			h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+			h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+			h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
+			backup := c.revision()
+			h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
+			h3.connect(ConnectRequest{Network: "demo", Target: h3.container("c")})
+			h3.stop()
+			h1.eventually("h3 is seen to be down", func() bool { return h1.Snapshot().Nodes[h3.Self()].Presence == nil })
+			tt.spoil(c, backup)
+			c.forgetPresence(h3)
+			c.frozen(h1, h2)
+			c.accept()
+			h1.eventually("the freeze is over", func() bool { return h1.Snapshot().Frozen == nil })
+			h3.start()
+			h1.eventually("h3's endpoint stands in etcd", func() bool { return slices.Equal(names(h1, "demo"), []string{"h1-a", "h2-b", "h3-c"}) })
+			c.whole()
+			if left := c.keys("meta/frozen"); len(left) > 0 {
+				t.Error("frozen again")
+			}
+		})
+	}
+}
+
+// names returns those of a network's endpoints in etcd.
+func names(n *testNode, network string) []string {
+	found, err := findNetwork(n.Snapshot(), n.Self(), network)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for e := range n.mirrorSegment(found.ID).Endpoints.Values() {
+		out = append(out, e.Name)
+	}
+	slices.Sort(out)
+	return out
 }

@@ -3,18 +3,12 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
 )
-
-// freezeEvery is the pause between two tries to freeze the cluster, or to look
-// whether etcd has lost what it does not show.
-const freezeEvery = time.Second
 
 // history decides what this node goes by: what the mirror shows, or, where etcd
 // may have lost its past, memory and what etcd shows beside it. It holds back a
@@ -83,6 +77,26 @@ func (h *history) told() *overspan.Snapshot {
 	defer h.mu.Unlock()
 	h.look()
 	return h.shown
+}
+
+// believed returns the newest snapshot of etcd alone that is trusted; nil if
+// there is none.
+func (h *history) believed() *overspan.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.look()
+	if h.mirror.Doubt() != "" {
+		return nil
+	}
+	return h.newest
+}
+
+// holds reports whether a snapshot is held back.
+func (h *history) holds() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.look()
+	return h.held != nil
 }
 
 // remembered returns the last snapshot before etcd lost its past; nil while it
@@ -192,119 +206,6 @@ func (h *history) disown() {
 	h.anew = true
 	h.excused = nil
 	wake(h.work)
-}
-
-// run deals with doubts until ctx ends.
-func (h *history) run(ctx context.Context) error {
-	for {
-		doubted := h.mirror.Doubted()
-		h.snapshot()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-doubted:
-			if err := h.begin(ctx); err != nil {
-				return err
-			}
-		case <-h.work:
-			h.persist()
-			h.ask(ctx)
-		}
-		wake(h.due)
-		wake(h.changed)
-	}
-}
-
-// begin deals with an etcd that has lost its past: it freezes the cluster, unless
-// an operator has accepted that loss already, and follows what etcd has now.
-func (h *history) begin(ctx context.Context) error {
-	why := overspan.Freeze{Reason: h.mirror.Doubt(), Node: h.self, NodeName: h.name, Since: time.Now().UTC()}
-	h.log.Error("etcd has lost its past: nothing is deleted from the kernel, and the cluster is frozen until an operator accepts what etcd holds", "sign", why.Reason)
-	h.mu.Lock()
-	h.remember()
-	h.newest, h.held = nil, nil
-	h.shown = unproven(h.memory, why)
-	memory, accepted := h.memory, h.accepted
-	h.mu.Unlock()
-	h.persist()
-	wake(h.changed)
-	return h.alone(ctx, func(ctx context.Context) error {
-		for {
-			now, err := store.Freeze(ctx, h.kv, h.keys, store.FreezeRequest{Freeze: why, Meta: memory.Meta, Accepted: accepted})
-			if err == nil && now > accepted {
-				h.log.Warn("what etcd has lost was accepted while this node was away", "acceptances", now)
-			}
-			if err == nil {
-				h.mirror.Renew()
-				h.restart(ctx)
-				return nil
-			}
-			h.log.Warn("cannot freeze the cluster; will try again", "error", err)
-			if sleep(ctx, freezeEvery) != nil {
-				return nil
-			}
-		}
-	})
-}
-
-// ask finds out from etcd why a snapshot lacks what this node has written.
-func (h *history) ask(ctx context.Context) {
-	h.mu.Lock()
-	h.look()
-	held, lacking, shown := h.held, h.lacking, h.shown
-	h.mu.Unlock()
-	if held == nil {
-		return
-	}
-	why, err := h.forgot(ctx, shown, held, lacking)
-	switch {
-	case h.mirror.Doubt() != "":
-		return
-	case err != nil:
-		h.log.Warn("cannot tell why etcd lacks what this node has written; will ask again", "error", err)
-		if sleep(ctx, freezeEvery) == nil {
-			wake(h.work)
-		}
-		return
-	case why != "":
-		h.mirror.Suspect("etcd was rolled back: " + why)
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.excused = map[overspan.EndpointID]struct{}{}
-	for _, e := range lacking {
-		h.excused[e.ID] = struct{}{}
-	}
-	if shown != nil && shown.Nodes[h.self] != nil {
-		h.expelled = shown.Nodes[h.self].CreateRevision
-	}
-	h.held = nil
-}
-
-// forgot says what etcd has lost of this node's; "" if nothing. Etcd may be
-// doubted afterwards for another reason.
-func (h *history) forgot(ctx context.Context, shown, held *overspan.Snapshot, lacking []overspan.Endpoint) (why string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestBound)
-	defer cancel()
-	if err := h.mirror.Check(ctx); err != nil {
-		return "", err
-	}
-	node := held.Nodes[h.self]
-	if node != nil && shown != nil && shown.Nodes[h.self] != nil && node.CreateRevision < shown.Nodes[h.self].CreateRevision {
-		return "this node's registration is an older one", nil
-	}
-	if len(lacking) == 0 {
-		return "", nil
-	}
-	lost, err := store.LostRecords(ctx, h.kv, h.keys, h.self, node.CreateRevision, lacking)
-	for _, e := range lost {
-		// One that was disconnected meanwhile is gone by this node's own hand.
-		if a, here := h.local.attachment(e.ID); here && a.Registration != 0 {
-			return fmt.Sprintf("the record of %s (%s) is gone, and nobody took it", e.Name, e.Addrs()[0]), nil
-		}
-	}
-	return "", err
 }
 
 // persist writes to the journal what was disowned.

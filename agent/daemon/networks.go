@@ -72,16 +72,10 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 // there before it: the cluster's settings, which the first node makes, and the
 // routes, MTUs and VTEPs that a new network must fit.
 func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*overspan.Snapshot, error) {
-	if s := d.mirror.Snapshot(); s != nil && s.Revision >= registration {
+	if s := d.believed(); s != nil && s.Revision >= registration {
 		return s, nil
 	}
-	if err := d.Sync(ctx); err != nil {
-		return nil, err
-	}
-	if s := d.mirror.Snapshot(); s != nil {
-		return s, nil
-	}
-	return nil, errNoSnapshot
+	return d.latest(ctx)
 }
 
 // awaitNetwork returns once this node's snapshot shows a new network. Its own
@@ -89,7 +83,7 @@ func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*over
 func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) error {
 	for {
 		changed := d.snapshots.wait()
-		s := d.mirror.Snapshot()
+		s := d.believed()
 		if s != nil && s.Networks[n.ID] != nil && s.Networks[n.ID].ModRevision >= n.ModRevision {
 			return nil
 		}

@@ -25,7 +25,8 @@ type releaser struct {
 	alloc   *ipam.Allocator
 	local   *local
 	session func() (*store.Session, error)
-	unplug  func(context.Context, kernel.Scope) error // runs a pass and waits for it
+	unplug  func(context.Context, kernel.Scope) error         // runs a pass and waits for it
+	look    func(context.Context) (*overspan.Snapshot, error) // what etcd holds now
 
 	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
 	pending chan struct{}              // size 1: the journal has releases
@@ -123,13 +124,10 @@ func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool 
 func (r *releaser) postponeOrphans(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
-	if err := r.mirror.Sync(ctx); err != nil {
+	s, err := r.look(ctx)
+	if err != nil {
 		r.log.Debug("cannot look for endpoints that nobody knows", "error", err)
 		return
-	}
-	s := r.mirror.Snapshot()
-	if s == nil {
-		return // etcd was doubted meanwhile
 	}
 	self := r.journal.Identity().Node
 	for _, seg := range s.Segments {

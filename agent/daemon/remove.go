@@ -99,10 +99,10 @@ func (d *Daemon) DrainNode(ctx context.Context, ref string, draining bool) (over
 // node finds a registered node by name, id, or a unique prefix of its id, as it
 // is at the moment of the call.
 func (d *Daemon) node(ctx context.Context, ref string) (*overspan.Node, error) {
-	if err := d.Sync(ctx); err != nil {
+	s, err := d.latest(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("look for node %s: %w", ref, err)
 	}
-	s := d.mirror.Snapshot()
 	names := make(map[overspan.NodeID]string, len(s.Nodes))
 	for id, n := range s.Nodes {
 		names[id] = n.Name
@@ -143,7 +143,7 @@ func (d *Daemon) reap(ctx context.Context) error {
 	}
 	seen := absences{every: min(d.cfg.ReapAfter/reapLooks, reapPause)}
 	for sleep(ctx, seen.every) == nil {
-		s, self := d.mirror.Snapshot(), d.shown()
+		s, self := d.believed(), d.shown()
 		_, stale := d.Stale()
 		seen.look(time.Now(), s, stale != "" || s == nil || s.Frozen != nil || self == nil || self.Presence == nil)
 		session, err := d.registrar.session()

@@ -14,7 +14,7 @@ import (
 func (d *Daemon) answerWants(ctx context.Context) error {
 	for {
 		changed := d.snapshots.wait()
-		for id, wants := range wantsOf(d.mirror.Snapshot(), d.Self()) {
+		for id, wants := range wantsOf(d.believed(), d.Self()) {
 			if err := d.alloc.Grants(ctx, id, wants, d.answer); err != nil {
 				d.log.Warn("cannot answer a want", "network", overspan.ShortID(id), "error", err)
 			}

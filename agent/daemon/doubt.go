@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
+)
+
+// freezeEvery is the pause between two tries to freeze the cluster, or to look
+// whether etcd has lost what it does not show.
+const freezeEvery = time.Second
+
+// run deals with doubts until ctx ends.
+func (h *history) run(ctx context.Context) error {
+	for {
+		doubted := h.mirror.Doubted()
+		h.snapshot()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-doubted:
+			if err := h.begin(ctx); err != nil {
+				return err
+			}
+		case <-h.work:
+			h.persist()
+			h.ask(ctx)
+		}
+		wake(h.due)
+		wake(h.changed)
+	}
+}
+
+// begin deals with an etcd that has lost its past: it freezes the cluster, unless
+// an operator has accepted that loss already, and follows what etcd has now.
+func (h *history) begin(ctx context.Context) error {
+	why := overspan.Freeze{Reason: h.mirror.Doubt(), Node: h.self, NodeName: h.name, Since: time.Now().UTC()}
+	h.log.Error("etcd has lost its past: nothing is deleted from the kernel, and the cluster is frozen until an operator accepts what etcd holds", "sign", why.Reason)
+	h.mu.Lock()
+	h.remember()
+	h.newest, h.held = nil, nil
+	h.shown = unproven(h.memory, why)
+	memory, accepted := h.memory, h.accepted
+	h.mu.Unlock()
+	h.persist()
+	wake(h.changed)
+	return h.alone(ctx, func(ctx context.Context) error {
+		for {
+			now, err := store.Freeze(ctx, h.kv, h.keys, store.FreezeRequest{Freeze: why, Meta: memory.Meta, Accepted: accepted})
+			if err == nil && now > accepted {
+				h.log.Warn("what etcd has lost was accepted while this node was away", "acceptances", now)
+			}
+			if err == nil {
+				h.mirror.Renew()
+				h.restart(ctx)
+				return nil
+			}
+			h.log.Warn("cannot freeze the cluster; will try again", "error", err)
+			if sleep(ctx, freezeEvery) != nil {
+				return nil
+			}
+		}
+	})
+}
+
+// ask finds out from etcd why a snapshot lacks what this node has written.
+func (h *history) ask(ctx context.Context) {
+	h.mu.Lock()
+	h.look()
+	held, lacking, shown := h.held, h.lacking, h.shown
+	h.mu.Unlock()
+	if held == nil {
+		return
+	}
+	verdict, err := h.judge(ctx, shown, held, lacking)
+	switch {
+	case h.mirror.Doubt() != "":
+	case err != nil:
+		h.log.Warn("cannot tell why etcd lacks what this node has written; will ask again", "error", err)
+		if sleep(ctx, freezeEvery) == nil {
+			wake(h.work)
+		}
+	case verdict.forgot != "":
+		h.mirror.Suspect("etcd was rolled back: " + verdict.forgot)
+	case !verdict.told:
+		h.excuse(shown, lacking)
+	}
+}
+
+// A verdict says why a snapshot lacks what this node has written: etcd forgot
+// it, others are about to tell that it did, or, if neither, it was taken rightly.
+type verdict struct {
+	forgot string // what
+	told   bool   // a snapshot that tells of a freeze or an acceptance is to come
+}
+
+// judge asks etcd. Etcd may be doubted afterwards for another reason.
+func (h *history) judge(ctx context.Context, shown, held *overspan.Snapshot, lacking []overspan.Endpoint) (verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	node := held.Nodes[h.self]
+	var lost []overspan.Endpoint
+	if len(lacking) > 0 {
+		var err error
+		lost, err = store.LostRecords(ctx, h.kv, h.keys, h.self, node.CreateRevision, lacking)
+		if err != nil {
+			return verdict{}, err
+		}
+	}
+	// Asked last: of a freeze that follows what was lost, it tells.
+	frozen, accepted, err := h.mirror.Check(ctx)
+	if err != nil {
+		return verdict{}, err
+	}
+	if frozen != nil || accepted > h.known() {
+		return verdict{told: true}, nil
+	}
+	if node != nil && shown != nil && shown.Nodes[h.self] != nil && node.CreateRevision < shown.Nodes[h.self].CreateRevision {
+		return verdict{forgot: "this node's registration is an older one"}, nil
+	}
+	for _, e := range lost {
+		// One that was disconnected meanwhile is gone by this node's own hand.
+		if a, here := h.local.attachment(e.ID); here && a.Registration != 0 {
+			return verdict{forgot: fmt.Sprintf("the record of %s (%s) is gone, and nobody took it", e.Name, e.Addrs()[0])}, nil
+		}
+	}
+	return verdict{}, nil
+}
+
+// excuse lets a snapshot be shown that lacks what was taken rightly.
+func (h *history) excuse(shown *overspan.Snapshot, lacking []overspan.Endpoint) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.excused = map[overspan.EndpointID]struct{}{}
+	for _, e := range lacking {
+		h.excused[e.ID] = struct{}{}
+	}
+	if shown != nil && shown.Nodes[h.self] != nil {
+		h.expelled = shown.Nodes[h.self].CreateRevision
+	}
+	h.held = nil
+}
