@@ -48,6 +48,7 @@ type config struct {
 	PresenceTTL      time.Duration
 	Resync           time.Duration
 	BlockIdle        time.Duration
+	ReapAfter        time.Duration
 	DockerSocket     string
 	MetricsListen    string
 	LogLevel         string
@@ -85,6 +86,7 @@ func (c *config) flags() *pflag.FlagSet {
 	f.StringVar(&c.TLSKey, "tls-key", "", "key of --tls-cert, PEM file")
 	f.Uint16Var(&c.VXLANPort, "vxlan-port", 4789, "UDP port of VXLAN, the same on all nodes")
 	f.DurationVar(&c.PresenceTTL, "presence-ttl", 15*time.Second, "how long after its end a node counts as up")
+	f.DurationVar(&c.ReapAfter, "reap-after", 24*time.Hour, "how long a node may be down before this agent removes it from the cluster; 0 for ever")
 	f.DurationVar(&c.Resync, "resync", 30*time.Second, "time between two full comparisons of kernel and plan")
 	f.DurationVar(&c.BlockIdle, "block-idle", 5*time.Minute, "how long a block of addresses stays unused before it is given back")
 	f.StringVar(&c.DockerSocket, "docker-socket", "/var/run/docker.sock", "socket of the Docker engine, for targets docker:NAME")
@@ -196,6 +198,8 @@ func (c *config) check() error {
 		return fmt.Errorf("--presence-ttl %s is too short: at least 2s", c.PresenceTTL)
 	case c.Resync < time.Second:
 		return fmt.Errorf("--resync %s is too short: at least 1s", c.Resync)
+	case c.ReapAfter != 0 && c.ReapAfter < time.Second:
+		return fmt.Errorf("--reap-after %s is too short: at least 1s, or 0 for ever", c.ReapAfter)
 	case c.VXLANPort == 0:
 		return errors.New("--vxlan-port 0 is not a port")
 	case strings.Contains(c.Cluster, "/"):

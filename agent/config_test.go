@@ -55,6 +55,7 @@ func TestBadSettingsAreRefused(t *testing.T) {
 		want string
 	}{
 		{name: "no underlay", args: ok[2:], want: "--advertise-address"},
+		{name: "negative time to removal", args: append([]string{"--reap-after", "-1s"}, ok...), want: "--reap-after"},
 		{name: "no etcd", args: ok[:2], want: "--etcd-endpoints"},
 		{name: "two underlays", args: append([]string{"--interface", "eth0"}, ok...), want: "exclude each other"},
 		{name: "two etcds", args: append([]string{"--embedded-etcd"}, ok...), want: "exclude each other"},

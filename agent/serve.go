@@ -47,6 +47,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		TTL:          c.PresenceTTL,
 		Resync:       c.Resync,
 		BlockIdle:    c.BlockIdle,
+		ReapAfter:    c.ReapAfter,
 		DockerSocket: c.DockerSocket,
 	}
 	journal, err := store.OpenJournal(cfg.JournalPath())

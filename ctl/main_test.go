@@ -111,6 +111,8 @@ func (n netnsOf) del(sandbox string) error {
 //	agent stale REASON      etcd is away
 //	agent drift OP...       verify finds these
 //	agent lose NAME WHY     an endpoint loses its slot
+//	agent place NETWORK NAME        h3, which is away, has an endpoint there
+//	agent half-remove NODE  a removal of the node is half done
 //	agent event TYPE ACTION NAME    something happens; waits for a subscriber
 //	agent unheard           waits until no subscriber is left
 //	agent trouble           status has something to say
@@ -127,6 +129,10 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 		d.SetDrift(args...)
 	case "lose":
 		d.Lose(args[0], args[1])
+	case "place":
+		ts.Check(d.Place(args[0], args[1], apitest.Away))
+	case "half-remove":
+		ts.Check(d.HalfRemove(args[0]))
 	case "event":
 		e := daemon.Event{Time: apitest.Created, Type: args[0], Action: args[1], Name: args[2], Attributes: map[string]string{"cause": "test"}}
 		eventually(ts, "a subscriber", func() bool { return d.Publish(e) > 0 })

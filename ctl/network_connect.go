@@ -76,19 +76,21 @@ func (a *app) connect(ctx context.Context, req *overspanv1.ConnectRequest) (*ove
 }
 
 func (a *app) networkDisconnectCommand() *cobra.Command {
+	var force bool
 	cmd := &cobra.Command{
-		Use:               "disconnect NETWORK TARGET",
+		Use:               "disconnect [flags] NETWORK TARGET",
 		Short:             "Disconnect a container of this host from a network",
 		Long:              "Disconnect takes a container off a network and frees its address and name.\n\n" + targetHelp + "\nThe name or the id of the endpoint will do too.",
 		Args:              wants(cobra.ExactArgs(2)),
 		ValidArgsFunction: a.completeConnect,
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an endpoint, by its name or id, of a node that is down")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		networks, err := a.networks()
 		if err != nil {
 			return err
 		}
-		resp, err := networks.Disconnect(cmd.Context(), &overspanv1.DisconnectRequest{Network: args[0], Target: args[1]})
+		resp, err := networks.Disconnect(cmd.Context(), &overspanv1.DisconnectRequest{Network: args[0], Target: args[1], Force: force})
 		if err != nil {
 			return err
 		}

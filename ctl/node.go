@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,12 +10,19 @@ import (
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
+// Whether a node takes new containers, in docker's words.
+const (
+	availabilityActive = "active"
+	availabilityDrain  = "drain"
+)
+
 // nodeItem is a node, in lists and in detail.
 type nodeItem struct {
 	ID           string
 	Name         string
 	Self         bool
-	Status       string // "up" or "down"
+	Status       string // "up", "down" or "removing"
+	Availability string // "" while it is being removed
 	Addresses    []string
 	MTU          uint32
 	Routes       []string
@@ -29,7 +37,8 @@ func nodeItemOf(v *overspanv1.NodeView) nodeItem {
 		ID:           n.GetId(),
 		Name:         n.GetName(),
 		Self:         v.GetSelf(),
-		Status:       upDown(v.GetUp()),
+		Status:       nodeStatus(v),
+		Availability: nodeAvailability(v),
 		Addresses:    append([]string{}, n.GetVteps()...),
 		MTU:          n.GetMtu(),
 		Routes:       append([]string{}, n.GetRoutes()...),
@@ -37,6 +46,32 @@ func nodeItemOf(v *overspanv1.NodeView) nodeItem {
 		Registration: v.GetRegistration(),
 		Networks:     append([]string{}, v.GetNetworks()...),
 	}
+}
+
+// String shows a node on one line.
+func (n nodeItem) String() string {
+	words := append([]string{n.Status, n.Name}, n.Addresses...)
+	if n.Availability == availabilityDrain {
+		words = append(words, "(draining)")
+	}
+	return strings.Join(words, " ")
+}
+
+func nodeStatus(v *overspanv1.NodeView) string {
+	if v.GetRemoving() {
+		return "removing"
+	}
+	return upDown(v.GetUp())
+}
+
+func nodeAvailability(v *overspanv1.NodeView) string {
+	switch {
+	case v.GetRemoving():
+		return ""
+	case v.GetNode().GetDraining():
+		return availabilityDrain
+	}
+	return availabilityActive
 }
 
 func upDown(up bool) string {
@@ -47,7 +82,10 @@ func upDown(up bool) string {
 }
 
 func (a *app) nodeCommand() *cobra.Command {
-	return group("node", "Show nodes", a.nodeListCommand(), a.nodeInspectCommand())
+	return group("node", "Show, drain and remove nodes",
+		a.nodeListCommand(), a.nodeInspectCommand(), a.nodeRemoveCommand(),
+		a.nodeDrainCommand("drain", "Let nodes take no new containers", false),
+		a.nodeDrainCommand("undrain", "Let nodes take containers again", true))
 }
 
 func (a *app) nodeListCommand() *cobra.Command {
@@ -61,6 +99,7 @@ func (a *app) nodeListCommand() *cobra.Command {
 			}},
 			{"NAME", func(n nodeItem) string { return n.Name }},
 			{"STATUS", func(n nodeItem) string { return n.Status }},
+			{"AVAILABILITY", func(n nodeItem) string { return n.Availability }},
 			{"ADDRESS", func(n nodeItem) string { return strings.Join(n.Addresses, ",") }},
 			{"VERSION", func(n nodeItem) string { return n.Version }},
 		},
@@ -109,6 +148,62 @@ func (a *app) nodeInspectCommand() *cobra.Command {
 		return inspectEach(a, args, func(ref string) (nodeItem, error) {
 			resp, err := nodes.GetNode(cmd.Context(), &overspanv1.GetNodeRequest{Node: ref})
 			return nodeItemOf(resp.GetNode()), err
+		})
+	}
+	return cmd
+}
+
+func (a *app) nodeRemoveCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "rm [flags] NODE...",
+		Aliases: []string{"remove"},
+		Short:   "Remove nodes that are gone for good",
+		Long: `Rm takes nodes out of the cluster and frees the addresses, names and blocks that
+they held. It is asked of another node. A node that is removed and comes back
+joins again: it keeps what nobody has taken meanwhile.`,
+		Args:              wants(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeNodes(manyArgs),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also a node that is up")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		nodes, err := a.nodes()
+		if err != nil {
+			return err
+		}
+		return a.each(args, func(ref string) error {
+			_, err := nodes.RemoveNode(cmd.Context(), &overspanv1.RemoveNodeRequest{Node: ref, Force: force})
+			if err == nil {
+				fmt.Fprintln(a.stdout, ref)
+			}
+			return err
+		})
+	}
+	return cmd
+}
+
+func (a *app) nodeDrainCommand(verb, short string, undo bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               verb + " NODE...",
+		Short:             short,
+		Args:              wants(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeNodes(manyArgs),
+	}
+	if !undo {
+		cmd.Long = `Drain keeps new containers off nodes. Those that are there stay connected; the
+addresses that a node does not use go back to the cluster at once.`
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		nodes, err := a.nodes()
+		if err != nil {
+			return err
+		}
+		return a.each(args, func(ref string) error {
+			_, err := nodes.DrainNode(cmd.Context(), &overspanv1.DrainNodeRequest{Node: ref, Undo: undo})
+			if err == nil {
+				fmt.Fprintln(a.stdout, ref)
+			}
+			return err
 		})
 	}
 	return cmd

@@ -159,7 +159,7 @@ func (d statusDetails) printNodes(line func(label, format string, args ...any)) 
 			line("", "and %d more; see ctl node ls", len(d.Nodes)-shownNodes)
 			return
 		}
-		line("", "%s %s %s", n.Status, n.Name, strings.Join(n.Addresses, " "))
+		line("", "%s", n)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // once; errors carry a class of package overspan and a text for users.
 type Daemon interface {
 	Cluster
+	Nodes
 	Networks
 	Sandboxes
 	System
@@ -45,6 +46,21 @@ type Cluster interface {
 	Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error)
 }
 
+// Nodes changes what the cluster says of nodes. References are names, ids or
+// unique prefixes of ids.
+type Nodes interface {
+	// RemoveNode takes another node out of the cluster, with force also one that
+	// is up.
+	RemoveNode(ctx context.Context, ref string, force bool) (daemon.RemovedNode, error)
+
+	// DrainNode tells a node to take no new endpoints, or some again.
+	DrainNode(ctx context.Context, ref string, draining bool) (overspan.Node, error)
+
+	// Leaving returns the names of nodes whose removal is under way: they are in
+	// no snapshot any more.
+	Leaving(ctx context.Context) (map[overspan.NodeID]string, error)
+}
+
 // Networks changes networks and what is plugged into them. References are
 // names, ids or unique prefixes of ids.
 type Networks interface {
@@ -55,6 +71,9 @@ type Networks interface {
 	// Disconnect frees an endpoint of this node, named by its target or by
 	// itself. Pending says that etcd is away and hears of it later.
 	Disconnect(ctx context.Context, network, target string) (e overspan.Endpoint, pending bool, err error)
+
+	// ForceDisconnect also frees an endpoint of another node that is absent.
+	ForceDisconnect(ctx context.Context, network, target string) (e overspan.Endpoint, pending bool, err error)
 }
 
 // Sandboxes are those of this node.

@@ -181,7 +181,11 @@ func waitOf(w overspanv1.Wait) (daemon.Wait, error) {
 }
 
 func (s *networkService) Disconnect(ctx context.Context, req *overspanv1.DisconnectRequest) (*overspanv1.DisconnectResponse, error) {
-	e, pending, err := s.networks.Disconnect(ctx, req.GetNetwork(), req.GetTarget())
+	disconnect := s.networks.Disconnect
+	if req.GetForce() {
+		disconnect = s.networks.ForceDisconnect
+	}
+	e, pending, err := disconnect(ctx, req.GetNetwork(), req.GetTarget())
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func New(d Daemon, cfg Config, log *slog.Logger) *Server {
 	reads := &reader{cluster: d, attachments: d.Attachments}
 	overspanv1.RegisterNetworkServiceServer(s.grpc, &networkService{reader: reads, networks: d})
 	overspanv1.RegisterEndpointServiceServer(s.grpc, &endpointService{reader: reads})
-	overspanv1.RegisterNodeServiceServer(s.grpc, &nodeService{reader: reads})
+	overspanv1.RegisterNodeServiceServer(s.grpc, &nodeService{reader: reads, nodes: d})
 	overspanv1.RegisterSandboxServiceServer(s.grpc, &sandboxService{reader: reads, sandboxes: d})
 	overspanv1.RegisterSystemServiceServer(s.grpc, &systemService{
 		reader:   reads,

@@ -47,6 +47,7 @@ type Daemon struct {
 	panics      bool
 	made        int // things so far: ids are drawn from it
 	subscribers map[chan daemon.Event]struct{}
+	leaving     map[overspan.NodeID]string // nodes whose removal is half done
 }
 
 // New makes a daemon of a cluster without networks.

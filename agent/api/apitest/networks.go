@@ -223,6 +223,45 @@ func (d *Daemon) Disconnect(_ context.Context, network, target string) (overspan
 	return overspan.Endpoint{}, false, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node", target, n.Name)
 }
 
+// ForceDisconnect implements api.Daemon. An endpoint that is not this node's is
+// taken for one of h3, which is away.
+func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (overspan.Endpoint, bool, error) {
+	e, pending, err := d.Disconnect(ctx, network, target)
+	if err == nil {
+		return e, pending, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.network(network)
+	if err != nil {
+		return overspan.Endpoint{}, false, err
+	}
+	for e := range d.snapshot.Segments[n.ID].Endpoints.Values() {
+		if e.Name == target {
+			d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = without(s.Segments[n.ID], *e) })
+			return *e, false, nil
+		}
+	}
+	return overspan.Endpoint{}, false, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on any node", target, n.Name)
+}
+
+// Place plugs an endpoint of another node into a network, at its last address.
+func (d *Daemon) Place(network, name string, node overspan.NodeID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.network(network)
+	if err != nil {
+		return err
+	}
+	slot := n.Slots() - 2
+	e := overspan.Endpoint{
+		ID: overspan.EndpointID(d.newID()), Network: n.ID, Node: node, Name: name, Slot: slot, Slots: []overspan.Slot{slot},
+		IPv4: n.IPv4.Addr(slot), MAC: n.MAC(slot), Sandbox: name, Interface: "eth0", Created: Created,
+	}
+	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(s.Segments[n.ID], e) })
+	return nil
+}
+
 // detach removes the i-th attachment. The caller holds mu.
 func (d *Daemon) detach(i int) {
 	e := d.attachments[i].Endpoint
