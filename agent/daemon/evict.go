@@ -118,7 +118,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 		return err
 	}
 	defer unlock()
-	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", overspan.ShortID(v.Network), "by", v.By, "at", v.Since)
+	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", networkNameOf(a), "by", v.By, "at", v.Since)
 	if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 		return err
 	}
