@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -35,17 +36,20 @@ func (s *endpointService) GetEndpoint(ctx context.Context, req *overspanv1.GetEn
 }
 
 // endpoints returns those of one network, or of every network that this node
-// follows.
+// follows, and those that networks which are gone have left behind here.
 func (s *endpointService) endpoints(ctx context.Context, network string) (*view, []*overspanv1.EndpointView, error) {
 	v, err := s.fresh(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	out := v.leftBehind(network)
 	interiors, err := v.followed(ctx, network)
+	if len(out) > 0 && errors.Is(err, overspan.ErrNotFound) {
+		interiors, err = nil, nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	var out []*overspanv1.EndpointView
 	for _, i := range interiors {
 		out = append(out, v.endpointViews(i)...)
 	}
@@ -65,9 +69,13 @@ func findEndpoint(all []*overspanv1.EndpointView, ref string) (*overspanv1.Endpo
 			networks = append(networks, e.GetNetworkName())
 		}
 	}
-	if len(networks) > 1 {
-		slices.Sort(networks)
-		return nil, overspan.Errorf(overspan.ErrInvalid, "endpoint %s is ambiguous: the networks %s have one each; name the network, or the endpoint's id", ref, strings.Join(networks, ", "))
+	slices.Sort(networks)
+	switch several := slices.Compact(slices.Clone(networks)); {
+	case len(several) > 1:
+		return nil, overspan.Errorf(overspan.ErrInvalid, "endpoint %s is ambiguous: the networks %s have one each; name the network, or the endpoint's id", ref, strings.Join(several, ", "))
+	case len(networks) > 1:
+		// One of them is lost, and its name another's by now.
+		return nil, overspan.Errorf(overspan.ErrInvalid, "endpoint %s is ambiguous: network %s has %d of that name; name the endpoint's id", ref, several[0], len(networks))
 	}
 	id, err := overspan.Match("endpoint", ref, names)
 	if err != nil {

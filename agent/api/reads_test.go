@@ -122,6 +122,30 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+// A lost endpoint is seen under its network's name when that is gone, too.
+func TestEndpointOfANetworkThatIsGone(t *testing.T) {
+	d, c := start(t)
+	c.plug(t, "demo", "web1")
+	c.plug(t, "other", "db")
+	d.Lose("web1", "network demo was removed")
+	if _, err := d.RemoveNetwork(t.Context(), "demo"); err != nil {
+		t.Fatal(err)
+	}
+	for network, want := range map[string][]string{"": {"demo/web1", "other/db"}, "demo": {"demo/web1"}, "other": {"other/db"}} {
+		var got []string
+		list := must[*overspanv1.ListEndpointsResponse](t)(c.endpoints.ListEndpoints(t.Context(), &overspanv1.ListEndpointsRequest{Network: network}))
+		for _, e := range list.GetEndpoints() {
+			got = append(got, e.GetNetworkName()+"/"+e.GetEndpoint().GetName())
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("endpoints of %q (-want +got):\n%s", network, diff)
+		}
+	}
+	if _, err := c.endpoints.ListEndpoints(t.Context(), &overspanv1.ListEndpointsRequest{Network: "third"}); !errors.Is(err, overspan.ErrNotFound) {
+		t.Errorf("a network that never was: %v", err)
+	}
+}
+
 func TestNodes(t *testing.T) {
 	_, c := start(t)
 	c.plug(t, "demo", "web1")

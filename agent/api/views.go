@@ -13,7 +13,7 @@ import (
 func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint) *overspanv1.EndpointView {
 	out := &overspanv1.EndpointView{
 		Endpoint:    overspanv1.EndpointRecord(e),
-		NetworkName: overspan.ShortID(e.Network),
+		NetworkName: cmp.Or(v.attachments[e.ID].NetworkName, overspan.ShortID(e.Network)),
 		NodeName:    v.nodeName(e.Node),
 		Local:       e.Node == v.self,
 		Lost:        v.attachments[e.ID].Lost,
@@ -44,6 +44,21 @@ func (v *view) endpointViews(i interior) []*overspanv1.EndpointView {
 	for _, a := range v.attached() {
 		if a.Lost != "" && a.Endpoint.Network == i.network.ID && !seen[a.Endpoint.ID] {
 			out = append(out, v.endpointView(i.network, a.Endpoint))
+		}
+	}
+	return out
+}
+
+// leftBehind shows the lost endpoints of this node whose network is gone; ref is
+// the network's name or id, or "" for all.
+func (v *view) leftBehind(ref string) []*overspanv1.EndpointView {
+	var out []*overspanv1.EndpointView
+	for _, a := range v.attached() {
+		if a.Lost == "" || v.Networks[a.Endpoint.Network] != nil {
+			continue
+		}
+		if ref == "" || ref == a.NetworkName || ref == string(a.Endpoint.Network) {
+			out = append(out, v.endpointView(nil, a.Endpoint))
 		}
 	}
 	return out

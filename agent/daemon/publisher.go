@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -74,6 +75,17 @@ func (s publicationState) clone() publicationState {
 	return s
 }
 
+// failures tells what is not published yet and why not, a sentence each.
+func (s publicationState) failures(attachments []overspan.Attachment) []string {
+	var out []string
+	for _, a := range attachments {
+		if why, waits := s.Waiting[a.Endpoint.ID]; waits {
+			out = append(out, fmt.Sprintf("endpoint %s of network %s is not in etcd: %s", a.Endpoint.Name, networkNameOf(a), why))
+		}
+	}
+	return append(out, s.Failed...)
+}
+
 // lost returns why endpoints are lost.
 func (p *publisher) lost() map[overspan.EndpointID]string {
 	p.mu.Lock()
@@ -86,6 +98,19 @@ func (p *publisher) now() publicationState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state.clone()
+}
+
+// reserve returns an error if a name belongs to an endpoint of this node that is
+// still to be published: no newcomer takes it meanwhile.
+func (p *publisher) reserve(n *overspan.Network, name string, registration int64) error {
+	lost := p.lost()
+	for _, a := range p.d.local.inNetwork(n.ID) {
+		if _, is := lost[a.Endpoint.ID]; is || !a.Committed || a.Registration == registration || a.Endpoint.Name != name {
+			continue
+		}
+		return overspan.Errorf(overspan.ErrExists, "endpoint with name %s already exists in network %s: it is on this node, and not in etcd yet", name, n.Name)
+	}
+	return nil
 }
 
 // run publishes again whatever is due, until ctx ends. While something cannot

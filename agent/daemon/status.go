@@ -126,6 +126,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	if st.Freeze, err = d.freezeStatus(ctx); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
 	}
+	st.Warnings = append(st.Warnings, d.publisher.now().failures(d.local.allAttachments())...)
 	if s := d.Snapshot(); s != nil {
 		st.SnapshotRevision = s.Revision
 		st.AppliedRevision = d.appliedRevision(s)
