@@ -14,50 +14,52 @@ import (
 type saga struct {
 	c     *testCluster
 	away  map[*testNode]bool
-	gone  map[*testNode]bool // removed while away
-	count int                // of containers made
+	count int // of containers made
 }
 
 // step does one thing that may happen in a cluster.
 func (s *saga) step(t *rapid.T) {
 	n := rapid.SampledFrom(s.c.nodes).Draw(t, "node")
 	if s.away[n] {
-		switch rapid.SampledFrom([]string{"return", "return", "remove"}).Draw(t, "of one that is away") {
-		case "return":
-			n.start()
-			s.away[n], s.gone[n] = false, false
-		case "remove":
-			if !s.gone[n] {
-				s.c.remove(n)
-				s.gone[n] = true
-			}
-		}
+		n.start()
+		s.away[n] = false
 		return
 	}
-	switch rapid.SampledFrom([]string{"connect", "connect", "connect", "disconnect", "leave", "leave", "drop the network"}).Draw(t, "what") {
-	case "connect":
-		s.count++
-		req := ConnectRequest{Network: "demo", Target: n.container(fmt.Sprint("c", s.count)), Wait: WaitLocal}
-		req.Name = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "name")
-		if rapid.Bool().Draw(t, "by its address") {
-			req.IP = fmt.Sprintf("10.20.0.%d", rapid.IntRange(2, 9).Draw(t, "address"))
-		}
-		_, _ = n.Connect(t.Context(), req) // taken names and addresses are refused
-	case "disconnect":
+	switch rapid.IntRange(0, 9).Draw(t, "what") {
+	case 0, 1, 2, 3, 4:
+		s.connect(t, n)
+	case 5:
 		if here := n.Attachments(); len(here) > 0 {
 			e := rapid.SampledFrom(here).Draw(t, "endpoint").Endpoint
 			if _, pending, err := n.Disconnect(t.Context(), "demo", string(e.ID)); err != nil || pending {
 				t.Errorf("disconnect %s on %s: pending %t, %v", e.Name, n.cfg.NodeName, pending, err)
 			}
 		}
-	case "leave":
+	case 6, 7, 8:
 		n.stop()
 		s.away[n] = true
-	case "drop the network":
+		if rapid.IntRange(0, 3).Draw(t, "only away") > 0 {
+			s.c.remove(n)
+		}
+	case 9:
 		if _, err := n.RemoveNetwork(t.Context(), "demo"); err == nil {
 			n.create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/28"}}})
 		}
 	}
+}
+
+// connect wants one of few names, and perhaps one of few addresses, so that
+// nodes take each other's.
+func (s *saga) connect(t *rapid.T, n *testNode) {
+	s.count++
+	req := ConnectRequest{
+		Network: "demo", Target: n.container(fmt.Sprint("c", s.count)), Wait: WaitLocal,
+		Name: rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "name"),
+	}
+	if rapid.Bool().Draw(t, "by its address") {
+		req.IP = fmt.Sprintf("10.20.0.%d", rapid.IntRange(2, 9).Draw(t, "address"))
+	}
+	_, _ = n.Connect(t.Context(), req) // names and addresses that are taken are refused
 }
 
 // end brings all nodes back and checks what must hold then: every endpoint is
@@ -111,8 +113,8 @@ func TestNodesComeAndGo(t *testing.T) {
 			}
 		}()
 		c.nodes[0].create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/28"}}})
-		s := &saga{c: c, away: map[*testNode]bool{}, gone: map[*testNode]bool{}}
-		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+		s := &saga{c: c, away: map[*testNode]bool{}}
+		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
 			s.step(rt)
 		}
 		s.end(rt)
