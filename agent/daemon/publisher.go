@@ -39,8 +39,11 @@ type publisher struct {
 	// at once.
 	told func(context.Context, publicationState)
 
-	due      chan struct{} // size 1: there may be something to publish
-	surveyed int64         // revision of the freeze in which all networks were looked at; only run uses it
+	due chan struct{} // size 1: there may be something to publish
+
+	// Only run uses these.
+	surveyed int64    // revision of the freeze in which all networks were looked at
+	missing  []string // what was logged last as not published
 
 	mu    sync.Mutex // guards state
 	state publicationState
@@ -171,6 +174,10 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		}
 	}
 	state := p.now()
+	if missing := state.failures(in.Attachments); !slices.Equal(missing, p.missing) {
+		p.d.log.Warn("not all that is served here is in etcd", "missing", missing)
+		p.missing = missing
+	}
 	p.told(ctx, state)
 	switch {
 	case todo.work():
@@ -194,16 +201,16 @@ func (p *publisher) caughtUp(ctx context.Context) passOutcome {
 // input returns what to decide by: a snapshot that is no older than the
 // registration, so that it shows what a removal took.
 func (p *publisher) input(ctx context.Context, session *store.Session) (publicationInput, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishBound)
+	bounded, cancel := context.WithTimeout(ctx, publishBound)
 	defer cancel()
-	snapshot, err := p.d.clusterSnapshot(ctx, session.Registration())
+	snapshot, err := p.d.clusterSnapshot(bounded, session.Registration())
 	if err != nil {
 		return publicationInput{}, err
 	}
 	in := publicationInput{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
 	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.freeze() {
 		// What was disconnected by force is not to be published.
-		if err := p.d.takeOffEvicted(ctx, session); err != nil {
+		if err := p.d.takeOffEvicted(bounded, session); err != nil {
 			return publicationInput{}, err
 		}
 	}
@@ -232,19 +239,26 @@ func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot) error {
 		if s.Segments[id] != nil {
 			continue
 		}
-		seg, err := p.d.mirror.Segment(ctx, id)
-		if err != nil {
+		if err := p.look(ctx, id); err != nil {
 			return err
 		}
-		if !mentions(seg, p.d.Self()) {
-			continue
-		}
-		if err := p.d.journal.PutFollowed(id); err != nil {
-			return err
-		}
-		p.d.follows.keep(id)
 	}
 	p.surveyed = s.Frozen.Revision
+	return nil
+}
+
+// look follows a network if this node has something there.
+func (p *publisher) look(ctx context.Context, id overspan.NetworkID) error {
+	ctx, cancel := context.WithTimeout(ctx, publishBound)
+	defer cancel()
+	seg, err := p.d.mirror.Segment(ctx, id)
+	if err != nil || !mentions(seg, p.d.Self()) {
+		return err
+	}
+	if err := p.d.journal.PutFollowed(id); err != nil {
+		return err
+	}
+	p.d.follows.keep(id)
 	return nil
 }
 

@@ -54,10 +54,7 @@ func (p *publisher) take(ctx context.Context, steps []step) (done bool) {
 		case ctx.Err() != nil || errors.Is(err, overspan.ErrFenced):
 			return done
 		default:
-			p.d.log.Warn("cannot publish again", "error", err)
-			p.mu.Lock()
-			p.state.Failed = append(p.state.Failed, err.Error())
-			p.mu.Unlock()
+			p.update(func(s *publicationState) { s.Failed = append(s.Failed, err.Error()) })
 		}
 	}
 	return done
@@ -69,7 +66,7 @@ func (p *publisher) restoreNetwork(session *store.Session, n *overspan.Network) 
 			return err
 		}
 		p.d.log.Info("network is in etcd again", "network", n.Name, "id", overspan.ShortID(n.ID))
-		p.count(func(s *publicationState) { s.Networks++ })
+		p.update(func(s *publicationState) { s.Networks++ })
 		return nil
 	}
 }
@@ -94,7 +91,7 @@ func (p *publisher) reclaim(session *store.Session, w claimWork) step {
 			return err
 		}
 		p.d.log.Info("claimed a block again", "network", w.Network.Name, "slots", w.Range.String(), "epoch", b.CreateRevision)
-		p.count(func(s *publicationState) { s.Blocks++ })
+		p.update(func(s *publicationState) { s.Blocks++ })
 		return nil
 	}
 }
@@ -107,10 +104,10 @@ func (p *publisher) withdraw(session *store.Session, e overspan.Endpoint) step {
 	}
 }
 
-func (p *publisher) count(what func(*publicationState)) {
+func (p *publisher) update(change func(*publicationState)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	what(&p.state)
+	change(&p.state)
 }
 
 // reattach publishes endpoints, many at once so that they share transactions,
