@@ -153,11 +153,14 @@ func (c *client) unary(ctx context.Context, method string, req, reply any, conn 
 		}
 		return c.explain(err, from.Addr != nil)
 	}
+	if _, status := reply.(*overspanv1.StatusResponse); status {
+		return nil // tells by itself
+	}
 	if answer, ok := reply.(interface {
 		GetStale() *overspanv1.Staleness
 	}); ok && answer.GetStale() != nil {
 		s := answer.GetStale()
-		fmt.Fprintf(c.stderr, "warning: etcd has not been reachable since %s (%s); what is shown may be out of date\n",
+		fmt.Fprintf(c.stderr, "warning: what is shown is stale since %s: %s\n",
 			s.GetSince().AsTime().Local().Format(time.RFC3339), s.GetReason())
 	}
 	return nil

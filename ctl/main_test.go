@@ -141,7 +141,9 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "trouble":
 		d.SetStatus(func(s *daemon.Status) {
 			s.Warnings, s.LastError, s.PendingReleases = []string{"the underlay is too small"}, "add vxlan osx-1: file exists", 2
-			s.Etcd = append(s.Etcd, daemon.EtcdMember{Endpoint: "http://10.99.0.2:2379", Err: overspan.Errorf(overspan.ErrUnavailable, "connection refused")})
+			s.Etcd = append(s.Etcd,
+				daemon.EtcdMember{Endpoint: "http://10.99.0.2:2379", Err: overspan.Errorf(overspan.ErrUnavailable, "connection refused")},
+				daemon.EtcdMember{Endpoint: "http://10.99.0.3:2379", Version: "3.6.0", Err: overspan.Errorf(overspan.ErrUnavailable, "it is out of space")})
 		})
 	case "no-sandboxes":
 		if left := d.Sandboxes(); len(left) > 0 {

@@ -122,7 +122,7 @@ func (d statusDetails) print(out io.Writer) error {
 		line("Etcd", "no member known")
 	}
 	if d.Stale != nil {
-		line("", "not reachable since %s: %s", clock(d.Stale.Since), d.Stale.Reason)
+		line("", "stale since %s: %s", clock(d.Stale.Since), d.Stale.Reason)
 	}
 	d.printNodes(line)
 	line("Networks", "%d, with %d blocks and %d endpoints in those that this node takes part in", d.Networks, d.Blocks, d.Endpoints)
@@ -165,8 +165,11 @@ func (d statusDetails) printNodes(line func(label, format string, args ...any)) 
 
 // String shows a member on one line.
 func (m etcdItem) String() string {
-	if !m.Healthy {
+	switch {
+	case !m.Healthy && m.Version == "":
 		return m.Endpoint + " unreachable: " + m.Error
+	case !m.Healthy:
+		return m.Endpoint + " unhealthy: " + m.Error
 	}
 	role := "follower"
 	if m.Leader {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -117,41 +116,6 @@ func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return client.Get(ctx, key, opts...)
-}
-
-// Members implements KV.
-func (e *Etcd) Members(ctx context.Context) []Member {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	members := make([]Member, len(e.endpoints))
-	var wg sync.WaitGroup
-	for i, endpoint := range e.endpoints {
-		wg.Go(func() { members[i] = e.member(ctx, endpoint) })
-	}
-	wg.Wait()
-	return members
-}
-
-func (e *Etcd) member(ctx context.Context, endpoint string) Member {
-	m := Member{Endpoint: endpoint}
-	client, err := e.connect(ctx)
-	if err != nil {
-		m.Err = e.fault("status", err)
-		return m
-	}
-	start := time.Now()
-	resp, err := client.Status(ctx, endpoint)
-	m.Latency = time.Since(start)
-	if err != nil {
-		m.Err = e.fault("status", err)
-		return m
-	}
-	m.Version = resp.Version
-	m.Leader = resp.Leader == resp.Header.MemberId
-	if len(resp.Errors) > 0 {
-		m.Err = errors.New(strings.Join(resp.Errors, "; "))
-	}
-	return m
 }
 
 // Grant implements KV.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"sync"
 	"time"
-
-	"github.com/overspan/overspan"
 )
 
 // errInjected is the cause that a fault made by Faulty gives.
@@ -50,7 +48,7 @@ func (f *Faulty) SetDown(down bool) {
 	f.down = down
 	f.mu.Unlock()
 	if down {
-		f.DropWatches(f.reachable("watch"))
+		f.DropWatches(f.reachable())
 	}
 }
 
@@ -89,18 +87,18 @@ func (f *Faulty) DropWatches(err error) {
 	}
 }
 
-func (f *Faulty) reachable(what string) error {
+func (f *Faulty) reachable() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
-		return overspan.Errorf(overspan.ErrUnavailable, "%s: etcd unreachable: %w", what, errInjected)
+		return unreachable(f.Endpoints(), errInjected.Error(), errInjected)
 	}
 	return nil
 }
 
 // Txn implements KV.
 func (f *Faulty) Txn(ctx context.Context, t Txn) (Result, error) {
-	if err := f.reachable("transaction"); err != nil {
+	if err := f.reachable(); err != nil {
 		return Result{}, err
 	}
 	f.mu.Lock()
@@ -125,12 +123,12 @@ func (f *Faulty) Txn(ctx context.Context, t Txn) (Result, error) {
 		<-ctx.Done()
 		cause = ctx.Err()
 	}
-	return Result{}, overspan.Errorf(overspan.ErrUnavailable, "transaction: %w", cause)
+	return Result{}, unreachable(f.Endpoints(), cause.Error(), cause)
 }
 
 // List implements KV.
 func (f *Faulty) List(ctx context.Context, r KeyRange, rev int64) (Listing, error) {
-	if err := f.reachable("list " + r.Key); err != nil {
+	if err := f.reachable(); err != nil {
 		return Listing{}, err
 	}
 	return f.KV.List(ctx, r, rev)
@@ -140,7 +138,7 @@ func (f *Faulty) List(ctx context.Context, r KeyRange, rev int64) (Listing, erro
 func (f *Faulty) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch {
 	out := make(chan Batch)
 	drop := make(chan error, 1)
-	if err := f.reachable("watch"); err != nil {
+	if err := f.reachable(); err != nil {
 		drop <- err
 	} else {
 		f.mu.Lock()
@@ -180,7 +178,7 @@ func (f *Faulty) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batc
 
 // Progress implements KV.
 func (f *Faulty) Progress(ctx context.Context) error {
-	if err := f.reachable("request progress"); err != nil {
+	if err := f.reachable(); err != nil {
 		return err
 	}
 	return f.KV.Progress(ctx)
@@ -188,7 +186,7 @@ func (f *Faulty) Progress(ctx context.Context) error {
 
 // Grant implements KV.
 func (f *Faulty) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
-	if err := f.reachable("grant lease"); err != nil {
+	if err := f.reachable(); err != nil {
 		return 0, err
 	}
 	return f.KV.Grant(ctx, ttl)
@@ -196,7 +194,7 @@ func (f *Faulty) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) 
 
 // KeepAlive implements KV.
 func (f *Faulty) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, error) {
-	if err := f.reachable("keep lease alive"); err != nil {
+	if err := f.reachable(); err != nil {
 		return nil, err
 	}
 	return f.KV.KeepAlive(ctx, id)
@@ -204,7 +202,7 @@ func (f *Faulty) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, er
 
 // Revoke implements KV.
 func (f *Faulty) Revoke(ctx context.Context, id LeaseID) error {
-	if err := f.reachable("revoke lease"); err != nil {
+	if err := f.reachable(); err != nil {
 		return err
 	}
 	return f.KV.Revoke(ctx, id)

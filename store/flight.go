@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -220,7 +221,10 @@ func (f *flights) settle(ctx context.Context, group []*request, cause error) []*
 	for attempt := 0; ; attempt++ {
 		f.setTrouble(cause)
 		if attempt > 0 && pause(ctx, f.backoff, attempt-1) != nil {
-			return refuse(group, cause)
+			for _, r := range group {
+				r.land(answer{err: f.closed(r)})
+			}
+			return nil
 		}
 		t := f.guarded(f.sequence + 2)
 		for _, r := range group {
@@ -292,7 +296,7 @@ func (f *flights) again(group []*request, cause error) []*request {
 			next = append(next, r)
 			continue
 		}
-		r.land(answer{err: cause})
+		r.land(answer{err: fmt.Errorf("%s: %w", r.what, cause)})
 	}
 	f.waiting = append(next, f.waiting...)
 	return nil
@@ -349,13 +353,19 @@ func (f *flights) setTrouble(err error) {
 
 // noAnswer is what a caller is told who waited in vain.
 func (f *flights) noAnswer(ctx context.Context, r *request) error {
-	f.mu.Lock()
-	cause := f.trouble
-	f.mu.Unlock()
+	cause := f.stuck()
 	if cause == nil {
-		cause = ctx.Err()
+		cause = unreachable(f.kv.Endpoints(), reasonSilent, ctx.Err())
 	}
-	return overspan.Errorf(overspan.ErrUnavailable, "%s: etcd unreachable: %w", r.what, cause)
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: %w", r.what, cause)
+}
+
+// stuck returns why the flight in the air has no outcome yet; nil if all is
+// well.
+func (f *flights) stuck() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.trouble
 }
 
 func (f *flights) closed(r *request) error {

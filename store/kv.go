@@ -44,6 +44,9 @@ type KV interface {
 	// Members asks each member for its health.
 	Members(ctx context.Context) []Member
 
+	// Endpoints names where the servers are, for errors.
+	Endpoints() []string
+
 	Close() error
 }
 
@@ -191,8 +194,8 @@ type Event struct {
 // A Member is an etcd server as it answered.
 type Member struct {
 	Endpoint string
-	Version  string
+	Version  string // "" if it did not answer
 	Leader   bool
 	Latency  time.Duration
-	Err      error
+	Err      error // why it is of no use; it may have answered nevertheless
 }

@@ -273,6 +273,9 @@ func (m *Memory) Members(context.Context) []Member {
 	return []Member{{Endpoint: "memory", Version: "memory", Leader: true}}
 }
 
+// Endpoints implements KV.
+func (m *Memory) Endpoints() []string { return []string{"memory"} }
+
 // Close implements KV. The store and its watches go on for those who share it.
 func (m *Memory) Close() error { return nil }
 

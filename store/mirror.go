@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -148,12 +151,18 @@ func (m *Mirror) waitRevision(ctx context.Context, history int, rev int64) error
 			pause = min(2*pause, lastPause)
 			retry.Reset(pause)
 		case <-ctx.Done():
-			if _, stale := m.Stale(); stale != nil {
-				return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w: %w", rev, ctx.Err(), stale)
-			}
-			return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d: %w", rev, ctx.Err())
+			return m.overdue(ctx, fmt.Sprintf("revision %d", rev))
 		}
 	}
+}
+
+// overdue is the error of one who has waited for something in vain.
+func (m *Mirror) overdue(ctx context.Context, what string) error {
+	if _, stale := m.Stale(); stale != nil {
+		return &outage{text: stale.Error(), cause: errors.Join(ctx.Err(), stale)}
+	}
+	return overspan.Errorf(overspan.ErrUnavailable,
+		"etcd at %s is slow: %s has not been heard of in time; try again: %w", strings.Join(m.kv.Endpoints(), ","), what, ctx.Err())
 }
 
 // want has every watch asked to reach a revision, and its range listed again if

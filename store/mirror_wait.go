@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -27,7 +28,7 @@ func (m *Mirror) WaitSegment(ctx context.Context, n overspan.NetworkID, rev int6
 			// The revision may be one at which nothing happened there.
 			m.want(rev)
 		case <-ctx.Done():
-			return overspan.Errorf(overspan.ErrUnavailable, "wait for revision %d of network %s: %w", rev, overspan.ShortID(n), ctx.Err())
+			return m.overdue(ctx, fmt.Sprintf("revision %d of network %s", rev, overspan.ShortID(n)))
 		}
 	}
 }

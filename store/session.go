@@ -161,6 +161,10 @@ func (s *Session) Registration() int64 { return s.registration }
 // Meta returns what the cluster was set up with.
 func (s *Session) Meta() overspan.Meta { return s.meta }
 
+// Stuck returns why nothing that this session writes gets through at the moment;
+// nil if all is well.
+func (s *Session) Stuck() error { return s.flights.stuck() }
+
 // Update rewrites the registration with what the host has become: its name,
 // addresses, MTU and routes. Whether the node is draining is Drain's to say.
 func (s *Session) Update(ctx context.Context, n overspan.Node) error {

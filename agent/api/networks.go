@@ -113,7 +113,7 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 		return nil, err
 	}
 	if v.stale != nil {
-		return nil, overspan.Errorf(overspan.ErrUnavailable, "etcd is not reachable: cannot tell which networks are in use: %s", v.stale.GetReason())
+		return nil, overspan.Errorf(overspan.ErrUnavailable, "cannot tell which networks are in use: %s", v.stale.GetReason())
 	}
 	resp := &overspanv1.PruneNetworksResponse{}
 	for _, n := range v.networks() {
