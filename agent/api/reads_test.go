@@ -120,6 +120,14 @@ func TestEndpoints(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"web1": "", "db": "h2 holds its address"}, lost); diff != "" {
 		t.Errorf("lost (-want +got):\n%s", diff)
 	}
+
+	// One that was disconnected while etcd is away has a record and no port.
+	d.LoseEtcd("connection refused")
+	must[*overspanv1.DisconnectResponse](t)(c.networks.Disconnect(ctx, &overspanv1.DisconnectRequest{Network: "other", Target: "web1"}))
+	got = must[*overspanv1.GetEndpointResponse](t)(c.endpoints.GetEndpoint(ctx, &overspanv1.GetEndpointRequest{Endpoint: "web1", Network: "other"}))
+	if !strings.Contains(got.GetEndpoint().GetLost(), "disconnected") {
+		t.Errorf("an endpoint that waits for its release: %v", got)
+	}
 }
 
 // A lost endpoint is seen under its network's name when that is gone, too.

@@ -32,14 +32,23 @@ func prefixBits(s overspan.Subnet) uint32 {
 	return uint32(s.Prefix.Bits())
 }
 
+// unreleased is why an endpoint of this node that has a record and no port is
+// off its network.
+const unreleased = "disconnected; its address and name are freed as soon as etcd takes it"
+
 // endpointViews shows a network's endpoints, and those of this node that were
-// lost: their records may be gone, their ports are still there.
+// lost: their records may be gone, their ports are still there. Of one that was
+// disconnected while etcd was away it is the other way round.
 func (v *view) endpointViews(i interior) []*overspanv1.EndpointView {
 	var out []*overspanv1.EndpointView
 	seen := map[overspan.EndpointID]bool{}
 	for _, e := range i.endpoints() {
 		seen[e.ID] = true
-		out = append(out, v.endpointView(i.network, *e))
+		shown := v.endpointView(i.network, *e)
+		if _, plugged := v.attachments[e.ID]; shown.Local && !plugged {
+			shown.Lost = unreleased
+		}
+		out = append(out, shown)
 	}
 	for _, a := range v.attached() {
 		if a.Lost != "" && a.Endpoint.Network == i.network.ID && !seen[a.Endpoint.ID] {

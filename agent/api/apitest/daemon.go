@@ -42,6 +42,7 @@ type Daemon struct {
 	syncErr     error
 	sandboxes   []overspan.Sandbox
 	attachments []overspan.Attachment
+	unreleased  []overspan.Endpoint // detached while etcd was away
 	drift       []string
 	status      daemon.Status
 	panics      bool
@@ -123,6 +124,8 @@ func (d *Daemon) LoseEtcd(reason string) {
 	d.since, d.reason = time.Time{}, reason
 	if reason != "" {
 		d.since = Created
+	} else {
+		d.release()
 	}
 }
 

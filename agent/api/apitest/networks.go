@@ -263,8 +263,21 @@ func (d *Daemon) Place(network, name string, node overspan.NodeID) error {
 }
 
 // detach removes the i-th attachment. The caller holds mu.
+// detach removes the i-th attachment, and its record unless etcd is away. The
+// caller holds mu.
 func (d *Daemon) detach(i int) {
 	e := d.attachments[i].Endpoint
 	d.attachments = slices.Delete(d.attachments, i, i+1)
-	d.change(func(s *overspan.Snapshot) { s.Segments[e.Network] = without(s.Segments[e.Network], e) })
+	d.unreleased = append(d.unreleased, e)
+	if d.since.IsZero() {
+		d.release()
+	}
+}
+
+// release removes the records of endpoints that were detached.
+func (d *Daemon) release() {
+	for _, e := range d.unreleased {
+		d.change(func(s *overspan.Snapshot) { s.Segments[e.Network] = without(s.Segments[e.Network], e) })
+	}
+	d.unreleased = nil
 }
