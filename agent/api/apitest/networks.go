@@ -262,7 +262,6 @@ func (d *Daemon) Place(network, name string, node overspan.NodeID) error {
 	return nil
 }
 
-// detach removes the i-th attachment. The caller holds mu.
 // detach removes the i-th attachment, and its record unless etcd is away. The
 // caller holds mu.
 func (d *Daemon) detach(i int) {
