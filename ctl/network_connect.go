@@ -95,7 +95,7 @@ func (a *app) networkDisconnectCommand() *cobra.Command {
 			return err
 		}
 		if resp.GetPending() {
-			fmt.Fprintln(a.stderr, "note: etcd is not reachable: address and name are freed when it is back")
+			fmt.Fprintln(a.stderr, "note: etcd does not take it now: address and name are freed as soon as it does")
 		}
 		return one(a, endpointItemOf(resp.GetEndpoint()), func() error { return nil })
 	}

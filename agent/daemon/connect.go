@@ -25,8 +25,9 @@ const attachTries = 8
 const requestBound = 4 * time.Second
 
 // undoBound is how long the undoing of half an attach may take before the
-// caller hears of it; what is left is finished in the background.
-const undoBound = 2 * time.Second
+// caller hears of it, which must be within 5 s of the request; what is left is
+// finished in the background.
+const undoBound = 800 * time.Millisecond
 
 // A ConnectRequest is what a user says about a new endpoint; all but Network
 // and Target may be empty.

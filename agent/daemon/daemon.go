@@ -8,6 +8,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -185,6 +186,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
 	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.mirror.Suspect
 	registrar.settings = d.settings
+	registrar.failed = d.health.changed.fire
 	return d, nil
 }
 
@@ -298,14 +300,23 @@ func (d *Daemon) Stale() (time.Time, string) {
 	return since, err.Error()
 }
 
-// Ready waits until the node can serve: it is registered and its kernel is in
-// line with etcd, or etcd is away and the journal's snapshot stands in. It
-// returns false if ctx ended first.
+// overdue is the error of a request that has waited for etcd in vain.
+func (d *Daemon) overdue(ctx context.Context, what string) error {
+	if _, err := d.mirror.Stale(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: etcd is slow; try again: %w", what, ctx.Err())
+}
+
+// Ready waits until the node can serve: its kernel is in line with etcd, or with
+// the journal's snapshot if etcd is away; and it is registered, or etcd does not
+// let it: one that is full can be read all the same. It returns false if ctx
+// ended first.
 func (d *Daemon) Ready(ctx context.Context) bool {
 	for {
 		changed := d.health.changed.wait()
 		_, err := d.registrar.session()
-		if d.health.looked() && (err == nil || d.mirror.Snapshot() == nil) {
+		if d.health.looked() && (err == nil || d.registrar.slot.hasFailed() || d.mirror.Snapshot() == nil) {
 			return true
 		}
 		select {

@@ -61,15 +61,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	}
 	d.events.publish(attachmentEvent("disconnect", a))
 	defer d.reconsider(a.Endpoint.Network)
-	session, err := d.registrar.session()
-	if err != nil {
-		return true, nil
-	}
-	if err := d.releaser.release(ctx, session, a.Endpoint); err != nil {
-		d.releaser.postpone(a.Endpoint)
-		return true, nil
-	}
-	return false, nil
+	return !d.releaser.releaseSoon(ctx, a.Endpoint), nil
 }
 
 // departed has a network looked at again in which this node has neither an

@@ -85,7 +85,7 @@ func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
 		case <-changed:
 		case <-ctx.Done():
 			d.settle(id)
-			return overspan.Errorf(overspan.ErrUnavailable, "network %s could not be read from etcd in time: %w", overspan.ShortID(id), ctx.Err())
+			return d.overdue(ctx, "read network "+overspan.ShortID(id))
 		}
 	}
 }

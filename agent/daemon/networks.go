@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -90,7 +91,7 @@ func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return overspan.Errorf(overspan.ErrUnavailable, "network %s was created, but this node has not heard of it from etcd yet: %w", n.Name, ctx.Err())
+			return d.overdue(ctx, "network "+n.Name+" was created, but not heard of on this node yet")
 		}
 	}
 }
@@ -253,8 +254,8 @@ func (d *Daemon) network(ctx context.Context, ref string) (*overspan.Network, er
 	if !errors.Is(err, overspan.ErrNotFound) {
 		return n, err
 	}
-	if syncErr := d.Sync(ctx); syncErr != nil {
-		return nil, syncErr
+	if err := d.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("look for network %s: %w", ref, err)
 	}
 	return findNetwork(d.Snapshot(), d.Self(), ref)
 }

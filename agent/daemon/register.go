@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type registrar struct {
 	settings  func() overspan.Meta // for a cluster that has none; may be zero
 
 	joined func()                // told of each new session
+	failed func()                // told of each try to get one that has failed
 	fenced func()                // told when the registration was lost
 	shown  func() *overspan.Node // the registration as the newest snapshot shows it, if it does
 }
@@ -52,7 +54,7 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &registrar{
+	r := &registrar{
 		cfg:     cfg,
 		log:     parts.Log,
 		kv:      parts.KV,
@@ -63,7 +65,9 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 		known:   parts.Journal.Identity(),
 		changed: make(chan struct{}, 1),
 		turn:    make(chan struct{}, 1),
-	}, nil
+	}
+	r.slot.clear(fmt.Errorf("etcd at %s has not answered yet; try again", strings.Join(parts.KV.Endpoints(), ",")))
+	return r, nil
 }
 
 // session returns the session, or why this node cannot write to etcd now.
@@ -93,6 +97,7 @@ func (r *registrar) keep(ctx context.Context) error {
 		doubted, err := r.trusted(ctx)
 		if err != nil {
 			r.slot.fail(err)
+			r.failed()
 			r.log.Warn("cannot register; will try again", "error", err)
 			continue
 		}
@@ -140,7 +145,7 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 	if errors.Is(err, store.ErrForgotten) {
 		r.suspect(err.Error())
 	}
-	r.slot.set(nil)
+	r.slot.clear(cmp.Or(err, errStopping))
 	switch {
 	case errors.Is(err, overspan.ErrFenced):
 		r.log.Warn("registration lost; registering anew", "error", err)
@@ -166,6 +171,7 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 			return nil, fmt.Errorf("register: %w", err)
 		}
 		r.slot.fail(err)
+		r.failed()
 		r.log.Warn("cannot register; will try again", "error", err)
 		if sleep(ctx, registerEvery) != nil {
 			return nil, nil

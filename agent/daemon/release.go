@@ -16,6 +16,9 @@ import (
 // releaseEvery is how often pending releases are tried again.
 const releaseEvery = time.Second
 
+// releaseBound is how long a user waits for etcd to hear of a disconnect.
+const releaseBound = time.Second
+
 // releaser takes endpoints out of etcd whose ports are off their networks, and
 // gives their slots back: at once, or when etcd is there again.
 type releaser struct {
@@ -31,6 +34,22 @@ type releaser struct {
 	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
 	pending chan struct{}              // size 1: the journal has releases
 	freed   func()                     // told when slots were given back
+}
+
+// releaseSoon releases an endpoint while its user waits: not at all where etcd is
+// known to be away, and not for long where that is found out now. False says
+// that it will be done when etcd is back.
+func (r *releaser) releaseSoon(ctx context.Context, e overspan.Endpoint) bool {
+	ctx, cancel := context.WithTimeout(ctx, releaseBound)
+	defer cancel()
+	session, err := r.session()
+	if _, stale := r.mirror.Stale(); err == nil && stale == nil && session.Stuck() == nil {
+		if r.release(ctx, session, e) == nil {
+			return true
+		}
+	}
+	r.postpone(e)
+	return false
 }
 
 // release takes an endpoint's record out of etcd and frees its slots. Its port

@@ -120,8 +120,10 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		st.Warnings = append(st.Warnings, "cannot read pending releases: "+err.Error())
 	}
 	st.PendingReleases = len(releases)
-	if _, err := d.registrar.session(); err != nil {
+	if session, err := d.registrar.session(); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
+	} else if err := session.Stuck(); err != nil {
+		st.Warnings = append(st.Warnings, "nothing is written: "+err.Error())
 	}
 	if st.Freeze, err = d.freezeStatus(ctx); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())

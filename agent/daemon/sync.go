@@ -56,35 +56,47 @@ func (k *keyedLocks) leave(key string, l *keyedLock) {
 
 // sessionSlot holds the session while the node is registered.
 type sessionSlot struct {
-	mu      sync.Mutex // guards session and reason
+	mu      sync.Mutex // guards all below
 	session *store.Session
-	reason  error
+	reason  error // why there is none
+	failed  bool  // the last try to get one has failed
 }
 
 func (s *sessionSlot) set(session *store.Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.session, s.reason = session, nil
+	s.session, s.failed = session, false
 }
 
-// fail says why there is no session.
-func (s *sessionSlot) fail(err error) {
+// clear says why there is no session for now.
+func (s *sessionSlot) clear(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.session, s.reason = nil, err
+	s.session, s.reason, s.failed = nil, why, false
+}
+
+// fail says why a try to get one has failed.
+func (s *sessionSlot) fail(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session, s.reason, s.failed = nil, why, true
+}
+
+// hasFailed reports whether the last try to register has failed.
+func (s *sessionSlot) hasFailed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
 }
 
 // get returns the session, or why this node cannot write to etcd now.
 func (s *sessionSlot) get() (*store.Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.session != nil:
+	if s.session != nil {
 		return s.session, nil
-	case s.reason != nil:
-		return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", s.reason)
 	}
-	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered with etcd yet; try again")
+	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", s.reason)
 }
 
 // idSet is a set of ids for several goroutines.
