@@ -3190,7 +3190,8 @@ type Event struct {
 	// "network", "endpoint", "sandbox", "node" or "kernel".
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// "create", "destroy", "connect", "disconnect", "up", "down",
-	// "remove", "drain", "undrain", "evict", "fence", "repair".
+	// "remove", "drain", "undrain", "evict", "fence", "repair",
+	// "conflict", "resolve".
 	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string            `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
