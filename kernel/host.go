@@ -37,6 +37,7 @@ type Host struct {
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
 
 	bearing sync.Mutex // held while a link is in the born group
+	echoes  echoes     // what Watch does not hint at
 }
 
 // NewHost opens the kernel of the calling thread's network namespace.

@@ -72,6 +72,8 @@ func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 			case err != nil:
 				fail(op, err)
 			case m != nil:
+				dev, _ := entryDevice(op)
+				h.echoes.expect(finder.found[dev].index, op)
 				route.add(op, m)
 			}
 		}

@@ -40,7 +40,7 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("half a route: %+v", r)
 		}
 		decodeSet(raw)
-		routeDevice(raw)
+		routeTo(raw)
 	})
 }
 

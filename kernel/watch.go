@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,7 +20,8 @@ const (
 	// watchPoll bounds how long a watcher overlooks the end of its context.
 	watchPoll = 200 * time.Millisecond
 
-	// watchRetry is the pause before a lost subscription is made again.
+	// watchRetry is how far apart two subscriptions lie at least. What happens
+	// in between is unknown, and looked at after the second.
 	watchRetry = time.Second
 
 	// nftGroup is NFNLGRP_NFTABLES: what changes nftables, and so the nft
@@ -38,12 +42,17 @@ func rtGroups() []int {
 // closes the channel. Hints wait in a set while nobody reads, so a burst of
 // events is a few hints, and none is ever lost: where the kernel dropped
 // events, one hint says that anything may have changed. Changes that this Host
-// makes are hinted at as well, but for neighbours.
+// makes are hinted at as well, but for neighbours and forwarding entries.
+//
+// Sets, sysctls, and rules of the legacy flavour of iptables change without an
+// event.
 func (h *Host) Watch(ctx context.Context) <-chan Hint {
 	out := make(chan Hint)
 	p := &pending{hints: map[Hint]struct{}{}, wake: make(chan struct{}, 1)}
 	var readers sync.WaitGroup
-	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, to: p}) })
+	readers.Go(func() {
+		h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, own: &h.echoes, to: p})
+	})
 	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, ruleEvents{p}) })
 	go func() {
 		defer close(out)
@@ -59,20 +68,24 @@ type events interface {
 	// is unknown. An error ends the subscription, and it is tried again.
 	restart() error
 	event(kind uint16, sender uint32, body []byte)
+	idle() // now and then, while nothing happens
 }
 
-// watchFamily listens until ctx ends, and subscribes again after any error.
+// watchFamily listens until ctx ends, and subscribes again after any error: the
+// events that were lost with it, or waited behind it, are worth one look at
+// everything.
 func (h *Host) watchFamily(ctx context.Context, family int, groups []int, to events) {
 	for {
+		again := time.After(watchRetry)
 		err := h.listen(ctx, family, groups, to)
 		if ctx.Err() != nil {
 			return
 		}
-		h.log.Warn("kernel events lost", "error", err)
+		h.log.Warn("kernel events lost: looking at everything", "error", err)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(watchRetry):
+		case <-again:
 		}
 	}
 }
@@ -97,13 +110,9 @@ func (h *Host) listen(ctx context.Context, family int, groups []int, to events) 
 		msgs, err := c.receive()
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-		case errors.Is(err, unix.ENOBUFS):
-			// The queue overflowed; the subscription goes on.
-			if err := to.restart(); err != nil {
-				return err
-			}
+			to.idle()
 		case err != nil:
-			return err
+			return err // ENOBUFS: the queue overflowed
 		}
 		for _, m := range msgs {
 			to.event(m.Header.Type, m.Header.Pid, m.Data)
@@ -170,19 +179,42 @@ func (p *pending) deliver(ctx context.Context, out chan<- Hint) {
 	}
 }
 
-// ruleEvents hints at every change of nftables.
+// ruleEvents hints at changes of the tables that chains of ours are in.
 type ruleEvents struct{ to *pending }
 
-func (r ruleEvents) event(uint16, uint32, []byte) { r.to.add(Hint{Rules: true}) }
+func (r ruleEvents) event(_ uint16, _ uint32, body []byte) {
+	if slices.Contains(ruleTables(), tableOf(body)) {
+		r.to.add(Hint{Rules: true})
+	}
+}
+
 func (r ruleEvents) restart() error {
 	r.to.add(Hint{Rules: true})
 	return nil
+}
+
+func (r ruleEvents) idle() {}
+
+// tableOf returns the table of IPv4 or IPv6 that a message of nftables is
+// about: the first attribute of all of them, but for the one that only counts
+// changes.
+func tableOf(body []byte) string {
+	if len(body) < nl.SizeofNfgenmsg || body[0] != unix.AF_INET && body[0] != unix.AF_INET6 {
+		return ""
+	}
+	for kind, v := range walk(body[nl.SizeofNfgenmsg:]) {
+		if kind == unix.NFTA_TABLE_NAME {
+			return unix.ByteSliceToString(v)
+		}
+	}
+	return ""
 }
 
 // linkEvents hints at changes of our devices, and of the host's own addresses
 // and routes.
 type linkEvents struct {
 	conn  *conn
+	own   *echoes
 	to    *pending
 	names map[int]string // of our devices, by index
 }
@@ -211,39 +243,47 @@ func (l *linkEvents) learn(d device) {
 	}
 }
 
+func (l *linkEvents) idle() { l.own.forget(time.Now()) }
+
 func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		l.link(kind, body)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		e, err := decodeEntry(body)
-		if err == nil && sender != l.conn.port {
+		if err == nil && sender != l.conn.port && !l.own.hears(kind, e) {
 			l.device(e.index)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if a, err := decodeAddr(body); err == nil && !l.device(a.index) {
+		// Link-local addresses are nobody's doing: the kernel tells of each again
+		// when it has found no duplicate.
+		a, err := decodeAddr(body)
+		if err == nil && !a.prefix.Addr().IsLinkLocalUnicast() && !l.device(a.index) {
 			l.to.add(Hint{Routes: true})
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		if _, ok := l.names[routeDevice(body)]; !ok {
+		dst, dev := routeTo(body)
+		if _, ours := l.names[dev]; !ours && !dst.IsLinkLocalUnicast() {
 			l.to.add(Hint{Routes: true})
 		}
 	}
 }
 
 // link hints at a link of ours, under the name that it had and the one that it
-// has: a rename takes it away.
+// has: a rename takes it away. Of others it says that there was something.
 func (l *linkEvents) link(kind uint16, body []byte) {
 	d, err := decodeLink(body)
 	if err != nil {
 		return
 	}
-	l.device(d.index)
+	ours := l.device(d.index)
 	if body[0] == unix.AF_BRIDGE {
 		return // about the port, not the link: RTM_DELLINK means that it left its bridge
 	}
 	l.learn(d)
-	l.device(d.index)
+	if !l.device(d.index) && !ours {
+		l.to.add(Hint{Links: true})
+	}
 	if kind == unix.RTM_DELLINK {
 		delete(l.names, d.index)
 	}
@@ -258,11 +298,16 @@ func (l *linkEvents) device(index int) bool {
 	return ok
 }
 
-func routeDevice(b []byte) int {
+// routeTo returns a route's destination, invalid for a default route, and the
+// device that it leads to.
+func routeTo(b []byte) (dst netip.Addr, dev int) {
 	for kind, v := range walk(b[min(len(b), unix.SizeofRtMsg):]) {
-		if kind == unix.RTA_OIF {
-			return int(getU32(v))
+		switch kind {
+		case unix.RTA_DST:
+			dst = getAddr(v)
+		case unix.RTA_OIF:
+			dev = int(getU32(v))
 		}
 	}
-	return 0
+	return dst, dev
 }

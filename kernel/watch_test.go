@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"golang.org/x/sys/unix"
 )
 
 // await reads hints until the wanted one comes.
@@ -74,9 +75,11 @@ func TestWatch(t *testing.T) {
 		drain(t, hints)
 	}
 
-	sh(t, "ip link add foreign type bridge; ip link set foreign mtu 1300; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev foreign; ip link del foreign")
+	sh(t, "ip link add foreign type bridge")
+	await(t, hints, Hint{Links: true})
+	sh(t, "ip link set foreign mtu 1300; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev foreign; ip link del foreign; nft add table inet fw; nft add chain inet fw c; iptables -t nat -N FOREIGN")
 	for _, got := range drain(t, hints) {
-		if got.Dev != "" || got.All {
+		if got.Dev != "" || got.All || got.Rules {
 			t.Errorf("hint %+v at what others do", got)
 		}
 	}
@@ -90,16 +93,84 @@ func TestWatch(t *testing.T) {
 // hints are few, and the last state is hinted at.
 func TestWatchLosesNothing(t *testing.T) {
 	s := newTestSite(t)
-	plan := s.want
+	converge(t, s.host, s.scope, s.want)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	hints := s.host.Watch(ctx)
 	await(t, hints, Hint{All: true})
-	s.net.addRemote(&plan, addr("192.0.2.2"), 1000, 20_000)
-	converge(t, s.host, s.scope, plan)
+	sh(t, `seq 1 20000 | awk '{printf "fdb add 02:00:00:00:%02x:%02x dev `+s.net.vxlan()+` dst 192.0.2.2\n", $1/256, $1%256}' | bridge -batch -`)
 	if all := drain(t, hints); len(all) > 20 {
 		t.Errorf("%d hints for one burst", len(all))
 	}
-	sh(t, "bridge fdb del "+s.net.mac(1000).String()+" dev "+s.net.vxlan())
+	sh(t, "bridge fdb del "+s.net.mac(65).String()+" dev "+s.net.vxlan())
 	await(t, hints, Hint{Dev: s.net.vxlan()})
+}
+
+// TestWatchHearsNoEcho: forwarding entries that this Host writes are no news to
+// it. What others make of them at once is.
+func TestWatchHearsNoEcho(t *testing.T) {
+	s := newTestSite(t)
+	converge(t, s.host, s.scope, s.want)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	hints := s.host.Watch(ctx)
+	await(t, hints, Hint{All: true})
+	drain(t, hints)
+
+	more := s.want.Clone()
+	s.net.addRemote(&more, addr("192.0.2.2"), 1000, 64)
+	moved := more.Clone()
+	s.net.addRemote(&moved, addr("192.0.2.3"), 1000, 64)
+	key := FDBKey{overspan.VethName(s.key.Endpoint), s.net.mac(2)}
+	for _, ops := range [][]Op{
+		Diff(s.want, more), Diff(more, moved), Diff(moved, s.want), {DelStatic{key}}, {AddStatic{key}},
+	} {
+		apply(t, s.host, ops...)
+		if all := drain(t, hints); len(all) > 0 {
+			t.Errorf("hints %+v at %d ops like %s", all, len(ops), ops[0])
+		}
+	}
+
+	apply(t, s.host, Diff(s.want, more)...)
+	sh(t, "bridge fdb replace "+s.net.mac(1000).String()+" dev "+s.net.vxlan()+" dst 192.0.2.3")
+	await(t, hints, Hint{Dev: s.net.vxlan()})
+}
+
+// stalledEvents takes no event before it is released.
+type stalledEvents struct {
+	begun   chan struct{} // sent to by each subscription
+	release chan struct{}
+}
+
+func (s stalledEvents) restart() error {
+	s.begun <- struct{}{}
+	return nil
+}
+
+func (s stalledEvents) event(uint16, uint32, []byte) { <-s.release }
+func (s stalledEvents) idle()                        {}
+
+// TestWatchOverflows floods a watcher that does not read: the kernel cuts it
+// off, and it subscribes again.
+func TestWatchOverflows(t *testing.T) {
+	h := newTestHost(t)
+	sh(t, "ip link add foreign type bridge; ip link set foreign up")
+	ctx, cancel := context.WithCancel(t.Context())
+	s := stalledEvents{begun: make(chan struct{}), release: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), s)
+	}()
+	<-s.begun
+	// Twice the queue, which the kernel makes twice as large as it is asked.
+	sh(t, `seq 1 50000 | awk '{m=sprintf("02:00:00:00:%02x:%02x",$1/256,$1%256); print "fdb add " m " dev foreign self permanent"; print "fdb del " m " dev foreign self"}' | bridge -batch -`)
+	close(s.release)
+	select {
+	case <-s.begun:
+	case <-time.After(20 * time.Second):
+		t.Error("the watcher did not subscribe again")
+	}
+	cancel()
+	<-done
 }

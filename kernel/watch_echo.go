@@ -1,0 +1,98 @@
+package kernel
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/overspan/overspan"
+	"golang.org/x/sys/unix"
+)
+
+// echoLife is how long the kernel may take to announce what this Host did.
+const echoLife = 2 * time.Second
+
+// echoes is the entries that this Host wrote a moment ago. The kernel announces
+// them like everybody's and mostly does not say whose they are, but that an
+// entry is as it was last written here is no news, whoever wrote it.
+type echoes struct {
+	mu       sync.Mutex // guards all below
+	now, old map[echoKey]echo
+	since    time.Time // of now; old is of the echoLife before
+}
+
+// An echoKey is a forwarding entry of a device, or of the bridge behind a port,
+// or a neighbour.
+type echoKey struct {
+	index  int
+	mac    overspan.MAC
+	bridge bool
+	ip     netip.Addr // of a neighbour, which is not found by its MAC
+}
+
+// An echo is what was written: an entry that leads to dst, or none.
+type echo struct {
+	deleted bool
+	dst     netip.Addr
+}
+
+// expect notes an op on an entry of a device that is about to be carried out.
+// The kernel tells who changed a neighbour, but not who deleted it.
+func (e *echoes) expect(index int, op Op) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.turn(time.Now())
+	switch o := op.(type) {
+	case SetFDB:
+		put(&e.now, echoKey{index: index, mac: o.Key.MAC}, echo{dst: o.Dst})
+	case DelFDB:
+		put(&e.now, echoKey{index: index, mac: o.Key.MAC}, echo{deleted: true})
+	case AddStatic:
+		put(&e.now, echoKey{index: index, mac: o.Key.MAC, bridge: true}, echo{})
+	case DelStatic:
+		put(&e.now, echoKey{index: index, mac: o.Key.MAC, bridge: true}, echo{deleted: true})
+	case SetNeigh:
+		delete(e.now, echoKey{index: index, ip: o.Key.IP})
+		delete(e.old, echoKey{index: index, ip: o.Key.IP})
+	case DelNeigh:
+		put(&e.now, echoKey{index: index, ip: o.Key.IP}, echo{deleted: true})
+	}
+}
+
+// hears reports whether an event says no more than what was written here.
+func (e *echoes) hears(kind uint16, got entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	key := echoKey{index: got.index, mac: got.mac, bridge: got.bridge}
+	if got.family != unix.AF_BRIDGE {
+		key = echoKey{index: got.index, ip: got.dst}
+	}
+	want, ok := e.now[key]
+	if !ok {
+		want, ok = e.old[key]
+	}
+	switch {
+	case !ok:
+		return false
+	case want.deleted:
+		return kind == unix.RTM_DELNEIGH
+	case got.bridge:
+		return kind == unix.RTM_NEWNEIGH && got.isStatic()
+	}
+	return kind == unix.RTM_NEWNEIGH && got.isFDB() && got.dst == want.dst
+}
+
+// forget drops what is too old to be announced any more.
+func (e *echoes) forget(now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.turn(now)
+}
+
+// turn is called under mu.
+func (e *echoes) turn(now time.Time) {
+	if now.Sub(e.since) < echoLife {
+		return
+	}
+	e.old, e.now, e.since = e.now, nil, now
+}
