@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
+	"internal/mutation": nil,
 	"internal/steps":    nil,
 }
 
@@ -49,6 +50,7 @@ var onlyIn = map[string][]string{
 	"testing/synctest":               {},                    // with the race detector it can crash the test
 	module + "/internal/nstest":      {"bridge", "overlay"}, // for tests
 	module + "/internal/golden":      {"bridge", "overlay"},
+	module + "/internal/mutation":    {"kernel", "e2e"},
 }
 
 // neverIn lists what pure packages do not import, tests excepted: planners and

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/mutation"
 )
 
 // testSite is a host with a whole network on it, and rules.
@@ -50,76 +51,29 @@ func guardVXLAN(s *State) {
 }
 
 // TestRepair breaks a network in every way that an administrator may think of,
-// one by one: one pass puts each right.
+// one by one: one pass puts each right, and says so.
 func TestRepair(t *testing.T) {
 	s := newTestSite(t)
 	converge(t, s.host, s.scope, s.want)
-	expand := strings.NewReplacer(
-		"BRIDGE", s.net.bridge(), "VXLAN", s.net.vxlan(), "VETH", overspan.VethName(s.key.Endpoint),
-		"PIN", s.netns, "REMOTEMAC", s.net.mac(65).String(), "LOCALMAC", s.net.mac(2).String(),
-	)
-	for _, test := range []struct{ name, host, inside string }{
-		{name: "nothing"},
-		{name: "bridge deleted", host: "ip link del BRIDGE"},
-		{name: "vxlan device deleted", host: "ip link del VXLAN"},
-		{name: "veth deleted", host: "ip link del VETH"},
-		{name: "veth deleted inside", inside: "ip link del eth0"},
-		{name: "veth renamed", host: "ip link set VETH down; ip link set VETH name lost"},
-		{name: "veth released", host: "ip link set VETH nomaster"},
-		{name: "vxlan device released", host: "ip link set VXLAN nomaster"},
-		{name: "bridge down", host: "ip link set BRIDGE down"},
-		{name: "bridge down and up", host: "ip link set BRIDGE down; ip link set BRIDGE up"},
-		{name: "vxlan device down", host: "ip link set VXLAN down"},
-		{name: "vxlan device down and up", host: "ip link set VXLAN down; ip link set VXLAN up"},
-		{name: "veth down", host: "ip link set VETH down"},
-		{name: "mac of the bridge", host: "ip link set BRIDGE address 02:00:00:00:00:01"},
-		{name: "mac of the vxlan device", host: "ip link set VXLAN address 02:00:00:00:00:01"},
-		{name: "mtus", host: "ip link set BRIDGE mtu 1300; ip link set VXLAN mtu 1300; ip link set VETH mtu 1300"},
-		{name: "port flags", host: "bridge link set dev VETH learning on flood on hairpin off isolated on"},
-		{name: "snooping", host: "ip link set BRIDGE type bridge mcast_snooping 1"},
-		{name: "addrgenmode", host: "ip link set VXLAN addrgenmode eui64"},
-		{name: "vxlan device made anew", host: "ip link del VXLAN; ip link add VXLAN alias overspan:x type vxlan id 8 dstport 4789; ip link set VXLAN alias overspan:x"},
-		{name: "gateway gone", host: "ip addr flush dev BRIDGE"},
-		{name: "stray address", host: "ip addr add 10.1.2.3/24 dev BRIDGE; ip addr add fd99::1/64 dev BRIDGE"},
-		{name: "arp_ignore", host: "echo 0 >/proc/sys/net/ipv4/conf/BRIDGE/arp_ignore"},
-		{name: "fdb flushed", host: "bridge fdb show dev VXLAN | grep dst | while read mac rest; do bridge fdb del $mac dev VXLAN; done"},
-		{name: "fdb entry elsewhere", host: "bridge fdb replace REMOTEMAC dev VXLAN dst 192.0.2.9"},
-		{name: "fdb entry not lasting", host: "bridge fdb replace REMOTEMAC dev VXLAN dst 192.0.2.2 dynamic"},
-		{name: "stray fdb entry", host: "bridge fdb append 00:00:00:00:00:00 dev VXLAN dst 192.0.2.9"},
-		{name: "static entry gone", host: "bridge fdb del LOCALMAC dev VETH master"},
-		{name: "static entry elsewhere", host: "bridge fdb replace LOCALMAC dev VXLAN master static"},
-		{name: "stray static entry", host: "bridge fdb add 02:00:00:00:00:09 dev VETH master static"},
-		{name: "neighbours flushed", host: "ip -4 neigh flush dev VXLAN nud all; ip -6 neigh flush dev VXLAN nud all"},
-		{name: "wrong neighbour", host: "ip neigh replace 10.77.0.65 lladdr 02:00:00:00:00:09 dev VXLAN nud permanent"},
-		{name: "stray neighbour", host: "ip neigh add fd77::99 lladdr 02:00:00:00:00:09 dev VXLAN nud permanent"},
-		{name: "inside renamed", inside: "ip link set eth0 down; ip link set eth0 name lan0"},
-		{name: "inside down", inside: "ip link set eth0 down"},
-		{name: "inside without addresses", inside: "ip addr flush dev eth0"},
-		{name: "inside with another mac", inside: "ip link set eth0 address 02:00:00:00:00:01"},
-		{name: "inside with another mtu", inside: "ip link set eth0 mtu 1300"},
-		{name: "inside without routes", inside: "ip route del default; ip -6 route del default"},
-		{name: "inside with a stray address", inside: "ip addr add 10.9.9.9/24 dev eth0"},
-		{name: "inside without IPv6", inside: "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"},
-		{name: "rules flushed", host: "iptables -F; iptables -t raw -F; ip6tables -F"},
-		{name: "jump not first", host: "iptables -I FORWARD 1 -j ACCEPT"},
-		{name: "jump twice", host: "iptables -A FORWARD -j OVERSPAN-FORWARD"},
-		{name: "chain deleted", host: "ip6tables -F FORWARD; ip6tables -F OVERSPAN-FORWARD; ip6tables -X OVERSPAN-FORWARD"},
-		{name: "stray rule", host: "iptables -t raw -I OVERSPAN-RAW 1 -j ACCEPT"},
-		{name: "rule gone", host: "iptables -t raw -D OVERSPAN-RAW 1"},
-		{name: "stray chain", host: "iptables -N OVERSPAN-OLD; iptables -A INPUT -p tcp -j OVERSPAN-OLD; iptables -A OVERSPAN-OLD -j OVERSPAN-FORWARD"},
-		{name: "set entries", host: "ipset flush overspan-vtep4; ipset add overspan-vtep6 2001:db8::9"},
-		{name: "stray set", host: "ipset create overspan-old hash:ip"},
-		{name: "stray network", host: "ip link add osb-0000000099 type bridge; ip link set osb-0000000099 alias overspan:99"},
-		{name: "stray endpoint", host: "ip link add osv-0000000099 type veth peer name stray; ip link set osv-0000000099 alias overspan:99/99"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	objects := mutation.Objects{
+		Bridge: s.net.bridge(), VXLAN: s.net.vxlan(), Veth: overspan.VethName(s.key.Endpoint),
+		LocalMAC: s.net.mac(2).String(), RemoteMAC: s.net.mac(65).String(),
+		RemoteIPv4: s.net.v4.Addr(65).String(), RemoteIPv6: s.net.v6.Addr(65).String(), RemoteVTEP: "192.0.2.2",
+	}
+	for _, m := range mutation.All() {
+		t.Run(m.Name, func(t *testing.T) {
 			enter(t, s.host)
-			sh(t, expand.Replace(test.host))
-			shIn(t, s.netns, expand.Replace(test.inside))
+			sh(t, objects.Expand(m.Host))
+			shIn(t, s.netns, objects.Expand(m.Inside))
+			ops := Diff(read(t, s.host, s.scope), s.want)
+			if got := strings.Join(told(ops...), "\n"); !strings.Contains(got, objects.Expand(m.Told)) {
+				t.Errorf("told:\n%s\nwant it to say %s", got, objects.Expand(m.Told))
+			}
 			converge(t, s.host, s.scope, s.want)
 			if err := s.host.Reap(t.Context()); err != nil {
 				t.Error(err)
 			}
+			sh(t, m.Left)
 		})
 	}
 }

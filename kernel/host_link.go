@@ -65,12 +65,6 @@ func (d device) ours() bool {
 // leaving reports whether a link of ours is the reaper's.
 func (d device) leaving() bool { return d.group == doomedGroup || d.group == bornGroup }
 
-// network returns the network that a link of ours belongs to.
-func (d device) network() overspan.NetworkID {
-	id, _, _ := overspan.ParseAlias(d.Alias)
-	return id
-}
-
 func hasOurName(name string) bool {
 	for _, kind := range []string{"b-", "x-", "v-"} {
 		if strings.HasPrefix(name, overspan.LinkPrefix+kind) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/overspan/overspan"
 	"golang.org/x/sys/unix"
@@ -60,8 +59,7 @@ func (r *reader) readLinks() error {
 		r.names[d.index] = d.name
 	}
 	for _, d := range all {
-		inScope := r.scope.All || d.leaving() || slices.Contains(r.scope.Networks, d.network())
-		if d.ours() && inScope {
+		if d.ours() && (r.scope.All || d.leaving() || r.scope.takesNetworkOf(d.name, d.Link)) {
 			r.take(d)
 		}
 	}

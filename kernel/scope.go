@@ -34,11 +34,19 @@ func (s State) Within(scope Scope) State {
 	return out
 }
 
-// takes reports whether a link is in the scope, by its alias or its name.
+// takes reports whether a link is in the scope.
 func (sc Scope) takes(name string, l Link) bool {
-	network, _, _ := overspan.ParseAlias(l.Alias)
-	return slices.Contains(sc.Networks, network) ||
+	return sc.takesNetworkOf(name, l) ||
 		slices.ContainsFunc(sc.Endpoints, func(k EndpointKey) bool { return overspan.VethName(k.Endpoint) == name })
+}
+
+// takesNetworkOf reports whether the network of a link is in the scope, by the
+// link's alias or its name: one of them may have been changed.
+func (sc Scope) takesNetworkOf(name string, l Link) bool {
+	network, _, _ := overspan.ParseAlias(l.Alias)
+	return slices.ContainsFunc(sc.Networks, func(id overspan.NetworkID) bool {
+		return network == id || name == overspan.BridgeName(id) || name == overspan.VXLANName(id)
+	})
 }
 
 // keepEntriesOf drops the entries of all devices but links.
