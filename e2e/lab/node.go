@@ -72,7 +72,7 @@ func (n *Node) AgentArgs() []string {
 		"--state-dir", filepath.Join(n.Dir, stateDir),
 		"--run-dir", "/run/overspan",
 		"--listen", "unix://"+agentSock,
-		"--metrics-listen", "127.0.0.1:9469",
+		"--metrics-listen", metricsAddr,
 		"--log-level", "debug")
 	return append(args, n.Flags...)
 }

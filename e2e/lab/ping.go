@@ -177,6 +177,7 @@ type Pinger struct {
 	mu       sync.Mutex // guards all below
 	sent     uint64
 	answered map[uint64]struct{}
+	newest   uint64 // the largest number that was answered
 	failed   error
 }
 
@@ -226,6 +227,7 @@ func (p *Pinger) receive() {
 		}
 		p.mu.Lock()
 		p.answered[number] = struct{}{}
+		p.newest = max(p.newest, number)
 		p.mu.Unlock()
 	}
 }
@@ -235,6 +237,19 @@ func (p *Pinger) Sent() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sent
+}
+
+// Recover waits until a packet that is yet to be sent is answered.
+func (p *Pinger) Recover(ctx context.Context, within time.Duration) error {
+	from := p.Sent()
+	return Eventually(ctx, within, func(context.Context) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.newest < from {
+			return fmt.Errorf("no answer from %s", p.to)
+		}
+		return nil
+	})
 }
 
 // Lost returns how many packets have no answer so far.

@@ -96,7 +96,9 @@ func links() []Mutation {
 		{Name: "alias", Host: "ip link set VXLAN alias overspan:x", Told: "VXLAN alias overspan:x → "},
 		{
 			Name: "vxlan device made anew",
-			Host: "ip link del VXLAN; ip link add VXLAN type vxlan id 8 dstport 4789; ip link set VXLAN alias overspan:x",
+			// Put in its place between two blinks of an agent.
+			Host: "ip link add new type vxlan id 8 dstport 4789; ip link set new alias overspan:x;" +
+				" printf 'link set VXLAN down\nlink set VXLAN name old\nlink set new name VXLAN\nlink del old\n' | ip -batch -",
 			Told: "VXLAN made otherwise → made anew",
 		},
 		{Name: "stray network", Host: "ip link add osb-0000000099 type bridge; ip link set osb-0000000099 alias overspan:99", Noticed: ByResync, Told: "osb-0000000099 not wanted → deleted"},
@@ -112,7 +114,7 @@ func entries() []Mutation {
 	return []Mutation{
 		{Name: "gateway gone", Host: "ip addr flush dev BRIDGE", Told: "on BRIDGE missing → added"},
 		{
-			Name: "stray address", Host: "ip addr add 10.1.2.3/24 dev BRIDGE; ip addr add fd99:1::1/64 dev BRIDGE",
+			Name: "stray address", Host: "ip addr add 10.1.2.3/24 dev BRIDGE; ip addr add fd99:1::99/64 dev BRIDGE",
 			Told: "address 10.1.2.3/24 on BRIDGE not wanted → deleted",
 		},
 		{
