@@ -174,6 +174,10 @@ func TestWithin(t *testing.T) {
 		{"one network", Scope{Networks: []overspan.NetworkID{testNetwork}}, []string{"addr 10.0.0.1/24", "fdb", "link osb-6", "link osv-", "link osx-", "neigh"}},
 		{"the other network", Scope{Networks: []overspan.NetworkID{other}}, []string{"addr 10.1.0.1/24", "link osb-f"}},
 		{"one endpoint", Scope{Endpoints: []EndpointKey{web1Key(testNetns)}}, []string{"fdb 02:42:0a:00:00:02 dev osv-", "inside osv-", "link osv-"}},
+		{"single entries", Scope{
+			FDB:    []FDBKey{slices.SortedFunc(maps.Keys(s.FDB), compareFDBKeys)[0], {Dev: "osx-none"}},
+			Neighs: []NeighKey{slices.SortedFunc(maps.Keys(s.Neighs), compareNeighKeys)[0]},
+		}, []string{"fdb", "neigh"}},
 		{"one endpoint from outside", Scope{Endpoints: []EndpointKey{web1Key("")}}, []string{"fdb 02:42:0a:00:00:02 dev osv-", "link osv-"}},
 	}
 	for _, tt := range tests {

@@ -132,9 +132,30 @@ func BenchmarkEntries(b *testing.B) {
 					full = read(b, h, scope)
 				}
 			})
+			b.Run("read/block", func(b *testing.B) {
+				part := blockOf(want)
+				for b.Loop() {
+					read(b, h, part)
+				}
+			})
 			if len(full.Neighs) != 2*size {
 				b.Errorf("read %d neighbours, want %d", len(full.Neighs), 2*size)
 			}
 		})
 	}
+}
+
+// blockOf names as many entries as the slots of one block have.
+func blockOf(s State) (sc Scope) {
+	for key := range s.FDB {
+		if len(sc.FDB) < overspan.MaxBlockSize {
+			sc.FDB = append(sc.FDB, key)
+		}
+	}
+	for key := range s.Neighs {
+		if len(sc.Neighs) < 2*overspan.MaxBlockSize {
+			sc.Neighs = append(sc.Neighs, key)
+		}
+	}
+	return sc
 }

@@ -112,6 +112,37 @@ func neighMessage(kind, index int, ip netip.Addr) message {
 	return newMessage(kind, mode, head, rta(unix.NDA_DST, ip.AsSlice()))
 }
 
+// fdbQuestion and neighQuestion ask for one entry.
+func fdbQuestion(index int, mac overspan.MAC) message {
+	head := &netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), Flags: unix.NTF_SELF}
+	return newMessage(unix.RTM_GETNEIGH, 0, head, rta(unix.NDA_LLADDR, mac[:]))
+}
+
+func neighQuestion(index int, ip netip.Addr) message {
+	head := &netlink.Ndmsg{Family: uint8(afInet(ip)), Index: uint32(index)}
+	return newMessage(unix.RTM_GETNEIGH, 0, head, rta(unix.NDA_DST, ip.AsSlice()))
+}
+
+// entry asks for one entry of a device; ok is false if there is none.
+func (f *finder) entry(dev string, question func(index int) message) (e entry, ok bool, err error) {
+	d, err := f.ours(dev)
+	if errors.Is(err, errNoDevice) || errors.Is(err, overspan.ErrExists) {
+		return entry{}, false, nil
+	}
+	if err != nil {
+		return entry{}, false, err
+	}
+	body, err := f.conn.get(question(d.index))
+	if errors.Is(err, unix.ENOENT) {
+		return entry{}, false, nil
+	}
+	if err != nil {
+		return entry{}, false, err
+	}
+	e, err = decodeEntry(body)
+	return e, err == nil, err
+}
+
 // alreadySo reports whether the kernel refused an entry's op because it is
 // already so.
 func alreadySo(op Op, err error) bool {

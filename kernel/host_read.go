@@ -16,7 +16,7 @@ import (
 // the namespace of: the kernel has no way back from an interface to a path.
 func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	r := reader{Host: h, scope: scope, ours: map[int]device{}, names: map[int]string{}}
-	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readInsides, r.readRest}
+	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readEntries, r.readInsides, r.readRest}
 	if scope.All || scope.Global {
 		parts = append(parts, func() error { return r.readGlobal(ctx) })
 	}
@@ -210,6 +210,30 @@ func (r *reader) readNeighs() error {
 		return takeAll(0)
 	}
 	return r.each(KindVXLAN, func(d device) error { return takeAll(d.index) })
+}
+
+// readEntries reads the single entries that the scope names. Those of a device
+// that is not there, or not ours, are absent.
+func (r *reader) readEntries() error {
+	finder := finder{conn: r.route}
+	var errs []error
+	for _, key := range r.scope.FDB {
+		e, ok, err := finder.entry(key.Dev, func(index int) message { return fdbQuestion(index, key.MAC) })
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look up forwarding entry %s of %s: %w", key.MAC, key.Dev, err))
+		} else if ok && e.isFDB() {
+			put(&r.state.FDB, key, e.dst)
+		}
+	}
+	for _, key := range r.scope.Neighs {
+		e, ok, err := finder.entry(key.Dev, func(index int) message { return neighQuestion(index, key.IP) })
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look up neighbour %s of %s: %w", key.IP, key.Dev, err))
+		} else if ok && e.isNeigh() {
+			put(&r.state.Neighs, key, e.mac)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (r *reader) readInsides() error {

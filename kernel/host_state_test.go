@@ -48,6 +48,7 @@ func TestHostLeadsThere(t *testing.T) {
 			{Networks: world.networks[:1], Global: true, Sysctls: scope.Sysctls, Endpoints: scope.Endpoints},
 			{Networks: world.networks, Sysctls: scope.Sysctls},
 			{Endpoints: scope.Endpoints},
+			someEntries(got, world),
 		} {
 			some := read(t, h, part)
 			some.Doomed = nil
@@ -59,6 +60,27 @@ func TestHostLeadsThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// someEntries names half of the entries that are there, and of every device of
+// the world some that are not.
+func someEntries(s State, world world) (sc Scope) {
+	for i, key := range slices.SortedFunc(maps.Keys(s.FDB), compareFDBKeys) {
+		if i%2 == 0 {
+			sc.FDB = append(sc.FDB, key)
+		}
+	}
+	for i, key := range slices.SortedFunc(maps.Keys(s.Neighs), compareNeighKeys) {
+		if i%2 == 0 {
+			sc.Neighs = append(sc.Neighs, key)
+		}
+	}
+	for _, id := range world.networks {
+		dev := overspan.VXLANName(id)
+		sc.FDB = append(sc.FDB, FDBKey{dev, overspan.MAC{0x02, 0x42, 0xff}})
+		sc.Neighs = append(sc.Neighs, NeighKey{dev, addr("10.255.0.1")}, NeighKey{dev, addr("fd00::ffff")})
+	}
+	return sc
 }
 
 // closed returns the state with chains as they are read: nothing in a kernel

@@ -8,36 +8,73 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// Within returns the part of s that a Read of the scope returns.
+// Within returns the part of s that a Read of the scope returns. It shares no
+// map with s.
 func (s State) Within(scope Scope) State {
-	out := s.Clone()
-	insides := make(map[string]string) // namespace by veth
+	out := s.devicesWithin(scope)
+	out.Partial = s.Partial
 	for _, key := range scope.Endpoints {
-		insides[overspan.VethName(key.Endpoint)] = key.Netns
+		veth := overspan.VethName(key.Endpoint)
+		if in, ok := s.Insides[veth]; ok && key.Netns != "" {
+			put(&out.Insides, veth, in)
+		}
 	}
-	maps.DeleteFunc(out.Insides, func(veth string, _ Inside) bool { return insides[veth] == "" })
-	maps.DeleteFunc(out.Sysctls, func(path, _ string) bool { return !slices.Contains(scope.Sysctls, path) })
-	if scope.All {
-		return out
+	for _, path := range scope.Sysctls {
+		if value, ok := s.Sysctls[path]; ok {
+			put(&out.Sysctls, path, value)
+		}
 	}
-	if !scope.Global {
-		out.Netns, out.Sets, out.Chains = nil, nil, nil
-	}
-	maps.DeleteFunc(out.Links, func(name string, l Link) bool { return !scope.takes(name, l) })
-	out.keepEntriesOf(out.Links)
-	if len(scope.Networks) == 0 {
-		maps.DeleteFunc(out.Doomed, func(name string, _ struct{}) bool {
-			_, named := insides[name]
-			return !named
-		})
+	if scope.All || scope.Global {
+		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains}.Clone()
+		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains
 	}
 	return out
 }
 
-// takes reports whether a link is in the scope.
-func (sc Scope) takes(name string, l Link) bool {
-	return sc.takesNetworkOf(name, l) ||
-		slices.ContainsFunc(sc.Endpoints, func(k EndpointKey) bool { return overspan.VethName(k.Endpoint) == name })
+// devicesWithin returns the links of a scope and what hangs on them. The time
+// it takes for single endpoints and entries does not depend on how many others
+// there are.
+func (s State) devicesWithin(scope Scope) State {
+	if scope.All {
+		return State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Doomed: s.Doomed}.Clone()
+	}
+	var out State
+	if len(scope.Networks) > 0 {
+		out = State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Doomed: s.Doomed}.Clone()
+		maps.DeleteFunc(out.Links, func(name string, l Link) bool { return !scope.takesNetworkOf(name, l) })
+		out.keepEntriesOf(out.Links)
+	}
+	for _, key := range scope.Endpoints {
+		s.copyVeth(&out, overspan.VethName(key.Endpoint))
+	}
+	for _, key := range scope.FDB {
+		if dst, ok := s.FDB[key]; ok {
+			put(&out.FDB, key, dst)
+		}
+	}
+	for _, key := range scope.Neighs {
+		if mac, ok := s.Neighs[key]; ok {
+			put(&out.Neighs, key, mac)
+		}
+	}
+	return out
+}
+
+// copyVeth copies what there is of one veth.
+func (s State) copyVeth(out *State, veth string) {
+	if _, doomed := s.Doomed[veth]; doomed {
+		put(&out.Doomed, veth, struct{}{})
+	}
+	l, ok := s.Links[veth]
+	if !ok {
+		return
+	}
+	put(&out.Links, veth, l)
+	for k := range s.Statics {
+		if k.Dev == veth {
+			put(&out.Statics, k, struct{}{})
+		}
+	}
 }
 
 // takesNetworkOf reports whether the network of a link is in the scope, by the
@@ -55,7 +92,6 @@ func (s *State) keepEntriesOf(links map[string]Link) {
 		_, ok := links[dev]
 		return !ok
 	}
-	maps.DeleteFunc(s.Insides, func(veth string, _ Inside) bool { return other(veth) })
 	maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Statics, func(k FDBKey, _ struct{}) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return other(k.Dev) })

@@ -179,6 +179,11 @@ type Scope struct {
 	// namespace its path has to be known.
 	Endpoints []EndpointKey
 
+	// FDB and Neighs take single entries of VXLAN devices, whose links are not
+	// looked at.
+	FDB    []FDBKey
+	Neighs []NeighKey
+
 	// Sysctls are the paths that are wanted, all others are left unread: which
 	// of the host's thousands matter only a plan knows. An absent one (its
 	// device is not there yet) is no error.
