@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
 	"ctl":               {".", "proto/overspan/v1"},
-	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "ctl"},
+	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
 	"internal/mutation": nil,

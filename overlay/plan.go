@@ -140,23 +140,25 @@ func (p *planner) holders(self overspan.NodeID, nodes map[overspan.NodeID]*overs
 // blocks plans every slot of every block of another node, used or not. Own
 // slots have no entries here: duplicate address detection would find them.
 func (p *planner) blocks() {
+	for b := range p.segment.Blocks.Values() {
+		if vtep, remote := p.vteps[b.Node]; remote {
+			for slot := range each([]overspan.Range{b.Range}) {
+				p.slot(slot, vtep)
+			}
+		}
+	}
+}
+
+// slot plans what follows from a slot and who holds it.
+func (p *planner) slot(s overspan.Slot, vtep netip.Addr) {
 	n := p.network
-	for first, b := range p.segment.Blocks.All() {
-		vtep, remote := p.vteps[b.Node]
-		if !remote {
-			continue
-		}
-		for i := range b.Size {
-			slot := first + overspan.Slot(i)
-			if !n.Derives(slot) || n.Reserved(slot) != "" {
-				continue
-			}
-			mac := n.MAC(slot)
-			p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: mac}] = vtep
-			for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
-				p.neighbour(subnet.Addr(slot), mac)
-			}
-		}
+	if !n.Derives(s) || n.Reserved(s) != "" {
+		return
+	}
+	mac := n.MAC(s)
+	p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: mac}] = vtep
+	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
+		p.neighbour(subnet.Addr(s), mac)
 	}
 }
 
@@ -164,27 +166,34 @@ func (p *planner) blocks() {
 // from every slot of theirs. As everywhere the holder of the block says where a
 // slot lives, not the record of who uses it.
 func (p *planner) exceptions() {
+	for s, e := range p.segment.Endpoints.All() {
+		if !p.network.IsException(*e) {
+			continue
+		}
+		block, _ := p.segment.Holder(s)
+		if vtep, remote := p.vteps[block.Node]; remote {
+			p.exception(s, e, vtep)
+		}
+	}
+}
+
+// exception plans what one slot of an exception adds to, or puts in the place
+// of, what follows from the slot.
+func (p *planner) exception(s overspan.Slot, e *overspan.Endpoint, vtep netip.Addr) {
 	n := p.network
-	for slot, e := range p.segment.Endpoints.All() {
-		if !n.IsException(*e) || n.Reserved(slot) != "" {
-			continue
-		}
-		block, _ := p.segment.Holder(slot)
-		vtep, remote := p.vteps[block.Node]
-		if !remote {
-			continue
-		}
-		if e.MAC.IsDerived() && e.MAC != n.MAC(e.Slot) {
-			p.warn("network %s: endpoint %s claims %s, the MAC address of another slot: slot %d is left as it is", n.Name, e.Name, e.MAC, slot)
-			continue
-		}
-		if slot == e.Slot {
-			p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: e.MAC}] = vtep
-		}
-		for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
-			if a := subnet.Addr(slot); a == e.IPv4 || a == e.IPv6 {
-				p.neighbour(a, e.MAC)
-			}
+	if n.Reserved(s) != "" {
+		return
+	}
+	if e.MAC.IsDerived() && e.MAC != n.MAC(e.Slot) {
+		p.warn("network %s: endpoint %s claims %s, the MAC address of another slot: slot %d is left as it is", n.Name, e.Name, e.MAC, s)
+		return
+	}
+	if s == e.Slot {
+		p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: e.MAC}] = vtep
+	}
+	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
+		if a := subnet.Addr(s); a == e.IPv4 || a == e.IPv6 {
+			p.neighbour(a, e.MAC)
 		}
 	}
 }

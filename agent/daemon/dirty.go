@@ -19,7 +19,7 @@ type dirtySet struct {
 	all      bool
 	global   bool
 	cause    string
-	networks map[overspan.NetworkID]struct{}
+	networks map[overspan.NetworkID]bool // true: look at all of it, for more than its plan may have changed
 	ends     map[overspan.EndpointID]kernel.EndpointKey
 }
 
@@ -31,7 +31,7 @@ func newDirtySet() *dirtySet {
 
 func (d *dirtySet) reset() {
 	d.all, d.global, d.cause = false, false, causeHint
-	d.networks = map[overspan.NetworkID]struct{}{}
+	d.networks = map[overspan.NetworkID]bool{}
 	d.ends = map[overspan.EndpointID]kernel.EndpointKey{}
 }
 
@@ -48,7 +48,7 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	d.all = d.all || scope.All
 	d.global = d.global || scope.Global
 	for _, id := range scope.Networks {
-		d.networks[id] = struct{}{}
+		d.networks[id] = d.networks[id] || cause != causeChange
 	}
 	for _, key := range scope.Endpoints {
 		d.ends[key.Endpoint] = key
@@ -63,13 +63,16 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 }
 
 // take returns the whole set as one scope, and empties it; some is false if
-// nothing was in it.
-func (d *dirtySet) take() (scope kernel.Scope, cause string, some bool) {
+// nothing was in it. Of the networks in changed only the plan may have changed.
+func (d *dirtySet) take() (scope kernel.Scope, changed []overspan.NetworkID, cause string, some bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	scope, cause = kernel.Scope{All: d.all, Global: d.global || d.all}, d.cause
-	for id := range d.networks {
+	for id, whole := range d.networks {
 		scope.Networks = append(scope.Networks, id)
+		if !whole {
+			changed = append(changed, id)
+		}
 	}
 	// Also those of whole networks: only so their containers' ends are read.
 	scope.Endpoints = slices.AppendSeq(scope.Endpoints, maps.Values(d.ends))
@@ -79,5 +82,5 @@ func (d *dirtySet) take() (scope kernel.Scope, cause string, some bool) {
 	})
 	some = scope.Global || len(scope.Networks)+len(scope.Endpoints) > 0
 	d.reset()
-	return scope, cause, some
+	return scope, changed, cause, some
 }

@@ -87,6 +87,7 @@ func (r *reconciler) judge(scope kernel.Scope, cause string, res *passResult, fa
 	}
 	r.looked = r.looked || scope.All && len(left) == 0
 	r.contend(scope, cause, res, failed)
+	r.rebase(scope, res.input, left)
 	r.moved.settle(scope, left)
 	r.failed.settle(scope, left)
 	if cause != causeRequest { // who asked is told, and decides

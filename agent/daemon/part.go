@@ -151,7 +151,7 @@ func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
 			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
 		}
 	}
-	scope, _, _ := set.take()
+	scope, _, _, _ := set.take()
 	return scope
 }
 

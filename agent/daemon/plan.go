@@ -77,6 +77,16 @@ func (in planInput) members() []overspan.NetworkID {
 	return slices.Sorted(maps.Keys(ids))
 }
 
+// member reports whether this node takes part in a network.
+func (in planInput) member(id overspan.NetworkID) bool {
+	if seg := in.Snapshot.Segments[id]; seg != nil && holds(seg, in.Self) {
+		return true
+	}
+	return slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool {
+		return a.Endpoint.Network == id && !in.adrift(a)
+	})
+}
+
 // frontiers returns up to which revision each network of a scope is known.
 func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	networks := scope.Networks
@@ -200,15 +210,24 @@ func (in planInput) global() kernel.State {
 // changed lists the networks whose forwarding differs between two snapshots,
 // and whether the rules or the VTEPs do. A nil old snapshot differs in all.
 func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []overspan.NetworkID, global bool) {
-	if old == nil || old.Meta != new.Meta || !sameUnderlay(old.Nodes, new.Nodes) {
-		// A VTEP moved, came or went: every network's destinations may.
+	if old == nil || old.Meta != new.Meta {
 		return slices.Sorted(maps.Keys(new.Segments)), true
 	}
+	var elsewhere map[overspan.NodeID]struct{}
+	if !sameMap(old.Nodes, new.Nodes) {
+		elsewhere = movedNodes(old.Nodes, new.Nodes)
+		_, here := elsewhere[self]
+		global = len(elsewhere) > 0
+		if here {
+			return slices.Sorted(maps.Keys(new.Segments)), true
+		}
+	}
 	for id, seg := range new.Segments {
-		if was := old.Segments[id]; was == nil || holds(was, self) != holds(seg, self) {
+		was := old.Segments[id]
+		if was == nil || was != seg && holds(was, self) != holds(seg, self) {
 			global = true
 		}
-		if !sameForwarding(old.Networks[id], new.Networks[id], old.Segments[id], seg) {
+		if !sameForwarding(old.Networks[id], new.Networks[id], was, seg) || anyHolds(seg, elsewhere) {
 			networks = append(networks, id)
 		}
 	}
@@ -221,10 +240,17 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 	return networks, global
 }
 
-func sameUnderlay(a, b map[overspan.NodeID]*overspan.Node) bool {
-	return maps.EqualFunc(a, b, func(x, y *overspan.Node) bool {
-		return x == y || slices.Equal(x.VTEPs, y.VTEPs)
-	})
+// anyHolds reports whether one of some nodes holds a block of the network.
+func anyHolds(seg *overspan.Segment, nodes map[overspan.NodeID]struct{}) bool {
+	if len(nodes) == 0 {
+		return false
+	}
+	for b := range seg.Blocks.Values() {
+		if _, ok := nodes[b.Node]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // sameForwarding reports whether a network's plan is the same but for the

@@ -87,10 +87,11 @@ type reconciler struct {
 	delay     time.Duration // before the next try
 	moved     partSet       // what was changed here and not looked at since
 	seen      planInput     // what the last pass was planned from
-	looked    bool          // everything was once brought in line
-	doomed    int           // links that wait for the reaper
-	unreaped  bool          // the reaper has failed
-	fresh     bool          // something failed for the first time
+	bases     map[overspan.NetworkID]basis
+	looked    bool // everything was once brought in line
+	doomed    int  // links that wait for the reaper
+	unreaped  bool // the reaper has failed
+	fresh     bool // something failed for the first time
 }
 
 type passRequest struct {
@@ -120,6 +121,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		conflicts: conflicts{},
 		delay:     retryFirst,
 		moved:     partSet{},
+		bases:     map[overspan.NetworkID]basis{},
 	}
 }
 
@@ -148,8 +150,8 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case req := <-r.requests:
 			req.answer <- r.serve(ctx, req)
 		case <-r.dirty.ready:
-			if scope, cause, some := r.dirty.take(); some {
-				r.pass(ctx, scope, cause)
+			if scope, changed, cause, some := r.dirty.take(); some {
+				r.passOver(ctx, scope, changed, cause)
 			}
 		case <-ticker.C:
 			r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
@@ -184,7 +186,7 @@ func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
 	case req.reap:
 		return passAnswer{err: r.reap(ctx)}
 	case req.dry:
-		res, err := r.compare(ctx, req.scope)
+		res, err := r.compare(ctx, req.scope, nil)
 		return passAnswer{res, err}
 	}
 	res, err := r.pass(ctx, req.scope, causeRequest)
@@ -198,15 +200,17 @@ var errNoSnapshot = overspan.Errorf(overspan.ErrUnavailable, "the cluster's stat
 var errStopping = overspan.Errorf(overspan.ErrUnavailable, "the agent is stopping")
 
 // compare reads and plans a scope and returns the ops that lead from one to
-// the other.
-func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResult, error) {
+// the other. Of the networks in changed only the plan may have changed.
+func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
 	in, ok := r.input(scope)
 	if !ok {
 		return passResult{}, errNoSnapshot
 	}
-	want, warnings := plan(in, scope)
-	scope.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
-	have, err := r.kernel.Read(ctx, scope)
+	look, entries := r.narrow(in, scope, changed)
+	want, warnings := plan(in, look)
+	want.Add(entries)
+	look.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
+	have, err := r.kernel.Read(ctx, look)
 	return passResult{
 		input:    in,
 		Revision: in.Snapshot.Revision,
@@ -218,8 +222,14 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope) (passResul
 }
 
 func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string) (passResult, error) {
+	return r.passOver(ctx, scope, nil, cause)
+}
+
+// passOver brings a scope in line. Of the networks in changed only the plan may
+// have changed since they were.
+func (r *reconciler) passOver(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID, cause string) (passResult, error) {
 	begin := time.Now()
-	res, err := r.compare(ctx, scope)
+	res, err := r.compare(ctx, scope, changed)
 	if errors.Is(err, errNoSnapshot) {
 		return res, err
 	}
