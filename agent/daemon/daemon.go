@@ -152,36 +152,9 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
 	d.rec.passed = d.passed
 	d.rec.reaped = d.doomed.clear
-	d.releaser = &releaser{
-		log:     parts.Log,
-		journal: parts.Journal,
-		mirror:  d.mirror,
-		alloc:   d.alloc,
-		local:   d.local,
-		session: registrar.session,
-		unplug:  d.rec.do,
-		look:    d.latest,
-		pending: make(chan struct{}, 1),
-		freed:   func() { wake(d.emptied) },
-	}
+	d.releaser = newReleaser(d)
 	d.publisher = newPublisher(d)
-	d.history = &history{
-		log:      parts.Log,
-		kv:       parts.KV,
-		keys:     keys,
-		journal:  parts.Journal,
-		mirror:   d.mirror,
-		local:    d.local,
-		self:     d.Self(),
-		name:     cfg.NodeName,
-		alone:    registrar.alone,
-		restart:  d.beginAnew,
-		changed:  make(chan struct{}, 1),
-		work:     make(chan struct{}, 1),
-		saved:    saved,
-		accepted: parts.Journal.Identity().Accepted,
-		due:      d.publisher.due,
-	}
+	d.history = newHistory(d, saved)
 	d.publisher.memory, d.publisher.told = d.history.remembered, d.report
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
 	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.mirror.Suspect

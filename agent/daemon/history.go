@@ -50,6 +50,26 @@ type history struct {
 	disowned []overspan.Attachment            // to be written to the journal
 }
 
+func newHistory(d *Daemon, saved *overspan.Snapshot) *history {
+	return &history{
+		log:      d.log,
+		kv:       d.kv,
+		keys:     d.keys,
+		journal:  d.journal,
+		mirror:   d.mirror,
+		local:    d.local,
+		self:     d.Self(),
+		name:     d.cfg.NodeName,
+		alone:    d.registrar.alone,
+		restart:  d.beginAnew,
+		changed:  make(chan struct{}, 1),
+		work:     make(chan struct{}, 1),
+		saved:    saved,
+		accepted: d.journal.Identity().Accepted,
+		due:      d.publisher.due,
+	}
+}
+
 // allowSaved lets the journal's snapshot stand in for one of etcd, and reports
 // whether there is one.
 func (h *history) allowSaved() bool {

@@ -52,6 +52,21 @@ func (r *releaser) releaseSoon(ctx context.Context, e overspan.Endpoint) bool {
 	return false
 }
 
+func newReleaser(d *Daemon) *releaser {
+	return &releaser{
+		log:     d.log,
+		journal: d.journal,
+		mirror:  d.mirror,
+		alloc:   d.alloc,
+		local:   d.local,
+		session: d.registrar.session,
+		unplug:  d.rec.do,
+		look:    d.latest,
+		pending: make(chan struct{}, 1),
+		freed:   func() { wake(d.emptied) },
+	}
+}
+
 // release takes an endpoint's record out of etcd and frees its slots. Its port
 // must be off the network by then. That it was released before is no error.
 func (r *releaser) release(ctx context.Context, session *store.Session, e overspan.Endpoint) error {
