@@ -9,6 +9,11 @@ LDFLAGS   := -X github.com/overspan/overspan.Version=$(VERSION)
 P       ?= 2
 TIMEOUT ?= 15m
 
+# How often each benchmark runs, and which: a regular expression; empty: all,
+# and docs/benchmarks.md is written.
+COUNT ?= 5
+BENCH ?=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench generate build deps
 
@@ -33,8 +38,8 @@ lint: ## format, vet, staticcheck, and generated code against its sources
 	$(TOOL) buf lint
 	tools/drift.sh
 
-bench: deps ## measure, and write docs/benchmarks.md (root; a quiet machine)
-	tools/bench.sh
+bench: deps ## measure, print a table, and write docs/benchmarks.md (root; a quiet machine; COUNT=5, BENCH=name)
+	@COUNT='$(COUNT)' BENCH='$(BENCH)' tools/bench.sh
 
 generate: ## generate Go from proto/
 	$(TOOL) buf generate

@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
 	"internal/mutation": nil,
+	"internal/figures":  nil,
 	"internal/steps":    nil,
 }
 

@@ -123,8 +123,8 @@ var spoils = []spoil{
 // showSpoilt prints what the spoils damage.
 const showSpoilt = "bridge fdb show | grep osx- | sort; iptables-save -t raw | grep ^-A"
 
-// repairWithin is how long a repair is waited for.
-const repairWithin = 30 * time.Second
+// repairPatience is how long a repair is waited for.
+const repairPatience = 30 * time.Second
 
 // BenchmarkRepair measures how long it takes from a deletion of ours by others
 // until kernel and plan agree again.
@@ -146,7 +146,7 @@ func BenchmarkRepair(b *testing.B) {
 				_, err = h1.Exec(b.Context(), "sh", "-ec", s.command)
 				m.must(err)
 				m.must(took.measure(func() error {
-					return lab.Eventually(b.Context(), repairWithin, func(ctx context.Context) error {
+					return lab.Eventually(b.Context(), repairPatience, func(ctx context.Context) error {
 						now, err := h1.Exec(ctx, "sh", "-ec", showSpoilt)
 						if err == nil && now != before {
 							err = fmt.Errorf("not as before:\n%s", now)
