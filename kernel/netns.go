@@ -77,17 +77,37 @@ func openNetns(path string) (netns.NsHandle, error) {
 	return ns, nil
 }
 
-// do runs f inside a network namespace, on a thread that is thrown away: a
-// thread that failed to come back would poison the whole process.
+// do runs f inside a network namespace.
 func do(ns netns.NsHandle, f func() error) error {
+	return leave(func() error {
+		if err := netns.Set(ns); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// leave runs f, which may go to another network namespace, on a thread of its
+// own that is back afterwards. One that does not come back would poison the
+// whole process: it ends with its goroutine. That is not the rule because the
+// process's first thread cannot end: it would keep a container's namespace
+// alive, and show it as the process's own.
+func leave(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := netns.Set(ns); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
+		runtime.LockOSThread()
+		own, err := netns.Get()
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("open the thread's network namespace: %w", err)
 			return
 		}
-		done <- f()
+		defer own.Close()
+		err = f()
+		if netns.Set(own) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
@@ -176,19 +196,16 @@ func mountNetns(path string) error {
 	return nil
 }
 
-// newNetns makes a network namespace, on a thread that is thrown away.
+// newNetns makes a network namespace.
 func newNetns() (netns.NsHandle, error) {
 	ns := netns.None()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: see do
-		var err error
+	err := leave(func() (err error) {
 		if ns, err = netns.New(); err != nil {
-			err = fmt.Errorf("make network namespace: %w", err)
+			return fmt.Errorf("make network namespace: %w", err)
 		}
-		done <- err
-	}()
-	return ns, <-done
+		return nil
+	})
+	return ns, err
 }
 
 // delPin lets a pinned namespace go. It lives on while something is in it.

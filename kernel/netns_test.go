@@ -126,3 +126,28 @@ func TestSandboxWithoutIPv6(t *testing.T) {
 	shIn(t, s.netns, "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
 	converge(t, s.host, s.scope, s.want)
 }
+
+// TestVisitsLeaveNoThreadBehind: a thread that stayed in a container's namespace
+// would keep it alive, and the process's first thread stand for all of it.
+func TestVisitsLeaveNoThreadBehind(t *testing.T) {
+	h := newTestHost(t)
+	path := newTestNetns(t, h, "c")
+	visited, err := h.Netns(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 { // so that every thread has its turn
+		if _, err := h.Interfaces(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("list threads: %v, %v", threads, err)
+	}
+	for _, thread := range threads {
+		if at, err := h.Netns(thread); err == nil && at == visited {
+			t.Errorf("%s is still in the container's namespace", thread)
+		}
+	}
+}

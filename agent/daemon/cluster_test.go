@@ -80,7 +80,7 @@ func newTestCluster(t *testing.T, nodes int) *testCluster {
 			line:   store.NewFaulty(c.etcd),
 		}
 		n.ops.Kernel, n.kv = n.kernel, n.line
-		n.kernel.MakeNetns("/proc/self/ns/net", "eth0")
+		n.kernel.MakeNetns(ownNetns, "eth0")
 		n.start()
 		t.Cleanup(func() { n.stop() })
 		c.nodes = append(c.nodes, n)

@@ -16,6 +16,10 @@ import (
 // netnsDirs are where ip-netns(8) keeps its named namespaces.
 var netnsDirs = []string{"/run/netns", "/var/run/netns"}
 
+// ownNetns names this host's own namespace: that of the calling thread, as the
+// process's first one may be on a visit elsewhere.
+const ownNetns = "/proc/thread-self/ns/net"
+
 // target finds the sandbox that a user means, and registers one that is met
 // for the first time.
 func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, error) {
@@ -27,7 +31,7 @@ func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, erro
 	if err != nil {
 		return overspan.Sandbox{}, fmt.Errorf("target %s: %w", ref, err)
 	}
-	if own, err := d.host.Netns("/proc/self/ns/net"); err != nil {
+	if own, err := d.host.Netns(ownNetns); err != nil {
 		return overspan.Sandbox{}, err
 	} else if own == inode {
 		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "target %s is this host's own network namespace: only containers' namespaces can be connected", ref)
