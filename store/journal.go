@@ -187,6 +187,24 @@ func (j *Journal) PutAttachment(a overspan.Attachment) error {
 	return j.putRecord(bucketAttachments, string(a.Endpoint.ID), overspanv1.AttachmentRecord(a))
 }
 
+// PutAttachmentIn notes an attachment and the sandbox that it is in, in one step.
+func (j *Journal) PutAttachmentIn(s overspan.Sandbox, a overspan.Attachment) error {
+	sandbox, err := Marshal(overspanv1.SandboxRecord(s))
+	if err != nil {
+		return err
+	}
+	attachment, err := Marshal(overspanv1.AttachmentRecord(a))
+	if err != nil {
+		return err
+	}
+	return j.update(bucketAttachments, string(a.Endpoint.ID), func(tx *bolt.Tx) error {
+		if err := tx.Bucket([]byte(bucketSandboxes)).Put([]byte(s.ID), sandbox); err != nil {
+			return err
+		}
+		return tx.Bucket([]byte(bucketAttachments)).Put([]byte(a.Endpoint.ID), attachment)
+	})
+}
+
 // DeleteAttachment forgets an attachment whose endpoint is detached; an unknown
 // one is success.
 func (j *Journal) DeleteAttachment(id overspan.EndpointID) error {

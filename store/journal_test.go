@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +60,8 @@ func TestJournalRemembers(t *testing.T) {
 		ID: overspan.SandboxID(overspan.NewID()), Name: "web", Kind: overspan.SandboxMade, Netns: "/run/overspan/netns/web",
 		Inode: overspan.NetnsID{Dev: 4, Ino: 4026532000}, Created: created,
 	}
+	foreign := sandbox
+	foreign.ID, foreign.Name, foreign.Kind = overspan.SandboxID(overspan.NewID()), "foreign", overspan.SandboxNetns
 	attachment := func(n int) overspan.Attachment {
 		slot := overspan.Slot(n)
 		return overspan.Attachment{
@@ -71,7 +75,7 @@ func TestJournalRemembers(t *testing.T) {
 	for _, err := range []error{
 		j.SetInstance("run 1"), j.SetRegistration(42), j.SetSeen(1<<63+1, 77, 3),
 		j.PutSandbox(sandbox), j.PutSandbox(overspan.Sandbox{ID: "gone", Name: "gone"}), j.DeleteSandbox("gone"),
-		j.PutAttachment(attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
+		j.PutAttachmentIn(foreign, attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
 		j.DeleteAttachment(attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
 	} {
 		if err != nil {
@@ -83,7 +87,9 @@ func TestJournalRemembers(t *testing.T) {
 	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instance: "run 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3}, j.Identity()); diff != "" {
 		t.Errorf("identity (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]overspan.Sandbox{sandbox}, must(j.Sandboxes())(t)); diff != "" {
+	wanted := []overspan.Sandbox{sandbox, foreign}
+	slices.SortFunc(wanted, func(a, b overspan.Sandbox) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	if diff := cmp.Diff(wanted, must(j.Sandboxes())(t)); diff != "" {
 		t.Errorf("sandboxes (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]overspan.Attachment{attachment(2)}, must(j.Attachments())(t), addrs); diff != "" {

@@ -264,7 +264,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	d.local.putAttachment(a)
 	g.Go(func() error {
 		defer steps.At(steps.AttachNoted)
-		return d.journal.PutAttachment(a)
+		return d.noteAttachment(sb, a)
 	})
 	if want.waitLocal {
 		g.Go(func() error {
@@ -280,6 +280,16 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		return a, false, err
 	}
 	return a, false, nil
+}
+
+// noteAttachment puts an attachment into the journal, and with it the sandbox
+// that it may be the first of: one write to the disk, not two. A sandbox that
+// we made has been there since.
+func (d *Daemon) noteAttachment(sb overspan.Sandbox, a overspan.Attachment) error {
+	if sb.Kind == overspan.SandboxMade {
+		return d.journal.PutAttachment(a)
+	}
+	return d.journal.PutAttachmentIn(sb, a)
 }
 
 // address gives an endpoint the addresses of its slots. The slot of the IPv4

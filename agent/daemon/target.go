@@ -21,7 +21,8 @@ var netnsDirs = []string{"/run/netns", "/var/run/netns"}
 const ownNetns = "/proc/thread-self/ns/net"
 
 // target finds the sandbox that a user means, and registers one that is met
-// for the first time.
+// for the first time. The journal hears of that one with its first attachment:
+// without any it is nothing to remember.
 func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, error) {
 	found, err := d.resolve(ctx, ref)
 	if err != nil {
@@ -50,9 +51,6 @@ func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, erro
 	found.Inode = inode
 	found.Created = time.Now().UTC()
 	if err := overspan.CheckName("sandbox", found.Name); err != nil {
-		return overspan.Sandbox{}, err
-	}
-	if err := d.journal.PutSandbox(found); err != nil {
 		return overspan.Sandbox{}, err
 	}
 	d.local.putSandbox(found)
