@@ -269,10 +269,10 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	if want.waitLocal {
 		g.Go(func() error {
 			defer steps.At(steps.AttachPlugged)
-			return d.rec.do(ctx, endpointScope(a))
+			return d.rec.do(ctx, portScope(a))
 		})
 	} else {
-		d.rec.dirty.mark(endpointScope(a), causeChange)
+		d.rec.dirty.mark(portScope(a), causeChange)
 	}
 	g.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
 	if err := g.Wait(); err != nil {
@@ -353,6 +353,14 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 
 func endpointScope(a overspan.Attachment) kernel.Scope {
 	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
+}
+
+// portScope is the endpoint's veth without the container's end, which an attach
+// has just made: nothing but the port is about to change.
+func portScope(a overspan.Attachment) kernel.Scope {
+	key := endpointKey(a)
+	key.Netns = ""
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{key}}
 }
 
 func endpointKey(a overspan.Attachment) kernel.EndpointKey {

@@ -371,7 +371,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 }
 
 func inScope(scope kernel.Scope, a overspan.Attachment) bool {
-	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.Contains(scope.Endpoints, endpointKey(a))
+	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return k.Endpoint == a.Endpoint.ID })
 }
 
 // Verify compares the whole kernel with the plan and changes nothing.
