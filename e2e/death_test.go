@@ -215,6 +215,7 @@ func TestScenario17_NodeDeath(t *testing.T) {
 	}
 	c.must(h3.Start(t.Context()))
 	c.lists(settleWithin, h3, "up active", h1, h2)
+	c.eventually(settleWithin, c.verified)
 }
 
 // The same when nobody runs node rm.
@@ -235,6 +236,7 @@ func TestScenario17_NodeIsReaped(t *testing.T) {
 	traffic.stop()
 	c.must(h3.Start(t.Context()))
 	c.lists(settleWithin, h3, "up active", h1, h2)
+	c.eventually(settleWithin, c.verified)
 }
 
 // serves checks that whoever asks finds an address at one sandbox: nowhere else
@@ -278,6 +280,7 @@ func TestScenario18_NodeReturns(t *testing.T) {
 	c.must(h3.Heal())
 	c.lists(downWithin, h3, "up active", h1, h2)
 	c.answers(downWithin, a, keptAddr)
+	c.eventually(settleWithin, c.verified)
 	c.mesh(a, b, kept, home)
 	c.serves(home, addr, a, b, kept)
 	c.misses(old, c.addr(a), c.addr(b), keptAddr)
