@@ -116,6 +116,8 @@ func (n netnsOf) del(sandbox string) error {
 //	agent event TYPE ACTION NAME    something happens; waits for a subscriber
 //	agent unheard           waits until no subscriber is left
 //	agent trouble           status has something to say
+//	agent freeze            the cluster is frozen; h1 has published again, h2 not
+//	agent report            h2 could not publish all
 //	agent no-sandboxes      fails if there is a sandbox left
 func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
@@ -145,12 +147,28 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 				daemon.EtcdMember{Endpoint: "http://10.99.0.2:2379", Err: overspan.Errorf(overspan.ErrUnavailable, "connection refused")},
 				daemon.EtcdMember{Endpoint: "http://10.99.0.3:2379", Version: "3.6.0", Err: overspan.Errorf(overspan.ErrUnavailable, "it is out of space")})
 		})
+	case "freeze":
+		d.Freeze(frozen(nil))
+	case "report":
+		d.Freeze(frozen(&overspan.Report{NodeName: "h2", Endpoints: 1, Failures: []string{"endpoint web: 10.0.0.7 now belongs to node h3"}}))
 	case "no-sandboxes":
 		if left := d.Sandboxes(); len(left) > 0 {
 			ts.Fatalf("sandboxes left: %v", left)
 		}
 	default:
 		ts.Fatalf("unknown verb %q", verb)
+	}
+}
+
+// frozen is a freeze in which h2 has reported this; nil if nothing.
+func frozen(report *overspan.Report) *daemon.FreezeStatus {
+	return &daemon.FreezeStatus{
+		Freeze: overspan.Freeze{Reason: "etcd was rolled back: it is at revision 8, after 15", Node: apitest.Other, NodeName: "h2", Since: apitest.Created},
+		Reports: []daemon.NodeReport{
+			{Node: apitest.Self, Name: "h1", Up: true, Report: &overspan.Report{NodeName: "h1", Since: apitest.Created, Networks: 1, Blocks: 2, Endpoints: 3}},
+			{Node: apitest.Other, Name: "h2", Up: true, Report: report},
+			{Node: apitest.Away, Name: "h3"},
+		},
 	}
 }
 

@@ -69,6 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func (a *app) rootCommand() *cobra.Command {
 	root := group("ctl", "Networks for containers on many hosts",
 		a.networkCommand(), a.nodeCommand(), a.endpointCommand(), a.sandboxCommand(), a.ipamCommand(),
+		a.clusterCommand(),
 		a.runCommand(), a.execCommand(),
 		a.statusCommand(), a.verifyCommand(), a.eventsCommand(), a.versionCommand(),
 	)

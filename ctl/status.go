@@ -21,7 +21,8 @@ type statusDetails struct {
 	Started          time.Time
 	Node             nodeItem
 	Etcd             []etcdItem
-	Stale            *staleItem `json:",omitempty"`
+	Stale            *staleItem  `json:",omitempty"`
+	Freeze           *freezeItem `json:",omitempty"`
 	Nodes            []nodeItem
 	Networks         uint32
 	Blocks           uint32
@@ -75,6 +76,9 @@ func statusOf(s *overspanv1.StatusResponse) statusDetails {
 	if s.GetStale() != nil {
 		d.Stale = &staleItem{timeOf(s.GetStale().GetSince()), s.GetStale().GetReason()}
 	}
+	if s.GetFreeze() != nil {
+		d.Freeze = freezeItemOf(s.GetFreeze())
+	}
 	for _, n := range s.GetNodes() {
 		d.Nodes = append(d.Nodes, nodeItemOf(n))
 	}
@@ -123,6 +127,9 @@ func (d statusDetails) print(out io.Writer) error {
 	}
 	if d.Stale != nil {
 		line("", "stale since %s: %s", clock(d.Stale.Since), d.Stale.Reason)
+	}
+	if d.Freeze != nil {
+		d.Freeze.print(line)
 	}
 	d.printNodes(line)
 	line("Networks", "%d, with %d blocks and %d endpoints in those that this node takes part in", d.Networks, d.Blocks, d.Endpoints)

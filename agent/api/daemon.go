@@ -90,6 +90,11 @@ type Sandboxes interface {
 type System interface {
 	Status(ctx context.Context) daemon.Status
 
+	// Accept ends a freeze: what etcd holds now is the truth from then on. It is
+	// refused while a node has yet to publish what it holds, unless force is set.
+	// It returns how often it has happened, and what the nodes had reported.
+	Accept(ctx context.Context, force bool) (uint64, []daemon.NodeReport, error)
+
 	// Verify compares plan and kernel: one line for each op that would repair
 	// the kernel, and the revision that the plan was made from.
 	Verify(ctx context.Context) (revision int64, drift []string, err error)

@@ -46,6 +46,9 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 		Warnings:         st.Warnings,
 		PendingReleases:  uint32(st.PendingReleases),
 	}
+	if f := st.Freeze; f != nil {
+		resp.Freeze = &overspanv1.FreezeStatus{Frozen: overspanv1.FrozenRecord(f.Freeze), Reports: nodeReports(f.Reports)}
+	}
 	if n := v.Nodes[v.self]; n != nil {
 		resp.Self = v.nodeView(n, v.memberships()[n.ID])
 	}
@@ -56,6 +59,26 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 		}
 	}
 	return resp, nil
+}
+
+func nodeReports(in []daemon.NodeReport) []*overspanv1.NodeReport {
+	var out []*overspanv1.NodeReport
+	for _, r := range in {
+		report := &overspanv1.NodeReport{Node: string(r.Node), Name: r.Name, Up: r.Up}
+		if r.Report != nil {
+			report.Report = overspanv1.ReportRecord(*r.Report)
+		}
+		out = append(out, report)
+	}
+	return out
+}
+
+func (s *systemService) Accept(ctx context.Context, req *overspanv1.AcceptRequest) (*overspanv1.AcceptResponse, error) {
+	count, reports, err := s.system.Accept(ctx, req.GetForce())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.AcceptResponse{Accepted: count, Reports: nodeReports(reports)}, nil
 }
 
 func etcdMembers(in []daemon.EtcdMember) []*overspanv1.EtcdMember {

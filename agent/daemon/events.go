@@ -9,10 +9,10 @@ import (
 // An Event is something that this agent saw happen.
 type Event struct {
 	Time time.Time
-	Type string // "network", "endpoint", "sandbox", "node" or "kernel"
+	Type string // "cluster", "network", "endpoint", "sandbox", "node" or "kernel"
 	// Action is "create", "destroy", "connect", "disconnect", "lost", "publish",
 	// "up", "down", "remove", "drain", "undrain", "evict", "fence", "repair",
-	// "conflict" or "resolve".
+	// "conflict", "resolve", "freeze" or "accept".
 	Action     string
 	ID         string
 	Name       string

@@ -16,10 +16,13 @@ import (
 // says that it has to.
 const trustBound = 3 * time.Second
 
+// A NodeReport is how far a node is in a freeze.
+type NodeReport = store.NodeReport
+
 // A FreezeStatus tells of a freeze and how far the nodes are in it.
 type FreezeStatus struct {
 	overspan.Freeze
-	Reports []store.NodeReport
+	Reports []NodeReport
 }
 
 // awaitTrust returns once this node may write to etcd: etcd is the one that it
@@ -83,16 +86,16 @@ func (d *Daemon) freezeStatus(ctx context.Context) (*FreezeStatus, error) {
 	if s == nil || s.Frozen == nil {
 		return nil, nil
 	}
-	reports, err := store.Reports(ctx, d.kv, d.history.keys, d.history.remembered())
+	reports, err := store.Reports(ctx, d.kv, d.keys, d.history.remembered())
 	return &FreezeStatus{Freeze: *s.Frozen, Reports: reports}, err
 }
 
 // Accept ends a freeze: what etcd holds now is the truth from then on. Unless
 // force is set it is refused while a node has yet to publish what it holds.
-func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []store.NodeReport, error) {
+func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []NodeReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
-	count, reports, err := store.Accept(ctx, d.kv, d.history.keys, store.AcceptRequest{
+	count, reports, err := store.Accept(ctx, d.kv, d.keys, store.AcceptRequest{
 		By:     d.Self(),
 		Known:  d.history.known(),
 		Memory: d.history.remembered(),

@@ -50,6 +50,8 @@ type history struct {
 	disowned []overspan.Attachment            // to be written to the journal
 }
 
+// newHistory returns the history of a daemon whose other parts are made. Saved is
+// the journal's snapshot; nil if it has none.
 func newHistory(d *Daemon, saved *overspan.Snapshot) *history {
 	return &history{
 		log:      d.log,
@@ -64,9 +66,9 @@ func newHistory(d *Daemon, saved *overspan.Snapshot) *history {
 		restart:  d.beginAnew,
 		changed:  make(chan struct{}, 1),
 		work:     make(chan struct{}, 1),
+		due:      d.publisher.due,
 		saved:    saved,
 		accepted: d.journal.Identity().Accepted,
-		due:      d.publisher.due,
 	}
 }
 

@@ -36,6 +36,22 @@ type releaser struct {
 	freed   func()                     // told when slots were given back
 }
 
+// newReleaser returns the releaser of a daemon whose other parts are made.
+func newReleaser(d *Daemon) *releaser {
+	return &releaser{
+		log:     d.log,
+		journal: d.journal,
+		mirror:  d.mirror,
+		alloc:   d.alloc,
+		local:   d.local,
+		session: d.registrar.session,
+		unplug:  d.rec.do,
+		look:    d.latest,
+		pending: make(chan struct{}, 1),
+		freed:   func() { wake(d.emptied) },
+	}
+}
+
 // releaseSoon releases an endpoint while its user waits: not at all where etcd is
 // known to be away, and not for long where that is found out now. False says
 // that it will be done when etcd is back.
@@ -50,21 +66,6 @@ func (r *releaser) releaseSoon(ctx context.Context, e overspan.Endpoint) bool {
 	}
 	r.postpone(e)
 	return false
-}
-
-func newReleaser(d *Daemon) *releaser {
-	return &releaser{
-		log:     d.log,
-		journal: d.journal,
-		mirror:  d.mirror,
-		alloc:   d.alloc,
-		local:   d.local,
-		session: d.registrar.session,
-		unplug:  d.rec.do,
-		look:    d.latest,
-		pending: make(chan struct{}, 1),
-		freed:   func() { wake(d.emptied) },
-	}
 }
 
 // release takes an endpoint's record out of etcd and frees its slots. Its port

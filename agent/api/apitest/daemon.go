@@ -150,6 +150,41 @@ func (d *Daemon) SetStatus(f func(*daemon.Status)) {
 	f(&d.status)
 }
 
+// Freeze freezes the cluster, or ends that if f is nil.
+func (d *Daemon) Freeze(f *daemon.FreezeStatus) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.freeze(f)
+}
+
+func (d *Daemon) freeze(f *daemon.FreezeStatus) {
+	d.status.Freeze = f
+	d.change(func(s *overspan.Snapshot) {
+		s.Frozen = nil
+		if f != nil {
+			s.Frozen = &f.Freeze
+		}
+	})
+}
+
+// Accept implements api.Daemon: it is refused while a node that is up has not
+// reported.
+func (d *Daemon) Accept(_ context.Context, force bool) (uint64, []daemon.NodeReport, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.status.Freeze
+	if f == nil {
+		return 0, nil, overspan.Errorf(overspan.ErrNotFound, "the cluster is not frozen: there is nothing to accept")
+	}
+	for _, r := range f.Reports {
+		if r.Up && r.Report == nil && !force {
+			return 0, nil, overspan.Errorf(overspan.ErrUnavailable, "node %s has not published again what it holds", r.Name)
+		}
+	}
+	d.freeze(nil)
+	return 1, f.Reports, nil
+}
+
 // Panic makes Verify and Subscribe panic.
 func (d *Daemon) Panic() {
 	d.mu.Lock()
