@@ -20,6 +20,10 @@ func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sand
 		return ConnectResult{}, err
 	}
 	a, err := d.attach(ctx, session, n, sb, want)
+	if over := session.Over(); err != nil && over != nil && !errors.Is(err, overspan.ErrFenced) {
+		// Such as that the time was up, after the process had stood still.
+		err = overspan.Errorf(overspan.ErrFenced, "%w: %w", over, err)
+	}
 	if err != nil {
 		return ConnectResult{}, err
 	}
