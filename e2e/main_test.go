@@ -37,15 +37,23 @@ func runTests(m *testing.M) int {
 }
 
 // checkedBinaries have the race detector, fastBinaries have not: they are for
-// measurements and for labs of many nodes. Each is built once, when first asked for.
+// measurements and for labs of many nodes. steppedBinaries have it, and can be
+// stopped between two steps. Each is built once, when first asked for.
 var (
 	checkedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
 		if os.Getenv(raceVar) == "0" {
 			return fastBinaries()
 		}
-		return lab.Build(context.Background(), binDir+"/checked", true)
+		return lab.Build(context.Background(), binDir+"/checked", "-race")
 	})
 	fastBinaries = sync.OnceValues(func() (lab.Binaries, error) {
-		return lab.Build(context.Background(), binDir+"/fast", false)
+		return lab.Build(context.Background(), binDir+"/fast")
+	})
+	steppedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
+		flags := []string{"-tags=steps", "-race"}
+		if os.Getenv(raceVar) == "0" {
+			flags = flags[:1]
+		}
+		return lab.Build(context.Background(), binDir+"/stepped", flags...)
 	})
 )

@@ -42,7 +42,7 @@ func run(ctx context.Context, out io.Writer, verbose bool) (err error) {
 	}
 	defer os.RemoveAll(dir)
 	fmt.Fprintln(out, "Building agent and ctl …")
-	bin, err := lab.Build(ctx, dir, false)
+	bin, err := lab.Build(ctx, dir)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ const (
 	stateDir  = "state" // below the node's directory, not its /run: it outlives nothing else
 	agentSock = "/run/overspan/agent.sock"
 	notify    = "/run/notify.sock"
+	stopAt    = "/run/stop-at" // see StopAt
 )
 
 // A Node is a host with an agent.
@@ -85,7 +86,7 @@ func (n *Node) Launch() error {
 	args := n.AgentArgs()
 	cmd := exec.Command(n.lab.bin.Agent, args[1:]...)
 	cmd.Args[0] = args[0]
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "OVERSPAN_STOP_AT="+stopAt)
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	p, err := n.Host.Start(cmd)
 	if err != nil {
