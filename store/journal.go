@@ -28,6 +28,7 @@ const (
 	keyNode         = "node"
 	keyRegistration = "registration"
 	keyInstance     = "instance"
+	keyMachine      = "machine"
 	keyClusterID    = "etcd-cluster-id"
 	keyRevision     = "etcd-revision"
 	keyAccepted     = "etcd-accepted"
@@ -88,6 +89,7 @@ func readIdentity(b *bolt.Bucket) (Identity, error) {
 	id := Identity{
 		Node:     overspan.NodeID(b.Get([]byte(keyNode))),
 		Instance: string(b.Get([]byte(keyInstance))),
+		Machine:  string(b.Get([]byte(keyMachine))),
 	}
 	if !overspan.IsID(string(id.Node)) {
 		return Identity{}, corrupt(bucketIdentity, keyNode, fmt.Errorf("%q is not 64 hex digits", id.Node))
@@ -135,6 +137,12 @@ func (j *Journal) Identity() Identity { return j.id }
 // registration of which the journal does not know yet is recognised by it.
 func (j *Journal) SetInstance(instance string) error {
 	return j.put(bucketIdentity, keyInstance, []byte(instance))
+}
+
+// SetMachine notes the id of the machine that the journal is used on: on another
+// it is a copy.
+func (j *Journal) SetMachine(id string) error {
+	return j.put(bucketIdentity, keyMachine, []byte(id))
 }
 
 // SetRegistration notes the create-revision of the node's registration.

@@ -50,6 +50,7 @@ type Identity struct {
 	Node         overspan.NodeID
 	Registration int64  // create-revision of the last registration; 0: none yet
 	Instance     string // of the last run
+	Machine      string // id of the machine that it ran on; "": not known
 	ClusterID    uint64 // etcd's; 0: none seen yet
 	Revision     int64  // the highest that was seen of that etcd
 	Accepted     uint64 // how often an operator had accepted what etcd had become

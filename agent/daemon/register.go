@@ -54,6 +54,9 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMachine(parts.Journal.Identity(), process, cfg.StateDir); err != nil {
+		return nil, err
+	}
 	r := &registrar{
 		cfg:     cfg,
 		log:     parts.Log,
@@ -68,6 +71,18 @@ func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
 	}
 	r.slot.clear(fmt.Errorf("etcd at %s has not answered yet; try again", strings.Join(parts.KV.Endpoints(), ",")))
 	return r, nil
+}
+
+// checkMachine refuses a journal that was used on another machine. Its node may
+// be away for a moment, where etcd could not tell it from this one: two would
+// serve the same addresses, and each would release what it cannot find.
+func checkMachine(known store.Identity, own overspan.Presence, dir string) error {
+	if known.Machine == "" || own.MachineID == "" || known.Machine == own.MachineID {
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrInUse,
+		"node id %s belongs to the machine with the id %s, and this one's is %s: the state directory %s is a copy; delete it to join as a node of its own, or, if only the id of this machine has changed, write the former one to /etc/machine-id",
+		overspan.ShortID(known.Node), known.Machine, own.MachineID, dir)
 }
 
 // session returns the session, or why this node cannot write to etcd now.
@@ -92,6 +107,11 @@ func (r *registrar) heed(s *overspan.Snapshot) {
 func (r *registrar) keep(ctx context.Context) error {
 	if err := r.journal.SetInstance(r.process.Instance); err != nil {
 		return err
+	}
+	if id := r.process.MachineID; id != "" {
+		if err := r.journal.SetMachine(id); err != nil {
+			return err
+		}
 	}
 	for ctx.Err() == nil {
 		doubted, err := r.trusted(ctx)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
 )
 
 func TestProcessAlive(t *testing.T) {
@@ -45,5 +47,24 @@ func TestProcessAlive(t *testing.T) {
 	_ = cmd.Wait() // killed
 	if processAlive(child) {
 		t.Error("a process runs that is gone")
+	}
+}
+
+func TestAJournalBelongsToOneMachine(t *testing.T) {
+	for _, tt := range []struct {
+		name, known, own string
+		refused          bool
+	}{
+		{"the same", "one", "one", false},
+		{"another", "one", "two", true},
+		{"never used", "", "two", false},
+		{"no machine id", "one", "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := checkMachine(store.Identity{Node: "node", Machine: tt.known}, overspan.Presence{MachineID: tt.own}, "state")
+			if refused := errors.Is(err, overspan.ErrInUse); refused != tt.refused || !refused && err != nil {
+				t.Errorf("error is %v; want one: %t", err, tt.refused)
+			}
+		})
 	}
 }
