@@ -44,8 +44,7 @@ func newHost(ctx context.Context, name, dir string) (*Host, error) {
 			return nil, err
 		}
 	}
-	machineID := fmt.Sprintf("%032x\n", []byte(name))
-	if err := os.WriteFile(filepath.Join(h.Dir, "machine-id"), []byte(machineID), 0o644); err != nil {
+	if err := h.SetMachineID(h); err != nil {
 		return nil, err
 	}
 	if err := h.boot(ctx); err != nil {
@@ -53,6 +52,14 @@ func newHost(ctx context.Context, name, dir string) (*Host, error) {
 		return nil, fmt.Errorf("boot host %s: %w", name, err)
 	}
 	return h, nil
+}
+
+// SetMachineID gives the host the machine id that another one was made with. Of
+// a system that has no machine id, no host has one.
+func (h *Host) SetMachineID(of *Host) error {
+	id := fmt.Sprintf("%032x\n", []byte(of.Name))
+	// In place: this file is mounted on the host.
+	return os.WriteFile(filepath.Join(h.Dir, "machine-id"), []byte(id), 0o644)
 }
 
 // boot starts the host's first process and gets hold of its namespaces.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,6 +54,9 @@ func (l *Lab) openNode(h *Host) (*Node, error) {
 // LogPath names the file that the node's agents write to.
 func (n *Node) LogPath() string { return filepath.Join(n.Dir, "agent.log") }
 
+// StateDir names the agent's state directory.
+func (n *Node) StateDir() string { return filepath.Join(n.Dir, stateDir) }
+
 // Socket names the agent's socket, as seen from outside the host.
 func (n *Node) Socket() string { return filepath.Join(n.Dir, agentSock) }
 
@@ -70,12 +74,26 @@ func (n *Node) AgentArgs() []string {
 		args = append(args, "--etcd-endpoints", n.lab.Etcd.URL)
 	}
 	args = append(args,
-		"--state-dir", filepath.Join(n.Dir, stateDir),
+		"--state-dir", n.StateDir(),
 		"--run-dir", "/run/overspan",
 		"--listen", "unix://"+agentSock,
 		"--metrics-listen", metricsAddr,
 		"--log-level", "debug")
 	return append(args, n.Flags...)
+}
+
+// RunAgent runs one more agent on the node until it ends. Where flags, in pairs
+// of name and value, differ from those of the node's own agent, they hold.
+func (n *Node) RunAgent(ctx context.Context, flags ...string) (Result, error) {
+	args := n.AgentArgs()[1:]
+	for i := 0; i+1 < len(flags); i += 2 {
+		if at := slices.Index(args, flags[i]); at >= 0 {
+			args[at+1] = flags[i+1]
+		} else {
+			args = append(args, flags[i], flags[i+1])
+		}
+	}
+	return n.Host.Run(ctx, n.lab.bin.Agent, args...)
 }
 
 // Launch starts the node's agent and does not wait for it.
