@@ -126,7 +126,7 @@ func (cfg EmbeddedConfig) embed() (*embed.Config, error) {
 	}
 	conf := embed.NewConfig()
 	conf.Dir, conf.Name = cfg.Dir, cfg.Name
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log))
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log, slog.LevelError))
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = embed.CompactorModePeriodic, keptHistory
 	conf.QuotaBackendBytes = quota
 	conf.EnableGRPCGateway = false

@@ -70,7 +70,7 @@ func Dial(cfg DialConfig) (*Etcd, error) {
 			DialKeepAliveTime:    pingTime,
 			DialKeepAliveTimeout: pingTimeout,
 			MaxCallSendMsgSize:   maxSend,
-			Logger:               zapTo(cfg.Log),
+			Logger:               zapTo(cfg.Log, slog.LevelDebug), // its errors are told to whoever asked
 			Context:              ctx,
 			DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{
@@ -146,10 +146,10 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 var errClosed = errors.New("client is closed")
 
 // zapTo lets etcd log through log, one level down: what is worth a line to
-// etcd is detail to us. A nil log is silent.
-func zapTo(log *slog.Logger) *zap.Logger {
+// etcd is detail to us. Nothing is graver than most. A nil log is silent.
+func zapTo(log *slog.Logger, most slog.Level) *zap.Logger {
 	if log == nil {
 		return zap.NewNop()
 	}
-	return zap.New(&slogCore{log: log})
+	return zap.New(&slogCore{log: log, most: most})
 }

@@ -311,14 +311,16 @@ func TestEtcdLogsThroughSlog(t *testing.T) {
 		Level:       slog.LevelDebug,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return dropTime(a) },
 	}))
-	z := zapTo(log).With(zap.String("member", "m1"))
+	z := zapTo(log, slog.LevelError).With(zap.String("member", "m1"))
 	z.Info("info", zap.Int("n", 7))
 	z.Warn("warning", zap.Error(errors.New("cause")))
 	z.Error("error")
-	zapTo(nil).Error("nothing")
+	zapTo(nil, slog.LevelError).Error("nothing")
+	zapTo(log, slog.LevelDebug).Error("of a client")
 	want := "level=DEBUG msg=info member=m1 n=7\n" +
 		"level=WARN msg=warning member=m1 error=cause\n" +
-		"level=ERROR msg=error member=m1\n"
+		"level=ERROR msg=error member=m1\n" +
+		"level=DEBUG msg=\"of a client\"\n"
 	if got := out.String(); got != want {
 		t.Errorf("got:\n%swant:\n%s", got, want)
 	}

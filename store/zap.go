@@ -9,26 +9,30 @@ import (
 
 // slogCore is a zapcore.Core that writes to a slog.Logger. etcd's info is
 // debug to us.
-type slogCore struct{ log *slog.Logger }
+type slogCore struct {
+	log  *slog.Logger
+	most slog.Level // what is graver is logged as this
+}
 
-func slogLevel(l zapcore.Level) slog.Level {
+func (c *slogCore) level(l zapcore.Level) slog.Level {
+	level := slog.LevelDebug
 	switch {
 	case l >= zapcore.ErrorLevel:
-		return slog.LevelError
+		level = slog.LevelError
 	case l == zapcore.WarnLevel:
-		return slog.LevelWarn
+		level = slog.LevelWarn
 	}
-	return slog.LevelDebug
+	return min(level, c.most)
 }
 
 // Enabled implements zapcore.Core.
 func (c *slogCore) Enabled(l zapcore.Level) bool {
-	return c.log.Enabled(context.Background(), slogLevel(l))
+	return c.log.Enabled(context.Background(), c.level(l))
 }
 
 // With implements zapcore.Core.
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{log: c.log.With(attrs(fields)...)}
+	return &slogCore{log: c.log.With(attrs(fields)...), most: c.most}
 }
 
 // Check implements zapcore.Core.
@@ -41,7 +45,7 @@ func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 
 // Write implements zapcore.Core.
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.Log(context.Background(), slogLevel(e.Level), e.Message, attrs(fields)...)
+	c.log.Log(context.Background(), c.level(e.Level), e.Message, attrs(fields)...)
 	return nil
 }
 
