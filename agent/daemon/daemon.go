@@ -159,7 +159,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
 	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.mirror.Suspect
 	registrar.settings = d.settings
-	registrar.failed = d.health.changed.fire
+	registrar.failed, registrar.stale = d.health.changed.fire, d.mirror.Stale
 	return d, nil
 }
 
@@ -267,8 +267,11 @@ func (d *Daemon) Snapshot() *overspan.Snapshot { return d.history.snapshot() }
 // Stale tells since when nothing was heard from etcd; zero if all is fresh.
 func (d *Daemon) Stale() (time.Time, string) {
 	since, err := d.mirror.Stale()
-	if err == nil {
+	switch {
+	case err == nil:
 		return time.Time{}, ""
+	case d.mirror.Snapshot() == nil && d.Snapshot() != nil:
+		return since, err.Error() + "; this agent has started since: it does not know the endpoints of other nodes"
 	}
 	return since, err.Error()
 }

@@ -43,10 +43,11 @@ type registrar struct {
 	suspect   func(why string)
 	settings  func() overspan.Meta // for a cluster that has none; may be zero
 
-	joined func()                // told of each new session
-	failed func()                // told of each try to get one that has failed
-	fenced func()                // told when the registration was lost
-	shown  func() *overspan.Node // the registration as the newest snapshot shows it, if it does
+	joined func()                    // told of each new session
+	failed func()                    // told of each try to get one that has failed
+	fenced func()                    // told when the registration was lost
+	stale  func() (time.Time, error) // as of the mirror
+	shown  func() *overspan.Node     // the registration as the newest snapshot shows it, if it does
 }
 
 func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
@@ -86,7 +87,17 @@ func checkMachine(known store.Identity, own overspan.Presence, dir string) error
 }
 
 // session returns the session, or why this node cannot write to etcd now.
-func (r *registrar) session() (*store.Session, error) { return r.slot.get() }
+func (r *registrar) session() (*store.Session, error) {
+	session, why := r.slot.get()
+	if session != nil {
+		return session, nil
+	}
+	// The first try goes on for longer than it takes to know that etcd is away.
+	if _, stale := r.stale(); stale != nil && !r.slot.hasFailed() {
+		why = stale
+	}
+	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", why)
+}
 
 // heed has the session look at once whether the node is still registered and
 // present, where a snapshot does not show it so. It would find out by itself,

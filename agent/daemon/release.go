@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -58,14 +59,24 @@ func newReleaser(d *Daemon) *releaser {
 func (r *releaser) releaseSoon(ctx context.Context, e overspan.Endpoint) bool {
 	ctx, cancel := context.WithTimeout(ctx, releaseBound)
 	defer cancel()
-	session, err := r.session()
-	if _, stale := r.mirror.Stale(); err == nil && stale == nil && session.Stuck() == nil {
-		if r.release(ctx, session, e) == nil {
-			return true
-		}
+	if session := r.writable(); session != nil && r.release(ctx, session, e) == nil {
+		return true
 	}
 	r.postpone(e)
 	return false
+}
+
+// writable returns the session if etcd answers and takes what is written, as far
+// as this node knows; nil if not.
+func (r *releaser) writable() *store.Session {
+	session, err := r.session()
+	if err != nil || session.Stuck() != nil {
+		return nil
+	}
+	if _, stale := r.mirror.Stale(); stale != nil {
+		return nil
+	}
+	return session
 }
 
 // release takes an endpoint's record out of etcd and frees its slots. Its port
@@ -115,8 +126,7 @@ func (r *releaser) run(ctx context.Context) error {
 			return nil
 		case <-r.pending:
 		}
-		// Without a session there is nothing to do: a new one wakes this again.
-		if session, err := r.session(); err == nil && !r.releaseAll(ctx, session) {
+		if session := r.writable(); session == nil || !r.releaseAll(ctx, session) {
 			wake(r.pending)
 		}
 		if sleep(ctx, releaseEvery) != nil {
@@ -164,17 +174,26 @@ func (r *releaser) postponeOrphans(ctx context.Context) {
 		r.log.Debug("cannot look for endpoints that nobody knows", "error", err)
 		return
 	}
+	pending, err := r.journal.Releases()
+	if err != nil {
+		r.log.Error("cannot read pending releases", "error", err)
+		return
+	}
 	self := r.journal.Identity().Node
 	for _, seg := range s.Segments {
 		for slot, e := range seg.Endpoints.All() {
 			if e.Node != self || slot != e.Slot {
 				continue
 			}
-			if _, known := r.local.attachment(e.ID); known {
+			if _, known := r.local.attachment(e.ID); known || isAmong(e.ID, pending) {
 				continue
 			}
 			r.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
 			r.postpone(*e)
 		}
 	}
+}
+
+func isAmong(id overspan.EndpointID, all []overspan.Endpoint) bool {
+	return slices.ContainsFunc(all, func(e overspan.Endpoint) bool { return e.ID == id })
 }

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
 )
 
@@ -89,14 +88,14 @@ func (s *sessionSlot) hasFailed() bool {
 	return s.failed
 }
 
-// get returns the session, or why this node cannot write to etcd now.
-func (s *sessionSlot) get() (*store.Session, error) {
+// get returns the session, or why there is none.
+func (s *sessionSlot) get() (session *store.Session, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.session != nil {
 		return s.session, nil
 	}
-	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", s.reason)
+	return nil, s.reason
 }
 
 // idSet is a set of ids for several goroutines.
