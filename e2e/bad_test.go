@@ -161,6 +161,13 @@ func (c *cluster) state(ctx context.Context) (lab.Footprint, error) {
 	for key, value := range keys {
 		all = append(all, "etcd: "+key+" "+value)
 	}
+	nodes, err := c.onNodes(ctx)
+	return append(all, nodes...), err
+}
+
+// onNodes is the part of the state that is not in etcd.
+func (c *cluster) onNodes(ctx context.Context) (lab.Footprint, error) {
+	var all lab.Footprint
 	for _, n := range c.Nodes {
 		print, err := n.Footprint(ctx)
 		if err != nil {

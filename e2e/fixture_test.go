@@ -87,6 +87,14 @@ func (c *cluster) start() {
 	c.before = before
 }
 
+// in has the cluster report to a part of the test until that ends.
+func (c *cluster) in(t *testing.T) *cluster {
+	whole := c.t
+	c.t = t
+	t.Cleanup(func() { c.t = whole })
+	return c
+}
+
 // must ends the test on an error.
 func (c *cluster) must(err error) {
 	c.t.Helper()

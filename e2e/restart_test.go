@@ -90,13 +90,32 @@ func (tr *traffic) flows(packets uint64) {
 // stop ends the traffic; none of it may have been lost.
 func (tr *traffic) stop() {
 	tr.c.t.Helper()
-	for i, p := range tr.pingers {
-		sent, lost, err := p.Stop(tr.c.t.Context())
-		if err != nil || lost > 0 {
-			tr.c.t.Errorf("direction %d: %d packets sent, %d lost, %v", i, sent, lost, err)
-		}
-	}
+	tr.c.stopPings(tr.pingers)
 	if turns, err := tr.stream.Stop(); err != nil || turns == 0 {
 		tr.c.t.Errorf("TCP stream: %d turns, %v", turns, err)
+	}
+}
+
+// startRing starts a 1 kHz ping from each sandbox to the next one: a request
+// and its answer go both ways.
+func (c *cluster) startRing(boxes []*lab.Sandbox) []*lab.Pinger {
+	c.t.Helper()
+	var pings []*lab.Pinger
+	for i, from := range boxes {
+		p, err := from.StartPing(c.addr(boxes[(i+1)%len(boxes)]))
+		c.must(err)
+		pings = append(pings, p)
+	}
+	return pings
+}
+
+// stopPings ends pings, of which none may have been lost.
+func (c *cluster) stopPings(pings []*lab.Pinger) {
+	c.t.Helper()
+	for i, p := range pings {
+		sent, lost, err := p.Stop(c.t.Context())
+		if err != nil || lost > 0 {
+			c.t.Errorf("ping %d: %d packets sent, %d lost, %v", i, sent, lost, err)
+		}
 	}
 }
