@@ -33,7 +33,7 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 	defer cancel()
 	if _, _, err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
 		_ = sleep(ctx, registerEvery) // who asks again does not ask all the time
-		return nil, fmt.Errorf("follow etcd: %w", err)
+		return nil, err
 	}
 	for {
 		changed := d.snapshots.wait()
@@ -45,7 +45,7 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 		case <-changed:
 		case <-ctx.Done():
 			if _, stale := d.mirror.Stale(); stale != nil {
-				return nil, overspan.Errorf(overspan.ErrUnavailable, "follow etcd: %w", stale)
+				return nil, stale
 			}
 			return nil, overspan.Errorf(overspan.ErrUnavailable, "follow etcd: its state could not be read within %s", trustBound)
 		}

@@ -19,6 +19,9 @@ import (
 // registerEvery is the pause between two tries to register.
 const registerEvery = time.Second
 
+// errBetween is why there is no session between two.
+var errBetween = errors.New("its registration is being looked at again; try again")
+
 // registrar keeps the node registered, and its registration true.
 type registrar struct {
 	cfg     Config
@@ -176,7 +179,7 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 	if errors.Is(err, store.ErrForgotten) {
 		r.suspect(err.Error())
 	}
-	r.slot.clear(cmp.Or(err, errStopping))
+	r.slot.clear(cmp.Or(err, errBetween))
 	switch {
 	case errors.Is(err, overspan.ErrFenced):
 		r.log.Warn("registration lost; registering anew", "error", err)
