@@ -153,10 +153,24 @@ func (s *site) whole(ctx context.Context) error {
 	return nil
 }
 
-// judge spoils the site and waits until that is undone and told; both must
-// happen within a time. It returns how long it took from the mutation's beginning
-// until its repair was told, or a complaint.
+// judge spoils the site and waits until that is told as repaired and everything
+// is as before; both must happen within a time. It returns how long it took from
+// the mutation's beginning until its repair was told.
 func (s *site) judge(ctx context.Context, m mutation.Mutation, within time.Duration) (time.Duration, error) {
+	took, err := s.repair(ctx, m, within)
+	if err != nil {
+		return 0, err
+	}
+	if m.Left != "" {
+		if _, err := s.node.Exec(ctx, "sh", "-ec", m.Left); err != nil {
+			return 0, fmt.Errorf("what is foreign was touched: %w", err)
+		}
+	}
+	return took, lab.Eventually(ctx, within, s.whole)
+}
+
+// repair spoils the site and waits until that is told as repaired.
+func (s *site) repair(ctx context.Context, m mutation.Mutation, within time.Duration) (time.Duration, error) {
 	seen, begin := len(s.events.Seen()), time.Now()
 	if err := s.spoil(ctx, m); err != nil {
 		return 0, err
@@ -169,18 +183,10 @@ func (s *site) judge(ctx context.Context, m mutation.Mutation, within time.Durat
 	}
 	var at time.Time
 	err := lab.Eventually(ctx, within, func(context.Context) (err error) {
-		at, err = s.told(seen, s.objects.Expand(m.Told))
+		at, err = s.told(seen, "repair", s.objects.Expand(m.Told))
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	if m.Left != "" {
-		if _, err := s.node.Exec(ctx, "sh", "-ec", m.Left); err != nil {
-			return 0, fmt.Errorf("what is foreign was touched: %w", err)
-		}
-	}
-	return at.Sub(begin), lab.Eventually(ctx, within, s.whole)
+	return at.Sub(begin), err
 }
 
 // leftAlone checks that what was done inside the container is found by ctl
@@ -191,7 +197,7 @@ func (s *site) leftAlone(ctx context.Context, m mutation.Mutation, seen int) err
 	if err != nil {
 		return err
 	}
-	_, unseen := s.told(seen, s.objects.Expand(m.Told))
+	_, unseen := s.told(seen, "repair", s.objects.Expand(m.Told))
 	if unseen != nil && !strings.Contains(res.Stdout, "set inside "+s.objects.Veth) {
 		return fmt.Errorf("ctl verify does not name it:\n%s%s", res.Stdout, res.Stderr)
 	}
@@ -199,16 +205,16 @@ func (s *site) leftAlone(ctx context.Context, m mutation.Mutation, seen int) err
 	return err
 }
 
-// told returns when a repair was told whose event says the words.
-func (s *site) told(from int, words string) (time.Time, error) {
+// told returns when an event of the kernel was told that says the words.
+func (s *site) told(from int, action, words string) (time.Time, error) {
 	var others []string
 	for _, e := range s.events.Seen()[from:] {
-		if e.Type == "kernel" && e.Action == "repair" && strings.Contains(e.Name, words) {
+		if e.Type == "kernel" && e.Action == action && strings.Contains(e.Name, words) {
 			return e.Time, nil
 		}
 		others = append(others, e.Action+" "+e.Name)
 	}
-	return time.Time{}, fmt.Errorf("no event says %q; told were:\n%s", words, strings.Join(others, "\n"))
+	return time.Time{}, fmt.Errorf("no event %s says %q; told were:\n%s", action, words, strings.Join(others, "\n"))
 }
 
 // Scenario 22: "Device deleted, bridge deleted, FDB flushed, neighbours flushed,

@@ -270,18 +270,20 @@ func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 }
 
 // link hints at a link of ours, under the name that it had and the one that it
-// has: a rename takes it away. Of others it says that there was something.
+// has: a rename takes it away. Of others, also under names like ours, it says
+// that there was something.
 func (l *linkEvents) link(kind uint16, body []byte) {
 	d, err := decodeLink(body)
 	if err != nil {
 		return
 	}
-	ours := l.device(d.index)
+	l.device(d.index)
 	if body[0] == unix.AF_BRIDGE {
 		return // about the port, not the link: RTM_DELLINK means that it left its bridge
 	}
 	l.learn(d)
-	if !l.device(d.index) && !ours {
+	l.device(d.index)
+	if !d.ours() {
 		l.to.add(Hint{Links: true})
 	}
 	if kind == unix.RTM_DELLINK {
