@@ -27,6 +27,10 @@ type Mutation struct {
 	Broad bool
 }
 
+// Sweep takes away what a mutation leaves whose commands failed half-way, since
+// an agent was at the same objects.
+const Sweep = "for link in new old lost other stray; do ip link del $link 2>/dev/null || true; done"
+
 // Noticed is how an agent comes to know of a mutation.
 type Noticed int
 
