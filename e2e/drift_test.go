@@ -259,9 +259,7 @@ func TestScenario22_DriftIsRepaired(t *testing.T) {
 	both.Go(func() { run(slow, silent, shortResync+repairWithin) })
 	run(prompt, announced, repairWithin)
 	both.Wait()
-	for _, p := range pings {
-		p.Stop(t.Context())
-	}
+	stopAll(pings)
 	c.mesh(a, b)
 	if n := c.repairs(h1); n < float64(len(announced)) {
 		t.Errorf("%v repairs are counted of %d", n, len(announced))
