@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -197,5 +198,54 @@ func TestRepairsAreToldFromChanges(t *testing.T) {
 			continue
 		}
 		return
+	}
+}
+
+// moved must name every part whose plan differs, or what this node does itself
+// would be told as a repair.
+func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
+	const self = overspan.NodeID("self")
+	demo := overspan.NetworkID(strings.Repeat("d", 64))
+	web := overspan.EndpointID(strings.Repeat("e", 64))
+	base := func() planInput {
+		return planInput{
+			Self: self,
+			Snapshot: &overspan.Snapshot{
+				Networks: map[overspan.NetworkID]*overspan.Network{demo: {ID: demo}},
+				Segments: map[overspan.NetworkID]*overspan.Segment{demo: {}},
+			},
+			Attachments: []overspan.Attachment{{Endpoint: overspan.Endpoint{ID: web, Network: demo}}},
+		}
+	}
+	endpoint, network, global := part{demo, web}, part{network: demo}, part{}
+	for _, test := range []struct {
+		name   string
+		change func(*planInput)
+		want   []part
+	}{
+		{"nothing", func(*planInput) {}, nil},
+		{"committed", func(in *planInput) { in.Local, in.Attachments[0].Committed = 1, true }, []part{endpoint}},
+		{"detached", func(in *planInput) { in.Local, in.Attachments = 1, nil }, []part{endpoint, network, global}},
+		{"lost", func(in *planInput) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []part{endpoint}},
+		{"sandbox made", func(in *planInput) { in.Local, in.Sandboxes = 1, []overspan.Sandbox{{ID: "s"}} }, []part{global}},
+		{"frozen", func(in *planInput) {
+			s := *in.Snapshot
+			s.Frozen = &overspan.Freeze{}
+			in.Snapshot = &s
+		}, []part{network, global}},
+		{"network changed", func(in *planInput) {
+			s := *in.Snapshot
+			s.Networks = map[overspan.NetworkID]*overspan.Network{demo: {ID: demo, ModRevision: 9}}
+			in.Snapshot = &s
+		}, []part{network}},
+	} {
+		old, now := base(), base()
+		now.Snapshot = old.Snapshot
+		test.change(&now)
+		want := partSet{}
+		want.add(test.want...)
+		if got := moved(old, now); !maps.Equal(got, want) {
+			t.Errorf("%s: moved are %v, want %v", test.name, got, want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -181,7 +182,7 @@ func moved(old, new planInput) partSet {
 	if old.Snapshot == nil {
 		old.Snapshot = &overspan.Snapshot{}
 	}
-	if old.Local != new.Local {
+	if old.Local != new.Local || !maps.Equal(old.Lost, new.Lost) {
 		out.addLocal(old, new)
 	}
 	if old.Snapshot == new.Snapshot {
@@ -214,7 +215,8 @@ func (s partSet) addLocal(old, new planInput) {
 	for _, a := range new.Attachments {
 		b, known := was[a.Endpoint.ID]
 		delete(was, a.Endpoint.ID)
-		if !known || a.Committed != b.Committed || a.Netns != b.Netns || a.Endpoint.ModRevision != b.Endpoint.ModRevision {
+		lost := old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID]
+		if !known || lost || a.Committed != b.Committed || a.Netns != b.Netns || a.Endpoint.ModRevision != b.Endpoint.ModRevision {
 			s.add(part{a.Endpoint.Network, a.Endpoint.ID})
 		}
 	}
