@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/overspan/overspan"
@@ -121,4 +122,22 @@ func TestForeign(t *testing.T) {
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
 		t.Errorf("foreign state (-before +after):\n%s", diff)
 	}
+}
+
+// TestStrayAddressTakesNoGroupAlong adds an address beside the gateway's that has
+// the same solicited-node group, and deletes it before the kernel is done with it.
+func TestStrayAddressTakesNoGroupAlong(t *testing.T) {
+	s := newTestSite(t)
+	converge(t, s.host, s.scope, s.want)
+	for range 10 {
+		sh(t, "ip addr add fd99::1/64 dev "+s.net.bridge())
+		apply(t, s.host, DelAddr{Addr{s.net.bridge(), netip.MustParsePrefix("fd99::1/64")}})
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for !strings.Contains(sh(t, "ip -6 maddr show dev "+s.net.bridge()), "ff02::1:ff00:1\n") {
+		if time.Now().After(deadline) {
+			t.Fatal("the gateway hears no neighbour solicitation any more")
+		}
+	}
+	converge(t, s.host, s.scope, s.want)
 }

@@ -375,8 +375,33 @@ func (h *Host) delAddr(a Addr) error {
 		return err
 	}
 	err = h.route.exec(addrMessage(unix.RTM_DELADDR, d.index, a.Prefix))
-	if errors.Is(err, unix.EADDRNOTAVAIL) {
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return err
+	}
+	return h.route.rejoin(d.index, a.Prefix.Addr())
+}
+
+// rejoin makes the IPv6 addresses of a link be heard again that share their
+// solicited-node group with one that was deleted. A new address joins the group
+// a moment later, by a work queue (addrconf_dad_begin): deleted before that, it
+// leaves the group in the name of the others, and nobody finds them any more.
+func (c *conn) rejoin(index int, gone netip.Addr) error {
+	if !gone.Is6() {
 		return nil
 	}
-	return err
+	left, err := c.addrs(index)
+	if err != nil {
+		return err
+	}
+	group := func(a netip.Addr) [3]byte {
+		raw := a.As16()
+		return [3]byte(raw[13:])
+	}
+	var todo []message
+	for _, a := range left {
+		if a.prefix.Addr().Is6() && group(a.prefix.Addr()) == group(gone) {
+			todo = append(todo, addrMessage(unix.RTM_DELADDR, index, a.prefix), addrMessage(unix.RTM_NEWADDR, index, a.prefix))
+		}
+	}
+	return firstError(c.execAll(todo))
 }

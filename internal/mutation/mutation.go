@@ -118,7 +118,7 @@ func entries() []Mutation {
 	return []Mutation{
 		{Name: "gateway gone", Host: "ip addr flush dev BRIDGE", Told: "on BRIDGE missing → added"},
 		{
-			Name: "stray address", Host: "ip addr add 10.1.2.3/24 dev BRIDGE; ip addr add fd99:1::99/64 dev BRIDGE",
+			Name: "stray address", Host: "ip addr add 10.1.2.3/24 dev BRIDGE; ip addr add fd99:1::1/64 dev BRIDGE",
 			Told: "address 10.1.2.3/24 on BRIDGE not wanted → deleted",
 		},
 		{
