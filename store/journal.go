@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -44,6 +45,9 @@ const (
 type Journal struct {
 	db *bolt.DB
 	id Identity
+
+	saving sync.Mutex         // guards saved
+	saved  *overspan.Snapshot // what SaveSnapshot wrote last; nil if that is not known
 }
 
 // OpenJournal opens the journal at a path, and makes it if it is not there: then

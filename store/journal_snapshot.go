@@ -1,17 +1,15 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/overspan/overspan"
-	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
 // journalCluster is the cluster in whose layout the journal keeps a snapshot;
@@ -41,123 +39,61 @@ type savedSegment struct {
 	Bad      int   `json:"bad,omitempty"`
 }
 
-// errSame ends a transaction that would change nothing.
-var errSame = errors.New("nothing has changed")
-
 // SaveSnapshot keeps what planning this node's networks needs while etcd is
 // away: settings, nodes, networks, and of the networks that are followed the
 // blocks, and those endpoints that blocks do not tell of, which are this node's
-// own and exceptions. It writes only what has changed.
+// own and exceptions. It writes, and looks at, only what has changed since the
+// snapshot that it saved before; that only the revision has is not worth a write.
 func (j *Journal) SaveSnapshot(snap *overspan.Snapshot, self overspan.NodeID) error {
-	records, err := savedRecords(snap, self)
-	if err != nil {
-		return fmt.Errorf("save snapshot %d: %w", snap.Revision, err)
-	}
-	err = j.db.Update(func(tx *bolt.Tx) error {
-		return replaceAll(tx.Bucket([]byte(bucketSnapshot)), records)
-	})
-	if err != nil && !errors.Is(err, errSame) {
-		return fmt.Errorf("save snapshot %d: %w", snap.Revision, err)
-	}
-	return nil
-}
-
-// replaceAll makes a bucket hold the records and nothing else; errSame if it
-// would only learn of later revisions, which is not worth a write.
-func replaceAll(bucket *bolt.Bucket, records map[string][]byte) error {
-	same := bucket.Get([]byte(keySnapshot)) != nil
-	var stale [][]byte
-	err := bucket.ForEach(func(key, _ []byte) error {
-		if _, stays := records[string(key)]; !stays {
-			stale = append(stale, slices.Clone(key))
-		}
-		return nil
-	})
+	keys, err := NewKeys(journalCluster)
 	if err != nil {
 		return err
 	}
-	for _, key := range stale {
-		same = false
-		if err := bucket.Delete(key); err != nil {
-			return err
-		}
+	j.saving.Lock()
+	defer j.saving.Unlock()
+	old := j.saved
+	if old == nil {
+		old = &overspan.Snapshot{}
 	}
-	for key, value := range records {
-		if bytes.Equal(bucket.Get([]byte(key)), value) {
-			continue
-		}
-		same = same && key == keySnapshot
-		if err := bucket.Put([]byte(key), value); err != nil {
-			return err
-		}
+	s := saver{keys: keys, self: self, put: map[string][]byte{}, del: map[string]struct{}{}}
+	s.compare(old, snap)
+	switch {
+	case s.err != nil:
+		return fmt.Errorf("save snapshot %d: %w", snap.Revision, s.err)
+	case j.saved != nil && len(s.put)+len(s.del) == 0 && headOf(old).same(headOf(snap)):
+		j.saved = snap
+		return nil
 	}
-	if same {
-		return errSame
+	s.raw(keySnapshot, headOf(snap), nil)
+	err = j.db.Update(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket([]byte(bucketSnapshot))
+		if j.saved == nil {
+			return s.replace(bucket, headOf(snap))
+		}
+		return s.write(bucket)
+	})
+	if err != nil && !errors.Is(err, errSame) {
+		j.saved = nil // what the file holds is not known any more
+		return fmt.Errorf("save snapshot %d: %w", snap.Revision, err)
 	}
+	j.saved = snap
 	return nil
 }
 
-// A saver collects the records of a snapshot, and the first that cannot be
-// written.
-type saver struct {
-	out map[string][]byte
-	err error
-}
-
-func (s *saver) add(key string, create, mod int64, rec proto.Message) {
-	value, err := Marshal(rec)
-	s.raw(key, savedRecord{Create: create, Mod: mod, Record: value}, err)
-}
-
-func (s *saver) raw(key string, saved any, err error) {
-	if err == nil {
-		s.out[key], err = json.Marshal(saved)
-	}
-	if err != nil && s.err == nil {
-		s.err = fmt.Errorf("key %s: %w", key, err)
-	}
-}
-
-func savedRecords(snap *overspan.Snapshot, self overspan.NodeID) (map[string][]byte, error) {
-	keys, err := NewKeys(journalCluster)
-	if err != nil {
-		return nil, err
-	}
-	s := saver{out: make(map[string][]byte)}
+func headOf(snap *overspan.Snapshot) savedHead {
 	head := savedHead{Revision: snap.Revision, Bad: snap.Bad, Segments: make(map[overspan.NetworkID]savedSegment)}
-	if snap.Meta != (overspan.Meta{}) { // a snapshot may be older than the cluster's settings
-		s.add(keys.Meta(), 0, 0, overspanv1.MetaRecord(snap.Meta))
-	}
-	if snap.Frozen != nil {
-		s.add(keys.Frozen(), snap.Frozen.Revision, snap.Frozen.Revision, overspanv1.FrozenRecord(*snap.Frozen))
-	}
-	if snap.Accepted != 0 {
-		s.add(keys.Accepted(), 0, 0, &overspanv1.Accepted{Count: snap.Accepted})
-	}
-	for id, n := range snap.Nodes {
-		s.add(keys.Node(id), n.CreateRevision, n.ModRevision, overspanv1.NodeRecord(*n))
-		if n.Presence != nil {
-			s.add(keys.Live(id), n.Presence.Revision, n.Presence.Revision, overspanv1.PresenceRecord(*n.Presence))
+	for id := range snap.Networks {
+		if seg := snap.Segments[id]; seg != nil {
+			head.Segments[id] = savedSegment{Revision: seg.Revision, Bad: seg.Bad}
 		}
 	}
-	for id, n := range snap.Networks {
-		s.add(keys.Network(id), n.CreateRevision, n.ModRevision, overspanv1.NetworkRecord(*n))
-		seg := snap.Segments[id]
-		if seg == nil {
-			continue
-		}
-		head.Segments[id] = savedSegment{Revision: seg.Revision, Bad: seg.Bad}
-		for b := range seg.Blocks.Values() {
-			s.add(keys.Block(id, b.Range), b.CreateRevision, b.ModRevision, overspanv1.BlockRecord(b))
-		}
-		for slot, e := range seg.Endpoints.All() {
-			if e.Node == self || n.IsException(*e) {
-				s.add(keys.Endpoint(id, slot), e.CreateRevision, e.ModRevision, overspanv1.EndpointRecord(*e))
-			}
-		}
-	}
-	s.raw(keySnapshot, head, nil)
-	return s.out, s.err
+	return head
+}
+
+// same reports whether two heads differ in their revisions at most.
+func (h savedHead) same(o savedHead) bool {
+	return slices.Equal(h.Bad, o.Bad) &&
+		maps.EqualFunc(h.Segments, o.Segments, func(s, t savedSegment) bool { return s.Bad == t.Bad })
 }
 
 // Snapshot returns the snapshot that was saved last, without the wants and the

@@ -203,12 +203,13 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 	if wrote := after.TxStats.GetWrite() - before.TxStats.GetWrite(); wrote != 0 {
 		t.Errorf("a snapshot with nothing new took %d writes", wrote)
 	}
-	later.Segments = nil
-	if err := j.SaveSnapshot(&later, nodeID(1)); err != nil {
+	last := later
+	last.Segments = nil
+	if err := j.SaveSnapshot(&last, nodeID(1)); err != nil {
 		t.Fatal(err)
 	}
-	if got := must(j.Snapshot())(t); len(got.Segments) != 0 || got.Revision != later.Revision {
-		t.Errorf("snapshot at %d has segments %v, want none at %d", got.Revision, got.Segments, later.Revision)
+	if got := must(j.Snapshot())(t); len(got.Segments) != 0 || got.Revision != last.Revision {
+		t.Errorf("snapshot at %d has segments %v, want none at %d", got.Revision, got.Segments, last.Revision)
 	}
 }
 
