@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"maps"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
@@ -11,6 +12,7 @@ import (
 // that ask for it.
 func (d *Daemon) acknowledge(ctx context.Context) error {
 	told := map[overspan.NetworkID]int64{}
+	asked := map[overspan.NetworkID]petition{}
 	var teller *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
@@ -19,7 +21,7 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 				clear(told)
 				teller = session
 			}
-			d.putAcks(ctx, session, told)
+			d.putAcks(ctx, session, asked, told)
 		}
 		select {
 		case <-ctx.Done():
@@ -29,8 +31,8 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 	}
 }
 
-func (d *Daemon) putAcks(ctx context.Context, session *store.Session, told map[overspan.NetworkID]int64) {
-	for id, rev := range d.owedAcks(told) {
+func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]petition, told map[overspan.NetworkID]int64) {
+	for id, rev := range d.owedAcks(asked, told) {
 		n := d.networkByID(id)
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
@@ -44,38 +46,49 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, told map[o
 }
 
 // owedAcks returns the revision applied of each network in which something
-// newer than what was told asks for it.
-func (d *Daemon) owedAcks(told map[overspan.NetworkID]int64) map[overspan.NetworkID]int64 {
+// newer than what was told asks for it. In asked it notes what it has looked at.
+func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, told map[overspan.NetworkID]int64) map[overspan.NetworkID]int64 {
 	owed := map[overspan.NetworkID]int64{}
 	s := d.believed()
 	if s == nil {
 		return owed
 	}
 	for id, seg := range s.Segments {
-		if !holds(seg, d.Self()) {
-			continue
-		}
-		asked, applied := askedToAcknowledge(seg, d.Self()), d.health.appliedTo(id)
-		if asked > told[id] && applied >= asked {
+		p := asked[id].after(seg, d.Self())
+		asked[id] = p
+		if applied := d.health.appliedTo(id); p.newest > told[id] && applied >= p.newest && holds(seg, d.Self()) {
 			owed[id] = applied
 		}
 	}
+	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ petition) bool { return s.Segments[id] == nil })
 	return owed
 }
 
-// askedToAcknowledge returns the newest revision in a segment that asks its
-// members, of whom self is one, to acknowledge it; 0 if nothing does.
-func askedToAcknowledge(seg *overspan.Segment, self overspan.NodeID) int64 {
-	var newest int64
-	for b := range seg.Blocks.Values() {
-		if b.Ack && b.Node != self {
-			newest = max(newest, b.ModRevision)
+// A petition is the newest revision of a network that asks its members to
+// acknowledge it, of all that were seen up to a segment; 0 if nothing does. What
+// has asked and is gone still counts: an acknowledgement too many harms nobody.
+type petition struct {
+	segment *overspan.Segment
+	newest  int64
+}
+
+// after returns the petition as of a newer segment, of which it looks at what
+// has changed. Self asks nothing of itself.
+func (p petition) after(seg *overspan.Segment, self overspan.NodeID) petition {
+	old := p.segment
+	if old == nil || seg.Revision < old.Revision { // the first one, or another history
+		old, p.newest = &overspan.Segment{}, 0
+	}
+	next := petition{segment: seg, newest: p.newest}
+	for first := range seg.Blocks.Changes(old.Blocks) {
+		if b := seg.Blocks.Get(first); b.Ack && b.Node != self {
+			next.newest = max(next.newest, b.ModRevision)
 		}
 	}
-	for e := range seg.Endpoints.Values() {
-		if e.Ack && e.Node != self {
-			newest = max(newest, e.ModRevision)
+	for slot := range seg.Endpoints.Changes(old.Endpoints) {
+		if e := seg.Endpoints.Get(slot); e != nil && e.Ack && e.Node != self {
+			next.newest = max(next.newest, e.ModRevision)
 		}
 	}
-	return newest
+	return next
 }

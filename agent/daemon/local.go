@@ -1,9 +1,9 @@
 package daemon
 
 import (
-	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/overspan/overspan"
 )
@@ -14,43 +14,40 @@ import (
 type local struct {
 	mu          sync.Mutex // guards all below
 	version     uint64     // grows with each change
-	sandboxes   map[overspan.SandboxID]overspan.Sandbox
-	attachments map[overspan.EndpointID]overspan.Attachment
+	sandboxes   *chronicle[overspan.SandboxID, overspan.Sandbox]
+	attachments *chronicle[overspan.EndpointID, overspan.Attachment]
 }
 
 func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
-	l := &local{
-		sandboxes:   map[overspan.SandboxID]overspan.Sandbox{},
-		attachments: map[overspan.EndpointID]overspan.Attachment{},
+	return &local{
+		sandboxes: newChronicle(
+			func(s *overspan.Sandbox) overspan.SandboxID { return s.ID },
+			func(s *overspan.Sandbox) time.Time { return s.Created }, sandboxes),
+		attachments: newChronicle(
+			func(a *overspan.Attachment) overspan.EndpointID { return a.Endpoint.ID },
+			func(a *overspan.Attachment) time.Time { return a.Endpoint.Created }, attachments),
 	}
-	for _, s := range sandboxes {
-		l.sandboxes[s.ID] = s
-	}
-	for _, a := range attachments {
-		l.attachments[a.Endpoint.ID] = a
-	}
-	return l
 }
 
 func (l *local) putSandbox(s overspan.Sandbox) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.version++
-	l.sandboxes[s.ID] = s
+	l.sandboxes.put(s)
 }
 
 func (l *local) dropSandbox(id overspan.SandboxID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.version++
-	delete(l.sandboxes, id)
+	l.sandboxes.remove(id)
 }
 
 func (l *local) putAttachment(a overspan.Attachment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.version++
-	l.attachments[a.Endpoint.ID] = a
+	l.attachments.put(a)
 }
 
 // dropAttachment reports whether the attachment was still there, so that of
@@ -58,10 +55,8 @@ func (l *local) putAttachment(a overspan.Attachment) {
 func (l *local) dropAttachment(id overspan.EndpointID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, there := l.attachments[id]
 	l.version++
-	delete(l.attachments, id)
-	return there
+	return l.attachments.remove(id)
 }
 
 // register notes an endpoint's record as it stands, and under which registration;
@@ -69,64 +64,51 @@ func (l *local) dropAttachment(id overspan.EndpointID) bool {
 func (l *local) register(e overspan.Endpoint, registration int64) (overspan.Attachment, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, there := l.attachments[e.ID]
+	a, there := l.attachments.get(e.ID)
 	if !there {
 		return a, false
 	}
 	l.version++
 	a.Endpoint, a.Registration = e, registration
-	l.attachments[e.ID] = a
+	l.attachments.put(a)
 	return a, true
 }
 
 func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s, ok := l.sandboxes[id]
-	return s, ok
+	return l.sandboxes.get(id)
 }
 
 func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a, ok := l.attachments[id]
-	return a, ok
+	return l.attachments.get(id)
 }
 
 // all returns everything of one moment: the version, and sandboxes and
-// attachments, oldest first.
+// attachments, oldest first. The lists are shared: nobody changes them.
 func (l *local) all() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.version, l.sortedSandboxes(), l.sortedAttachments(func(overspan.Attachment) bool { return true })
+	return l.version, l.sandboxes.all(), l.attachments.all()
 }
 
-// allSandboxes returns the sandboxes, oldest first.
+// allSandboxes returns the sandboxes, oldest first; nobody changes the list.
 func (l *local) allSandboxes() []overspan.Sandbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.sortedSandboxes()
-}
-
-// sortedSandboxes is called under mu.
-func (l *local) sortedSandboxes() []overspan.Sandbox {
-	return slices.SortedFunc(maps.Values(l.sandboxes), func(a, b overspan.Sandbox) int {
-		return a.Created.Compare(b.Created)
-	})
+	return l.sandboxes.all()
 }
 
 // standing returns the attachments whose records were written under a known
-// registration, in no order.
+// registration.
 func (l *local) standing() []overspan.Attachment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]overspan.Attachment, 0, len(l.attachments))
-	for _, a := range l.attachments {
-		if a.Committed && a.Registration != 0 {
-			out = append(out, a)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(l.attachments.all()), func(a overspan.Attachment) bool {
+		return !a.Committed || a.Registration == 0
+	})
 }
 
 // disown forgets under which registration the attachments' records were
@@ -135,12 +117,12 @@ func (l *local) disown() []overspan.Attachment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []overspan.Attachment
-	for id, a := range l.attachments {
+	for _, a := range l.attachments.all() {
 		if !a.Committed || a.Registration == 0 {
 			continue
 		}
 		a.Registration, a.Endpoint.CreateRevision, a.Endpoint.ModRevision = 0, 0, 0
-		l.attachments[id] = a
+		l.attachments.put(a)
 		out = append(out, a)
 	}
 	if len(out) > 0 {
@@ -149,9 +131,11 @@ func (l *local) disown() []overspan.Attachment {
 	return out
 }
 
-// allAttachments returns the attachments, oldest first.
+// allAttachments returns the attachments, oldest first; nobody changes the list.
 func (l *local) allAttachments() []overspan.Attachment {
-	return l.filter(func(overspan.Attachment) bool { return true })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.attachments.all()
 }
 
 // inNetwork returns the attachments to one network, oldest first.
@@ -164,22 +148,13 @@ func (l *local) inSandbox(id overspan.SandboxID) []overspan.Attachment {
 	return l.filter(func(a overspan.Attachment) bool { return a.Sandbox == id })
 }
 
+// filter returns the attachments that keep says yes to, oldest first.
 func (l *local) filter(keep func(overspan.Attachment) bool) []overspan.Attachment {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.sortedAttachments(keep)
-}
-
-// sortedAttachments is called under mu.
-func (l *local) sortedAttachments(keep func(overspan.Attachment) bool) []overspan.Attachment {
 	var out []overspan.Attachment
-	for _, a := range l.attachments {
+	for _, a := range l.allAttachments() {
 		if keep(a) {
 			out = append(out, a)
 		}
 	}
-	slices.SortFunc(out, func(a, b overspan.Attachment) int {
-		return a.Endpoint.Created.Compare(b.Endpoint.Created)
-	})
 	return out
 }

@@ -27,16 +27,16 @@ func (k *scopedKernel) Read(ctx context.Context, scope kernel.Scope) (kernel.Sta
 	return k.Fake.Read(ctx, scope)
 }
 
-// A segmentHistory is a node whose input changes at random, and its reconciler.
-type segmentHistory struct {
+// A narrowing is a node whose input changes at random, and its reconciler.
+type narrowing struct {
 	*reconciler
 	fake *scopedKernel
 	in   planInput
 	rev  int64
 }
 
-func newSegmentHistory() *segmentHistory {
-	h := &segmentHistory{fake: &scopedKernel{Fake: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500})}, in: twoNodes(), rev: 100}
+func newNarrowing() *narrowing {
+	h := &narrowing{fake: &scopedKernel{Fake: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500})}, in: twoNodes(), rev: 100}
 	h.fake.MakeNetns("/run/netns/web1")
 	h.reconciler = newReconciler(h.fake, slog.New(slog.DiscardHandler), func(kernel.Scope) (planInput, bool) { return h.in, true })
 	return h
@@ -44,7 +44,7 @@ func newSegmentHistory() *segmentHistory {
 
 // change edits a copy of the snapshot and of its segment, and reconciles what
 // differs as a new snapshot from etcd does.
-func (h *segmentHistory) change(ctx context.Context, edit func(*overspan.Snapshot, *overspan.Segment)) error {
+func (h *narrowing) change(ctx context.Context, edit func(*overspan.Snapshot, *overspan.Segment)) error {
 	h.rev++
 	next := *h.in.Snapshot
 	seg := *next.Segments[demoNet]
@@ -63,7 +63,7 @@ func (h *segmentHistory) change(ctx context.Context, edit func(*overspan.Snapsho
 }
 
 // drift returns what a look at everything would change.
-func (h *segmentHistory) drift(ctx context.Context) (string, error) {
+func (h *narrowing) drift(ctx context.Context) (string, error) {
 	res, err := h.compare(ctx, kernel.Scope{All: true, Global: true}, nil)
 	var out []string
 	for _, op := range res.Ops {
@@ -78,7 +78,7 @@ func (h *segmentHistory) drift(ctx context.Context) (string, error) {
 func TestNarrowPassesLeaveNothingBehind(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()
-		h := newSegmentHistory()
+		h := newNarrowing()
 		if _, err := h.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync); err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func editAtRandom(t *rapid.T, rev int64, s *overspan.Snapshot, seg *overspan.Seg
 // have changed.
 func TestAClaimIsALookAtItsBlock(t *testing.T) {
 	ctx := t.Context()
-	h := newSegmentHistory()
+	h := newNarrowing()
 	if _, err := h.pass(ctx, kernel.Scope{Global: true}, causeRequest); err != nil {
 		t.Fatal(err)
 	}

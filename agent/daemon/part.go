@@ -208,28 +208,46 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 // addLocal adds what depends on this node's sandboxes and endpoints. The first
 // and last endpoint of a network may bring or take its devices and rules.
 func (s partSet) addLocal(old, new planInput) {
-	was := map[overspan.EndpointID]overspan.Attachment{}
-	for _, a := range old.Attachments {
-		was[a.Endpoint.ID] = a
+	lost := func(a *overspan.Attachment) bool { return old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID] } // or found again
+	before, now := old.Attachments, new.Attachments
+	for len(before) > 0 && len(now) > 0 && samePlug(&before[0], &now[0]) && !lost(&now[0]) { // all but the newest, as a rule
+		before, now = before[1:], now[1:]
 	}
-	for _, a := range new.Attachments {
-		b, known := was[a.Endpoint.ID]
+	was := map[overspan.EndpointID]*overspan.Attachment{}
+	for i := range before {
+		was[before[i].Endpoint.ID] = &before[i]
+	}
+	for i := range now {
+		a := &now[i]
+		b := was[a.Endpoint.ID]
 		delete(was, a.Endpoint.ID)
-		lost := old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID]
-		if !known || lost || a.Committed != b.Committed || a.Netns != b.Netns || a.Endpoint.ModRevision != b.Endpoint.ModRevision {
+		if b == nil || !samePlug(a, b) || lost(a) {
 			s.add(part{a.Endpoint.Network, a.Endpoint.ID})
 		}
 	}
 	for _, a := range was {
 		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
 	}
-	before, now := old.members(), new.members()
-	for _, id := range slices.Concat(before, now) {
-		if !slices.Contains(before, id) || !slices.Contains(now, id) {
-			s.add(part{}, part{network: id})
-		}
-	}
+	s.addMembership(old, new)
 	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
 		s.add(part{})
+	}
+}
+
+// samePlug reports whether an endpoint's plan is the same, as far as its
+// attachment goes.
+func samePlug(a, b *overspan.Attachment) bool {
+	return a.Endpoint.ID == b.Endpoint.ID && a.Committed == b.Committed && a.Netns == b.Netns &&
+		a.Endpoint.ModRevision == b.Endpoint.ModRevision
+}
+
+// addMembership adds the networks that this node has joined or left.
+func (s partSet) addMembership(old, new planInput) {
+	before, now := old.members(), new.members()
+	for _, id := range slices.Concat(before, now) {
+		_, was := slices.BinarySearch(before, id)
+		if _, is := slices.BinarySearch(now, id); was != is {
+			s.add(part{}, part{network: id})
+		}
 	}
 }

@@ -64,13 +64,16 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 // there, or holds a block, so that the next attach finds all in place.
 func (in planInput) members() []overspan.NetworkID {
 	ids := map[overspan.NetworkID]struct{}{}
-	for _, a := range in.Attachments {
-		if !in.adrift(a) {
-			ids[a.Endpoint.Network] = struct{}{}
+	var last overspan.NetworkID // most often the next one's too
+	for i := range in.Attachments {
+		a := &in.Attachments[i]
+		if a.Endpoint.Network != last && !in.adrift(*a) {
+			last = a.Endpoint.Network
+			ids[last] = struct{}{}
 		}
 	}
 	for id, seg := range in.Snapshot.Segments {
-		if holds(seg, in.Self) {
+		if _, known := ids[id]; !known && holds(seg, in.Self) {
 			ids[id] = struct{}{}
 		}
 	}

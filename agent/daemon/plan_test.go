@@ -169,11 +169,25 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 
 func TestAcknowledgeAsksForWhatOthersAskedFor(t *testing.T) {
 	seg := twoNodes().Snapshot.Segments[demoNet]
-	if got := askedToAcknowledge(seg, selfNode); got != 4 {
-		t.Errorf("this node owes an acknowledgement of %d, want 4", got)
+	first := petition{}.after(seg, selfNode)
+	if first.newest != 4 {
+		t.Errorf("this node owes an acknowledgement of %d, want 4", first.newest)
 	}
-	if got := askedToAcknowledge(seg, otherNode); got != 0 {
+	if got := (petition{}).after(seg, otherNode).newest; got != 0 {
 		t.Errorf("the asker owes itself an acknowledgement of %d, want none", got)
+	}
+	later := *seg
+	later.Revision = 9
+	later.Endpoints.Put(17, &overspan.Endpoint{Node: otherNode, Ack: true, ModRevision: 9})
+	later.Endpoints.Put(3, &overspan.Endpoint{Node: selfNode, Ack: true, ModRevision: 8})
+	if got := first.after(&later, selfNode).newest; got != 9 {
+		t.Errorf("after an exception this node owes an acknowledgement of %d, want 9", got)
+	}
+	back := *seg
+	back.Revision = 2
+	back.Blocks = overspan.SlotMap[overspan.Block]{}
+	if got := first.after(&back, selfNode).newest; got != 0 {
+		t.Errorf("after a return to the past this node owes an acknowledgement of %d, want none", got)
 	}
 }
 

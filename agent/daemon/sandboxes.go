@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +23,11 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 	if !known {
 		return d.local.allAttachments()
 	}
-	for i, a := range in.Attachments {
-		in.Attachments[i].Lost = in.lost(a.Endpoint)
+	out := slices.Clone(in.Attachments)
+	for i, a := range out {
+		out[i].Lost = in.lost(a.Endpoint)
 	}
-	return in.Attachments
+	return out
 }
 
 // CreateSandbox makes a lasting network namespace. It needs no etcd.
