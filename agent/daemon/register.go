@@ -20,7 +20,11 @@ import (
 const registerEvery = time.Second
 
 // errBetween is why there is no session between two.
-var errBetween = errors.New("its registration is being looked at again; try again")
+var (
+	errBetween = errors.New("its registration is being looked at again; try again")
+	// errDoubted says that nothing may be written to etcd for now.
+	errDoubted = overspan.Errorf(overspan.ErrUnavailable, "etcd has lost its past: see ctl status")
+)
 
 // registrar keeps the node registered, and its registration true.
 type registrar struct {
@@ -179,8 +183,15 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 	if errors.Is(err, store.ErrForgotten) {
 		r.suspect(err.Error())
 	}
-	r.slot.clear(cmp.Or(err, errBetween))
+	select {
+	case <-doubted:
+		r.slot.clear(errDoubted)
+	default:
+		r.slot.clear(cmp.Or(err, errBetween))
+	}
 	switch {
+	case errors.Is(err, store.ErrForgotten):
+		r.log.Warn("the session is over", "error", err)
 	case errors.Is(err, overspan.ErrFenced):
 		r.log.Warn("registration lost; registering anew", "error", err)
 		r.fenced()
