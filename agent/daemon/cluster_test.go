@@ -67,28 +67,35 @@ func (l *opLog) since(n int) []string {
 
 func newTestCluster(t *testing.T, nodes int) *testCluster {
 	c := &testCluster{t: t, etcd: store.NewMemory(1)}
-	for i := range nodes {
-		addr := netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)})
-		n := &testNode{
-			t: t,
-			cfg: Config{
-				NodeName: fmt.Sprintf("h%d", i+1), Underlay: []string{addr.String()}, Cluster: "test",
-				StateDir: t.TempDir(), RunDir: t.TempDir(), VXLANPort: 4789,
-				TTL: time.Minute, Resync: time.Hour, BlockIdle: time.Hour,
-			},
-			kernel: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/24")),
-			line:   store.NewFaulty(c.etcd),
-		}
-		n.ops.Kernel, n.kv = n.kernel, n.line
-		n.kernel.MakeNetns(ownNetns, "eth0")
-		n.start()
-		t.Cleanup(func() { n.stop() })
-		c.nodes = append(c.nodes, n)
+	for range nodes {
+		c.add()
 	}
 	for _, n := range c.nodes {
 		n.eventually("every node is seen", func() bool { return len(n.Snapshot().Nodes) == nodes })
 	}
 	return c
+}
+
+// add starts one more node.
+func (c *testCluster) add() *testNode {
+	i := len(c.nodes) + 1
+	addr := netip.AddrFrom4([4]byte{10, 99, 0, byte(i)})
+	n := &testNode{
+		t: c.t,
+		cfg: Config{
+			NodeName: fmt.Sprintf("h%d", i), Underlay: []string{addr.String()}, Cluster: "test",
+			StateDir: c.t.TempDir(), RunDir: c.t.TempDir(), VXLANPort: 4789,
+			TTL: time.Minute, Resync: time.Hour, BlockIdle: time.Hour,
+		},
+		kernel: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/24")),
+		line:   store.NewFaulty(c.etcd),
+	}
+	n.ops.Kernel, n.kv = n.kernel, n.line
+	n.kernel.MakeNetns(ownNetns, "eth0")
+	n.start()
+	c.t.Cleanup(func() { n.stop() })
+	c.nodes = append(c.nodes, n)
+	return n
 }
 
 // start runs an agent on the node until stop.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -121,7 +120,7 @@ func (d *Daemon) report(ctx context.Context, state publicationState) {
 		Networks:  state.Networks,
 		Blocks:    state.Blocks,
 		Endpoints: state.Endpoints,
-		Failures:  d.publishFailures(state),
+		Failures:  state.failures(d.local.allAttachments()),
 	}
 	if d.reported.is(*s.Frozen, p) {
 		return
@@ -133,22 +132,6 @@ func (d *Daemon) report(ctx context.Context, state publicationState) {
 	}
 	d.reported.set(*s.Frozen, p)
 	d.log.Info("published again what etcd had lost", "networks", p.Networks, "blocks", p.Blocks, "endpoints", p.Endpoints, "failures", len(p.Failures))
-}
-
-// publishFailures says what is not published, a sentence each.
-func (d *Daemon) publishFailures(state publicationState) []string {
-	var out []string
-	for _, why := range []map[overspan.EndpointID]string{state.Lost, state.Waiting} {
-		for id, reason := range why {
-			name := overspan.ShortID(id)
-			if a, here := d.local.attachment(id); here {
-				name = a.Endpoint.Name
-			}
-			out = append(out, fmt.Sprintf("endpoint %s: %s", name, reason))
-		}
-	}
-	slices.Sort(out)
-	return append(out, state.Failed...)
 }
 
 // lastReport is what was reported last; only the publisher's goroutine uses it.

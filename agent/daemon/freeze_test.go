@@ -89,6 +89,10 @@ func (c *testCluster) whole() {
 		}
 	}
 	for _, n := range c.nodes {
+		n.eventually("the end of the freeze is looked at", func() bool {
+			_, drift, err := n.Verify(c.t.Context())
+			return err == nil && len(drift) == 0
+		})
 		n.clean()
 	}
 }

@@ -174,10 +174,7 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		}
 	}
 	state := p.now()
-	if missing := state.failures(in.Attachments); !slices.Equal(missing, p.missing) {
-		p.d.log.Warn("not all that is served here is in etcd", "missing", missing)
-		p.missing = missing
-	}
+	p.logMissing(state.failures(in.Attachments))
 	p.told(ctx, state)
 	switch {
 	case todo.work():
@@ -186,6 +183,18 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		return passWaiting
 	}
 	return passIdle
+}
+
+// logMissing says what is not published, where that has changed.
+func (p *publisher) logMissing(missing []string) {
+	switch {
+	case slices.Equal(missing, p.missing):
+	case len(missing) > 0:
+		p.d.log.Warn("not all that is served here is in etcd", "missing", missing)
+	default:
+		p.d.log.Info("all that is served here is in etcd again")
+	}
+	p.missing = missing
 }
 
 // caughtUp waits until the snapshot shows what was done.
