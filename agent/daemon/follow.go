@@ -202,6 +202,9 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if old == nil {
 		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
 		d.awaken(ctx)
+	} else if old.Frozen != nil && new.Frozen == nil {
+		// What was not deleted while the cluster was frozen is, now.
+		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
 	} else if networks, global := changed(old, new, d.Self()); len(networks) > 0 || global {
 		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
 	}
