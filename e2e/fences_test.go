@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/e2e/lab"
 	"github.com/overspan/overspan/internal/steps"
@@ -237,7 +235,7 @@ func (f *fence) sayWhy(res outcome) {
 // isolated reports whether h1's agent has nothing to do and only stay, if
 // anything, is on the network.
 func (f *fence) isolated(ctx context.Context, stayPort string) error {
-	ports, err := f.ports(ctx)
+	ports, err := endpointPorts(ctx, f.a, f.id)
 	if err != nil {
 		return err
 	}
@@ -253,46 +251,6 @@ func (f *fence) isolated(ctx context.Context, stayPort string) error {
 	}
 	_, err = f.a.MustCtl(ctx, "verify")
 	return err
-}
-
-// ports lists the endpoints' ports of the round's bridge on h1.
-func (f *fence) ports(ctx context.Context) ([]string, error) {
-	out, err := f.a.Exec(ctx, "bridge", "link", "show")
-	if err != nil {
-		return nil, err
-	}
-	bridge := overspan.BridgeName(overspan.NetworkID(f.id))
-	var ports []string
-	for line := range strings.Lines(out) {
-		if !strings.Contains(line, "master "+bridge+" ") {
-			continue
-		}
-		name, _, _ := strings.Cut(strings.Fields(line)[1], "@")
-		if strings.HasPrefix(name, "osv-") {
-			ports = append(ports, name)
-		}
-	}
-	return ports, nil
-}
-
-// A record is a key in etcd as it stands.
-type record struct {
-	value       string
-	create, mod int64
-}
-
-// records reads all keys of the cluster.
-func (f *fence) records() map[string]record {
-	f.t.Helper()
-	client, err := f.Etcd.Client()
-	f.must(err)
-	res, err := client.Get(f.t.Context(), lab.Prefix, clientv3.WithPrefix())
-	f.must(err)
-	out := map[string]record{}
-	for _, kv := range res.Kvs {
-		out[strings.TrimPrefix(string(kv.Key), lab.Prefix)] = record{string(kv.Value), kv.CreateRevision, kv.ModRevision}
-	}
-	return out
 }
 
 // registration returns a node's id and its registration's create-revision, 0 if

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/overspan/overspan/e2e/lab"
 )
 
@@ -309,6 +311,26 @@ func (c *cluster) keys(ctx context.Context, prefixes ...string) (map[string]stri
 		maps.Copy(all, found)
 	}
 	return all, nil
+}
+
+// A record is a key in etcd as it stands.
+type record struct {
+	value       string
+	create, mod int64
+}
+
+// records reads all keys of the cluster.
+func (c *cluster) records() map[string]record {
+	c.t.Helper()
+	client, err := c.Etcd.Client()
+	c.must(err)
+	res, err := client.Get(c.t.Context(), lab.Prefix, clientv3.WithPrefix())
+	c.must(err)
+	out := map[string]record{}
+	for _, kv := range res.Kvs {
+		out[strings.TrimPrefix(string(kv.Key), lab.Prefix)] = record{string(kv.Value), kv.CreateRevision, kv.ModRevision}
+	}
+	return out
 }
 
 // remnants are the prefixes below which no key is left once every network is
