@@ -10,6 +10,9 @@ import (
 	"github.com/overspan/overspan/e2e/lab"
 )
 
+// otherVersion is that of otherBinaries.
+const otherVersion = "9.9.9-other"
+
 // raceVar set to 0 builds the agents without the race detector.
 const raceVar = "OVERSPAN_E2E_RACE"
 
@@ -38,22 +41,30 @@ func runTests(m *testing.M) int {
 
 // checkedBinaries have the race detector, fastBinaries have not: they are for
 // measurements and for labs of many nodes. steppedBinaries have it, and can be
-// stopped between two steps. Each is built once, when first asked for.
+// stopped between two steps; otherBinaries have it, and are of another version.
+// Each is built once, when first asked for.
 var (
 	checkedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
 		if os.Getenv(raceVar) == "0" {
 			return fastBinaries()
 		}
-		return lab.Build(context.Background(), binDir+"/checked", "-race")
+		return buildChecked("checked")
 	})
 	fastBinaries = sync.OnceValues(func() (lab.Binaries, error) {
 		return lab.Build(context.Background(), binDir+"/fast")
 	})
 	steppedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
-		flags := []string{"-tags=steps", "-race"}
-		if os.Getenv(raceVar) == "0" {
-			flags = flags[:1]
-		}
-		return lab.Build(context.Background(), binDir+"/stepped", flags...)
+		return buildChecked("stepped", "-tags=steps")
+	})
+	otherBinaries = sync.OnceValues(func() (lab.Binaries, error) {
+		return buildChecked("other", "-ldflags=-X github.com/overspan/overspan.Version="+otherVersion)
 	})
 )
+
+// buildChecked builds with the race detector, unless it is switched off.
+func buildChecked(name string, flags ...string) (lab.Binaries, error) {
+	if os.Getenv(raceVar) != "0" {
+		flags = append(flags, "-race")
+	}
+	return lab.Build(context.Background(), binDir+"/"+name, flags...)
+}

@@ -4,50 +4,140 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/overspan/overspan/e2e/lab"
 )
 
+// A restart is a way in which an agent ends and another begins.
+type restart struct {
+	name  string
+	end   func(*lab.Node, context.Context) error
+	other bool // the new agent is of another version
+}
+
+var restarts = []restart{
+	{name: "SIGTERM", end: (*lab.Node).Stop},
+	{name: "SIGKILL", end: (*lab.Node).Kill},
+	{name: "upgrade", end: (*lab.Node).Stop, other: true},
+	{name: "downgrade", end: (*lab.Node).Stop},
+	{name: "upgrade after SIGKILL", end: (*lab.Node).Kill, other: true},
+	{name: "downgrade after SIGKILL", end: (*lab.Node).Kill},
+}
+
 // Scenario 16: "Agent SIGTERM and kill -9, restart, under a 1 kHz ping in both
 // directions and a TCP stream: 0 lost, no reset. An endpoint created elsewhere
-// meanwhile is reachable at most 2 s after the restart."
+// meanwhile is reachable at most 2 s after the restart." Where nothing has
+// happened meanwhile, the new agent changes nothing.
 func TestScenario16_RestartUnderTraffic(t *testing.T) {
-	for name, end := range map[string]func(*lab.Node, context.Context) error{
-		"SIGTERM": (*lab.Node).Stop,
-		"SIGKILL": (*lab.Node).Kill,
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := three(t)
-			h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-			c.create(h2, "demo")
-			a, b := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b")
-			traffic := c.traffic(a, b)
-			for round := range 3 {
-				c.must(end(h1, t.Context()))
-				// A node that was no member yet, and one that was.
-				late := []*lab.Sandbox{
-					c.attach(h2, "demo", fmt.Sprintf("late2-%d", round), "--wait", "local"),
-					c.attach(h3, "demo", fmt.Sprintf("late3-%d", round), "--wait", "local"),
-				}
-				c.must(h1.Launch())
-				for _, box := range late {
-					addr := c.addr(box)
-					c.eventually(2*time.Second, func(context.Context) error {
-						lost, err := a.PingOnce(addr)
-						if err == nil && len(lost) > 0 {
-							err = fmt.Errorf("%s has no answer from %s", a.Name, addr)
-						}
-						return err
-					})
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), startWithin)
-				c.must(h1.WaitReady(ctx))
-				cancel()
+	c := three(t)
+	c.create(c.Nodes[1], "demo")
+	a, b := c.attach(c.Nodes[0], "demo", "a"), c.attach(c.Nodes[1], "demo", "b")
+	traffic := c.traffic(a, b)
+	for i, r := range restarts {
+		t.Run(r.name, func(t *testing.T) {
+			c.in(t).restart(r, a, i)
+		})
+	}
+	t.Run("without etcd", func(t *testing.T) {
+		c.in(t).restartWithoutEtcd(a)
+	})
+	traffic.flows(1000)
+	traffic.stop()
+}
+
+// restart restarts the agent of a sandbox's node, once while others plug in new
+// sandboxes, once while nothing happens.
+func (c *cluster) restart(r restart, a *lab.Sandbox, round int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	defer cancel()
+	node := a.Node
+	node.Binary = ""
+	if r.other {
+		bin, err := otherBinaries()
+		c.must(err)
+		node.Binary = bin.Agent
+	}
+	c.must(r.end(node, ctx))
+	// A node that was no member yet, and one that was.
+	late := []*lab.Sandbox{
+		c.attach(c.Nodes[1], "demo", fmt.Sprintf("late2-%d", round), "--wait", "local"),
+		c.attach(c.Nodes[2], "demo", fmt.Sprintf("late3-%d", round), "--wait", "local"),
+	}
+	c.must(node.Launch())
+	c.reachesSoon(a, late...)
+	c.must(node.WaitReady(ctx))
+
+	c.eventually(settleWithin, c.verified)
+	c.must(r.end(node, ctx))
+	c.must(node.Start(ctx))
+	c.changedNothing(node)
+	version := c.ctl(node, "version")
+	if strings.Contains(version, otherVersion) != r.other {
+		c.t.Errorf("%s runs another version than was asked for:\n%s", node.Name, version)
+	}
+}
+
+// restartWithoutEtcd restarts the agent of a sandbox's node while etcd is away,
+// which then comes back with news.
+func (c *cluster) restartWithoutEtcd(a *lab.Sandbox) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	defer cancel()
+	for _, end := range []func(*lab.Node, context.Context) error{(*lab.Node).Stop, (*lab.Node).Kill} {
+		c.eventually(settleWithin, c.verified)
+		c.must(c.Etcd.Kill(ctx))
+		c.must(end(a.Node, ctx))
+		c.must(a.Node.Start(ctx))
+		c.changedNothing(a.Node)
+		c.must(c.Etcd.Start(ctx))
+		c.eventually(settleWithin, func(ctx context.Context) error { return a.Node.SeesAll(ctx) })
+		c.changedNothing(a.Node)
+	}
+	c.must(a.Node.Stop(ctx))
+	late := c.attach(c.Nodes[2], "demo", "late", "--wait", "local")
+	c.must(c.Etcd.Kill(ctx))
+	c.must(a.Node.Start(ctx))
+	c.must(c.Etcd.Start(ctx))
+	c.reachesSoon(a, late)
+	c.eventually(settleWithin, c.verified)
+}
+
+// changedNothing checks that a node's agent has not changed the kernel since it
+// started.
+func (c *cluster) changedNothing(n *lab.Node) {
+	c.t.Helper()
+	c.must(c.verified(c.t.Context()))
+	metrics, err := n.Metrics(c.t.Context())
+	c.must(err)
+	passes := 0.0
+	for name, value := range metrics {
+		switch {
+		case strings.HasPrefix(name, "overspan_kernel_ops_total") && value > 0:
+			c.t.Errorf("%s: %s is %v; want no change", n.Name, name, value)
+		case strings.HasPrefix(name, "overspan_reconcile_passes_total"):
+			passes += value
+		}
+	}
+	if passes == 0 {
+		c.t.Errorf("%s has not looked at its kernel", n.Name)
+	}
+}
+
+// reachesSoon waits at most 2 s until a sandbox reaches others.
+func (c *cluster) reachesSoon(from *lab.Sandbox, others ...*lab.Sandbox) {
+	c.t.Helper()
+	for _, box := range others {
+		addr := c.addr(box)
+		c.eventually(2*time.Second, func(context.Context) error {
+			lost, err := from.PingOnce(addr)
+			if err == nil && len(lost) > 0 {
+				err = fmt.Errorf("%s has no answer from %s", from.Name, addr)
 			}
-			traffic.flows(1000)
-			traffic.stop()
+			return err
 		})
 	}
 }

@@ -146,7 +146,7 @@ func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
 	out := map[*Node]Footprint{}
 	for _, n := range l.Nodes {
 		err := Eventually(ctx, closeWithin, func(ctx context.Context) error {
-			if err := n.seesAll(ctx); err != nil {
+			if err := n.SeesAll(ctx); err != nil {
 				return err
 			}
 			first, err := n.Footprint(ctx)
@@ -170,9 +170,9 @@ func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
 	return out, nil
 }
 
-// seesAll reports whether the node's agent sees every node of the lab up, and
+// SeesAll reports whether the node's agent sees every node of the lab up, and
 // finds nothing to do.
-func (n *Node) seesAll(ctx context.Context) error {
+func (n *Node) SeesAll(ctx context.Context) error {
 	list, err := n.MustCtl(ctx, "node", "ls")
 	if err != nil {
 		return err

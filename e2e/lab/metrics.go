@@ -16,10 +16,39 @@ const metricsAddr = "127.0.0.1:9469"
 // Metrics reads the agent's metrics: values by name with labels, as they are
 // served.
 func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
+	out, err := n.metrics(ctx, "http://"+metricsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("read the metrics of %s: %w", n.Name, err)
+	}
+	return out, nil
+}
+
+// Requests returns how many calls each member that can answer has had since it
+// started, by the member's name.
+func (e *Etcd) Requests(ctx context.Context) (map[string]int, error) {
+	out := map[string]int{}
+	for _, m := range e.able() {
+		metrics, err := m.metrics(ctx, m.URL)
+		if err != nil {
+			return nil, fmt.Errorf("read the metrics of %s: %w", m.Name, err)
+		}
+		for name, value := range metrics {
+			if strings.HasPrefix(name, "grpc_server_started_total{") {
+				out[m.Name] += int(value)
+			}
+		}
+	}
+	return out, nil
+}
+
+// metrics reads what a program on the host serves.
+func (h *Host) metrics(ctx context.Context, url string) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = n.Do(func() error {
+			err = h.Do(func() error {
 				var d net.Dialer
 				conn, err = d.DialContext(ctx, network, addr)
 				return err
@@ -27,18 +56,18 @@ func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
 			return conn, err
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddr+"/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("read the metrics of %s: %w", n.Name, err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("read the metrics of %s: %w", n.Name, err)
+		return nil, err
 	}
 	out := map[string]float64{}
 	for line := range strings.Lines(string(raw)) {
@@ -47,7 +76,7 @@ func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
 			continue
 		}
 		if out[name], err = strconv.ParseFloat(text, 64); err != nil {
-			return nil, fmt.Errorf("metric of %s: %w in %q", n.Name, err, line)
+			return nil, fmt.Errorf("%w in %q", err, line)
 		}
 	}
 	return out, nil

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,9 @@ type Node struct {
 
 	// Flags are added to the agent's command line when it starts.
 	Flags []string
+
+	// Binary is the agent's, if it is another than the lab's.
+	Binary string
 
 	lab    *Lab
 	agent  *Process // nil while stopped
@@ -102,7 +106,7 @@ func (n *Node) Launch() error {
 		return fmt.Errorf("agent of %s runs already", n.Name)
 	}
 	args := n.AgentArgs()
-	cmd := exec.Command(n.lab.bin.Agent, args[1:]...)
+	cmd := exec.Command(cmp.Or(n.Binary, n.lab.bin.Agent), args[1:]...)
 	cmd.Args[0] = args[0]
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "OVERSPAN_STOP_AT="+stopAt)
 	cmd.Stdout, cmd.Stderr = n.log, n.log
