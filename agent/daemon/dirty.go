@@ -51,7 +51,10 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 		d.networks[id] = d.networks[id] || cause != causeChange
 	}
 	for _, key := range scope.Endpoints {
-		d.ends[key.Endpoint] = key
+		// Who wants to see the container's end, too, is heard.
+		if d.ends[key.Endpoint].Netns == "" {
+			d.ends[key.Endpoint] = key
+		}
 	}
 	if cause != causeHint {
 		d.cause = cause

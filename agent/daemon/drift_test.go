@@ -249,3 +249,19 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 		}
 	}
 }
+
+// An attach that asks for the port alone does not hide a hint that the
+// container's end may have changed, nor does a mark of its network.
+func TestDirtySetKeepsContainersEnds(t *testing.T) {
+	set := newDirtySet()
+	end := kernel.EndpointKey{Network: "n", Endpoint: "e", Netns: "/run/netns/web"}
+	port := end
+	port.Netns = ""
+	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{port}}, causeChange)
+	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{end}}, causeHint)
+	set.mark(kernel.Scope{Networks: []overspan.NetworkID{"n"}, Endpoints: []kernel.EndpointKey{port}}, causeHint)
+	scope, _, _, _ := set.take()
+	if !slices.Equal(scope.Endpoints, []kernel.EndpointKey{end}) || !slices.Equal(scope.Networks, []overspan.NetworkID{"n"}) {
+		t.Errorf("taken is %+v", scope)
+	}
+}
