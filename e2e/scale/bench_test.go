@@ -69,6 +69,7 @@ func BenchmarkColdStart(b *testing.B) {
 				first := m.start(b)
 				first.report(b, "first")
 				m.must(m.Close())
+				m.must(m.AllAway(m.ctx))
 				again := m.start(b)
 				again.report(b, "again")
 			}
@@ -280,10 +281,11 @@ func attachBeside(b *testing.B, slots, networks int) {
 	took.report(b, "attach")
 }
 
-// attachNamed is attach with a name.
+// attachNamed is attach for several callers at once. What a try that failed has
+// left is undone in its own time, hence a name for each.
 func (b *bed) attachNamed(n *scale.Node, network, name string) (overspan.Endpoint, error) {
-	for {
-		e, err := n.AttachNamed(b.ctx, network, name, daemon.WaitLocal)
+	for try := 0; ; try++ {
+		e, err := n.AttachNamed(b.ctx, network, fmt.Sprintf("%s-%d", name, try), daemon.WaitLocal)
 		if !errors.Is(err, overspan.ErrUnavailable) || b.ctx.Err() != nil {
 			return e, err
 		}

@@ -90,7 +90,7 @@ func (c *Cluster) node(i int, opts Options) (*Node, error) {
 		cfg: daemon.Config{
 			NodeName: name, Underlay: []string{addr.String()}, Cluster: clusterName,
 			StateDir: dir, RunDir: dir, VXLANPort: 4789,
-			TTL: time.Minute, Resync: opts.Resync, BlockIdle: 24 * time.Hour,
+			TTL: store.DefaultTTL, Resync: opts.Resync, BlockIdle: 24 * time.Hour,
 		},
 		url: opts.Server.URL,
 		tap: tapped{Fake: fake, node: i, spot: c.spot, reads: new(atomic.Int64)},
@@ -175,6 +175,34 @@ func (c *Cluster) Spot(ctx context.Context, n *overspan.Network, slot overspan.S
 // Close stops all agents.
 func (c *Cluster) Close() error {
 	return c.each((*Node).Stop)
+}
+
+// AllAway waits until etcd shows no agent as present: those that could not take
+// their presence back, because all did so at once, leave it to expire. In one
+// process nobody could tell them from agents that still run.
+func (c *Cluster) AllAway(ctx context.Context) error {
+	keys, err := store.NewKeys(clusterName)
+	if err != nil {
+		return err
+	}
+	kv, err := store.Dial(store.DialConfig{Endpoints: []string{c.server.URL}})
+	if err != nil {
+		return err
+	}
+	defer kv.Close()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		l, err := kv.List(ctx, keys.Lives(), 0)
+		if err != nil || len(l.KVs) == 0 {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d nodes are present still: %w", len(l.KVs), ctx.Err())
+		}
+	}
 }
 
 // each calls a function for all nodes at once and waits for them.
