@@ -1,9 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -114,6 +117,10 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 	if err != nil {
 		return false, err
 	}
+	var record []Op
+	if !bytes.Equal(node, at.node.Value) { // else every node would be told of nothing
+		record = append(record, Put(s.keys.Node(id), node))
+	}
 	sequence := lastSequence(at.flight) + 1
 	res, err := s.kv.Txn(ctx, Txn{
 		If: []Cmp{
@@ -122,11 +129,10 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 			Absent(Key(s.keys.Removing(id))),
 			Unchanged(s.keys.Flight(id), at.flight.ModRevision),
 		},
-		Then: []Op{
-			Put(s.keys.Node(id), node),
+		Then: append(record,
 			PutLeased(s.keys.Live(id), live, lease),
 			Put(s.keys.Flight(id), mustMarshal(&overspanv1.Flight{Sequence: sequence, Instance: s.cfg.Presence.Instance})),
-		},
+		),
 	})
 	if err != nil || !res.OK {
 		return false, err
@@ -292,6 +298,16 @@ func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node) error {
 	if err != nil {
 		return fmt.Errorf("check the VTEP address of node %s: %w", n.Name, err)
 	}
+	// A thousand nodes that start together would read a million records: only
+	// those that have the address in them are looked at, most often none.
+	suspects := slices.DeleteFunc(nodes.KVs, func(kv KeyValue) bool {
+		return kv.Key == s.keys.Node(n.ID) || !slices.ContainsFunc(n.VTEPs, func(a netip.Addr) bool {
+			return bytes.Contains(kv.Value, []byte(`"`+a.String()+`"`))
+		})
+	})
+	if len(suspects) == 0 {
+		return nil
+	}
 	lives, err := s.kv.List(ctx, s.keys.Lives(), 0)
 	if err != nil {
 		return fmt.Errorf("check the VTEP address of node %s: %w", n.Name, err)
@@ -301,9 +317,9 @@ func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node) error {
 		present[kv.Key] = kv.CreateRevision
 	}
 	own, entered := present[s.keys.Live(n.ID)]
-	for _, kv := range nodes.KVs {
+	for _, kv := range suspects {
 		other, err := s.keys.node(kv)
-		if err != nil || other.ID == n.ID {
+		if err != nil {
 			continue // a registration that cannot be read is reported by the mirror
 		}
 		since, up := present[s.keys.Live(other.ID)]

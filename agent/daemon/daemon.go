@@ -391,15 +391,16 @@ func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
 // remover left half done, gives back blocks that stay empty, and has another
 // look at what may have been missed.
 func (d *Daemon) housekeep(ctx context.Context) error {
-	ticker := time.NewTicker(d.cfg.Resync)
-	defer ticker.Stop()
+	timer := time.NewTimer(spread(d.cfg.Resync))
+	defer timer.Stop()
 	sweeper := store.NewNodeSweeper(d.kv, d.keys)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		timer.Reset(spread(d.cfg.Resync))
 		wake(d.registrar.changed)
 		wake(d.releaser.pending)
 		wake(d.deaths)

@@ -111,21 +111,33 @@ func (d *Daemon) reconsider(id overspan.NetworkID) {
 // caller gave up may stand in etcd before the mirror shows it: the block would
 // be lost if nobody followed it. Hence the look at etcd first.
 func (d *Daemon) leaveIdle(ctx context.Context) {
+	if len(d.idleNetworks()) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
 	if err := d.Sync(ctx); err != nil {
 		d.log.Debug("cannot tell which networks are idle", "error", err)
 		return
 	}
+	for _, id := range d.idleNetworks() {
+		d.leave(id)
+	}
+}
+
+// idleNetworks returns the followed networks that the snapshot shows nothing of
+// this node's in.
+func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 	s := d.Snapshot()
-	if s.Frozen != nil {
-		return
+	if s == nil || s.Frozen != nil {
+		return nil
 	}
 	for _, id := range d.follows.all() {
 		if seg := s.Segments[id]; seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
-			d.leave(id)
+			idle = append(idle, id)
 		}
 	}
+	return idle
 }
 
 // leave stops following a network in which this node has no endpoint and

@@ -210,6 +210,7 @@ func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
 	if err := session.ReleaseBlock(ctx, net.ID, block); err != nil {
 		t.Fatal(err)
 	}
+	n.eventually("the block is seen to go", func() bool { return len(n.idleNetworks()) == 1 })
 	n.leaveIdle(ctx)
 	if got := n.follows.all(); len(got) != 0 {
 		t.Errorf("followed are %v, though nothing is owned there", got)

@@ -34,6 +34,7 @@ type releaser struct {
 
 	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
 	pending chan struct{}              // size 1: the journal has releases
+	swept   *store.Session             // the last one in which orphans were looked for; only run uses it
 	freed   func()                     // told when slots were given back
 }
 
@@ -139,7 +140,7 @@ func (r *releaser) run(ctx context.Context) error {
 // The agent may have died between noting a release and taking the port off: that
 // comes first.
 func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool {
-	r.postponeOrphans(ctx)
+	r.postponeOrphans(ctx, session)
 	pending, err := r.journal.Releases()
 	if err != nil {
 		r.log.Error("cannot read pending releases", "error", err)
@@ -166,7 +167,18 @@ func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool 
 // here knows: the agent died between the transaction and the journal, or a
 // transaction whose caller had given up was carried out and could not be
 // undone. An attach is known here before its transaction is sent.
-func (r *releaser) postponeOrphans(ctx context.Context) {
+//
+// After a registration it asks etcd for the newest; later only where the
+// snapshot shows one: what that does not show yet, it will at the next look.
+func (r *releaser) postponeOrphans(ctx context.Context, session *store.Session) {
+	pending, err := r.journal.Releases()
+	if err != nil {
+		r.log.Error("cannot read pending releases", "error", err)
+		return
+	}
+	if s := r.mirror.Snapshot(); session == r.swept && (s == nil || len(r.orphans(s, pending)) == 0) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
 	s, err := r.look(ctx)
@@ -174,24 +186,28 @@ func (r *releaser) postponeOrphans(ctx context.Context) {
 		r.log.Debug("cannot look for endpoints that nobody knows", "error", err)
 		return
 	}
-	pending, err := r.journal.Releases()
-	if err != nil {
-		r.log.Error("cannot read pending releases", "error", err)
-		return
+	for _, e := range r.orphans(s, pending) {
+		r.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
+		r.postpone(*e)
 	}
+	r.swept = session
+}
+
+// orphans lists the endpoints of this node that nobody here knows, and that are
+// not released anyway.
+func (r *releaser) orphans(s *overspan.Snapshot, pending []overspan.Endpoint) (out []*overspan.Endpoint) {
 	self := r.journal.Identity().Node
 	for _, seg := range s.Segments {
 		for slot, e := range seg.Endpoints.All() {
 			if e.Node != self || slot != e.Slot {
 				continue
 			}
-			if _, known := r.local.attachment(e.ID); known || isAmong(e.ID, pending) {
-				continue
+			if _, known := r.local.attachment(e.ID); !known && !isAmong(e.ID, pending) {
+				out = append(out, e)
 			}
-			r.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
-			r.postpone(*e)
 		}
 	}
+	return out
 }
 
 func isAmong(id overspan.EndpointID, all []overspan.Endpoint) bool {

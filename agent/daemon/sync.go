@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -176,3 +177,7 @@ func sleep(ctx context.Context, how time.Duration) error {
 		return nil
 	}
 }
+
+// spread draws a time around another, so that agents that were started at the
+// same moment do not ask etcd at the same moment ever after.
+func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
