@@ -97,6 +97,7 @@ func TestBlockOfThePastInANetworkThatWasLeftIsGivenUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	h1.eventually("the network is idle", func() bool { return len(h1.idleNetworks()) == 1 })
 	h1.leaveIdle(t.Context())
 	h1.eventually("the network is left", func() bool { return h1.Snapshot().Segments[e.Network] == nil })
 
@@ -107,6 +108,7 @@ func TestBlockOfThePastInANetworkThatWasLeftIsGivenUp(t *testing.T) {
 	})
 	c.accept()
 	c.whole()
+	h1.eventually("the network is idle again", func() bool { return len(h1.idleNetworks()) == 1 })
 	h1.leaveIdle(t.Context())
 	h1.eventually("the network is left again", func() bool { return h1.Snapshot().Segments[e.Network] == nil })
 }
