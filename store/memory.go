@@ -254,6 +254,19 @@ func (m *Memory) Rollback(rev int64) {
 	m.notify()
 }
 
+// RollbackAhead restores the state at a revision that is still kept, and counts on
+// from a higher one than has ever been, as etcdutl does with --bump-revision and
+// --mark-compacted: watches end, and no revision tells that anything is lost.
+func (m *Memory) RollbackAhead(rev int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state = m.stateAt(rev)
+	m.base, m.log = maps.Clone(m.state), nil
+	m.revision += 1000
+	m.compacted = m.revision
+	m.notify()
+}
+
 // Replace makes it another, empty store, as if somebody had set up etcd anew
 // under the address of the old one. No lease is left.
 func (m *Memory) Replace(clusterID uint64) {

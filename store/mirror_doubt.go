@@ -144,9 +144,9 @@ func (l *mirrorLoop) renew(ctx context.Context) {
 // begin starts the feeds of the history that is followed by now.
 func (l *mirrorLoop) begin(ctx context.Context) {
 	l.following = l.currentHistory()
-	l.meta = l.start(ctx, Prefix(l.keys.Meta()))
-	l.nodes = l.start(ctx, l.keys.Nodes())
-	l.lives = l.start(ctx, l.keys.Lives())
-	l.networks = l.start(ctx, l.keys.Networks())
+	l.meta = l.start(ctx, Prefix(l.keys.Meta()), "")
+	l.nodes = l.start(ctx, l.keys.Nodes(), "")
+	l.lives = l.start(ctx, l.keys.Lives(), "")
+	l.networks = l.start(ctx, l.keys.Networks(), "")
 	l.matchFollowed(ctx)
 }

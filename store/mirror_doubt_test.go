@@ -192,3 +192,38 @@ func TestMirrorRenewedAgainAndAgain(t *testing.T) {
 		t.Errorf("after it all (-want +got):\n%s", diff)
 	}
 }
+
+// A listing that a watch has not led to may lack what was detached meanwhile, and
+// may not lack what only an etcd that forgot can lack.
+func TestMirrorVouchesForWhatIsGone(t *testing.T) {
+	memory := NewMemory(1)
+	flight := func(n int) Op { return Put(testKeys(t, "vouch").Flight(nodeID(n)), []byte("{}")) }
+	w := scribe{memory, testKeys(t, "vouch")}
+	w.write(t, w.settings(1), w.node(1, 1), w.node(2, 1), w.network(1, 1))
+	w.write(t, w.endpoint(1, 1, 6), flight(1))
+	faulty := NewFaulty(memory)
+	m := startMirror(t, faulty, w.keys, MirrorConfig{Probe: time.Hour}, 1)
+	rev := w.write(t, w.endpoint(1, 2, 7), flight(2))
+	waitRevision(t, m, rev)
+
+	faulty.SetDown(true)
+	w.write(t, Delete(Key(w.keys.Endpoint(netID(1), 6))), flight(1))
+	rev = w.write(t, Delete(Key(w.keys.Endpoint(netID(1), 7))), Delete(Key(w.keys.Node(nodeID(2)))), Delete(Key(w.keys.Flight(nodeID(2)))))
+	memory.Compact(rev)
+	faulty.SetDown(false)
+	if diff := diffSnapshots(w.expected(t, rev, 1), waitRevision(t, m, rev)); diff != "" {
+		t.Errorf("after a compaction (-want +got):\n%s", diff)
+	}
+
+	memory = NewMemory(1)
+	w.KV = memory
+	w.write(t, w.settings(1), w.node(1, 1), w.network(1, 1))
+	backup := w.write(t, w.endpoint(1, 1, 5), flight(1))
+	m = startMirror(t, memory, w.keys, MirrorConfig{Probe: time.Hour}, 1)
+	before := waitRevision(t, m, w.write(t, w.endpoint(1, 1, 6), flight(1)))
+	memory.RollbackAhead(backup)
+	eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), "is gone") })
+	if seg := m.Snapshot().Segments[netID(1)]; !seg.Endpoints.Equal(before.Segments[netID(1)].Endpoints) {
+		t.Error("a snapshot that lacks an endpoint was published")
+	}
+}

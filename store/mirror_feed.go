@@ -16,6 +16,7 @@ import (
 type feed struct {
 	m       *Mirror
 	keys    KeyRange
+	network overspan.NetworkID // whose interior it is; "": none's
 	history int
 	kick    chan struct{} // size 1: list again
 	updates chan<- update
@@ -69,6 +70,9 @@ func (f *feed) run(ctx context.Context) {
 // follow lists the range and passes on its watch until something is wrong.
 func (f *feed) follow(ctx context.Context) error {
 	listing, err := f.m.list(ctx, f.keys)
+	if err == nil {
+		err = f.vouch(ctx, listing)
+	}
 	if ctx.Err() == nil {
 		f.m.report(f.keys.Key, err)
 	}
@@ -111,6 +115,9 @@ func (f *feed) compare(ctx context.Context, frontier int64) error {
 	listing, err := f.m.kv.List(ctx, f.keys, frontier)
 	if errors.Is(err, ErrFuture) {
 		f.m.suspect(f.history, fmt.Sprintf("etcd was rolled back: it has not reached revision %d", frontier))
+	}
+	if err == nil {
+		err = f.vouch(ctx, listing)
 	}
 	if err != nil {
 		return err

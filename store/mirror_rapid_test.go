@@ -31,19 +31,21 @@ func (h *history) step(t *rapid.T) {
 	run := rapid.IntRange(1, 3).Draw(t, "version")
 	size := uint64(1) << rapid.IntRange(0, 2).Draw(t, "size")
 	block := overspan.BlockAt(overspan.Slot(slot), size)
+	// As in life, whoever writes an endpoint rewrites its flight key.
+	flight := func(node int) Op { return Put(h.keys.Flight(nodeID(node)), []byte("{}")) }
 	choices := []func(){
 		func() { h.put(t, h.node(n, run)) },
 		func() { h.put(t, h.presence(n, run)) },
 		func() { h.put(t, h.network(n, run)) },
-		func() { h.put(t, h.endpoint(n, run, slot)) },
+		func() { h.put(t, h.endpoint(n, run, slot), flight(run)) },
 		func() { h.put(t, h.onlyBlock(n, run, block)...) },
-		func() { h.put(t, h.want(n, 4, run), h.presence(n, run), h.endpoint(n, run, slot)) },
+		func() { h.put(t, h.want(n, 4, run), h.presence(n, run), h.endpoint(n, run, slot), flight(run)) },
 		func() { h.put(t, Delete(h.keys.Segment(netID(n)))) },
 		func() { h.put(t, Delete(Key(h.keys.Node(nodeID(n)))), Delete(Key(h.keys.Live(nodeID(n))))) },
 		func() { h.put(t, Delete(Key(h.keys.Network(netID(n)))), Delete(Key(h.keys.Frozen()))) },
 		func() { h.put(t, Delete(Key(h.keys.Endpoint(netID(n), overspan.Slot(slot))))) },
 		func() { h.put(t, Put(h.keys.Frozen(), []byte("{}"))) },
-		func() { h.put(t, Put(h.keys.Flight(nodeID(n)), []byte("{}"))) },
+		func() { h.put(t, flight(n)) },
 		func() { h.faulty.DropWatches(overspan.ErrUnavailable) },
 		func() { h.faulty.SetDown(true); h.put(t, h.node(n, run)); h.faulty.SetDown(false) },
 		func() { h.follow(n, !h.followed[n]) },

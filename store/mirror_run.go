@@ -60,9 +60,13 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 }
 
-func (l *mirrorLoop) start(ctx context.Context, r KeyRange) *feed {
+// start starts the feed of a range; network is whose interior it is, if it is one.
+func (l *mirrorLoop) start(ctx context.Context, r KeyRange, network overspan.NetworkID) *feed {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &feed{m: l.Mirror, keys: r, history: l.following, kick: make(chan struct{}, 1), updates: l.updates, cancel: cancel, ended: make(chan struct{})}
+	f := &feed{
+		m: l.Mirror, keys: r, network: network, history: l.following,
+		kick: make(chan struct{}, 1), updates: l.updates, cancel: cancel, ended: make(chan struct{}),
+	}
 	l.wg.Go(func() {
 		defer close(f.ended)
 		defer cancel()
@@ -78,7 +82,7 @@ func (l *mirrorLoop) matchFollowed(ctx context.Context) {
 	l.mu.Unlock()
 	for n := range followed {
 		if l.segments[n] == nil {
-			l.segments[n] = l.start(ctx, l.keys.Segment(n))
+			l.segments[n] = l.start(ctx, l.keys.Segment(n), n)
 		}
 	}
 	for n, f := range l.segments {

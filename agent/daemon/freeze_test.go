@@ -393,3 +393,25 @@ func names(n *testNode, network string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// A rollback that no revision tells of: who lost a record knows by that, and so
+// does who only sees what others have lost, before it takes it off its kernel.
+func TestRollbackWithAHigherRevision(t *testing.T) {
+	c := newTestCluster(t, 3)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
+	backup := c.revision()
+	for i := range 3 {
+		h3.connect(ConnectRequest{Network: "demo", Target: h3.container(fmt.Sprint("late", i))})
+	}
+	h1.eventually("nothing is left to look at", h1.rec.settled)
+	before := len(h1.ops.since(0))
+	c.etcd.RollbackAhead(backup)
+	c.frozen(h1, h2, h3)
+	c.accept()
+	c.whole()
+	for _, op := range h1.ops.since(before) {
+		t.Errorf("done in the kernel of a node that has lost nothing: %s", op)
+	}
+}
