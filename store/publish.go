@@ -132,6 +132,46 @@ func (s *Session) checkRestored(ctx context.Context, n overspan.Network, taken T
 	return s.checkChoice(ctx, n, taken)
 }
 
+// DiscardNetwork deletes a network in which nothing is, frozen or not: one that
+// had been removed and has come back from the past. One that is gone is success.
+//
+// Errors: ErrInUse if endpoints or blocks stand in it; ErrConflict if it was
+// changed meanwhile, or other networks were.
+func (s *Session) DiscardNetwork(ctx context.Context, n *overspan.Network) error {
+	what := "discard network " + n.Name + ", which had been removed"
+	record, version, err := s.recordAndVersion(ctx, n.ID)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if record.Key == "" {
+		return nil
+	}
+	now, err := s.keys.network(record)
+	if err != nil {
+		return err
+	}
+	t := Txn{
+		If: []Cmp{
+			Unchanged(record.Key, record.ModRevision), Unchanged(s.keys.SubnetsVersion(), version),
+			Absent(s.keys.Endpoints(n.ID)), Absent(s.keys.Blocks(n.ID)),
+		},
+		Then: append([]Op{Delete(Key(record.Key)), Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(now)...),
+		Else: []Op{Get(Key(record.Key)), Get(Key(s.keys.SubnetsVersion()))},
+	}
+	if !now.Deleting { // else the name was freed before, and may be another's
+		t.Then = append(t.Then, Delete(Key(s.keys.NetworkName(now.Name, now.Node))))
+	}
+	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, txn: t})
+	if err != nil || res.OK {
+		return err
+	}
+	kvs := found(res)
+	if kvs[record.Key].ModRevision != record.ModRevision || kvs[s.keys.SubnetsVersion()].ModRevision != version {
+		return overspan.Errorf(overspan.ErrConflict, "%s: networks were changed meanwhile", what)
+	}
+	return overspan.Errorf(overspan.ErrInUse, "%s: nodes still have endpoints or blocks in it", what)
+}
+
 // Reshape replaces a block of this node's by parts of it, frozen or not, in one
 // transaction, and gives up the rest. The parts have epochs of their own: an
 // attach that was prepared for the old block fails with ErrConflict and looks

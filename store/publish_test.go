@@ -158,6 +158,52 @@ func TestRestoreNetwork(t *testing.T) {
 	})
 }
 
+func TestDiscardNetwork(t *testing.T) {
+	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
+		r := open(t, connect(t), testConfig(1))
+		before := without(dump(t, r.kv), r.keys.SubnetsVersion())
+		n := r.create(t, testNetwork(1))
+		b := r.claim(t, n, 0, 64)
+		e := r.attach(t, n, b, "web", 9)
+		wantClass(t, r.DiscardNetwork(testContext(t), n), overspan.ErrInUse, "still have endpoints or blocks in it")
+		if _, err := r.Detach(testContext(t), e); err != nil {
+			t.Fatal(err)
+		}
+		wantClass(t, r.DiscardNetwork(testContext(t), n), overspan.ErrInUse)
+		if err := r.ReleaseBlock(testContext(t), n.ID, b); err != nil {
+			t.Fatal(err)
+		}
+		freezeNow(t, r)
+		for range 2 { // one that is gone is no error
+			if err := r.DiscardNetwork(testContext(t), n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff(before, without(dump(t, r.kv), r.keys.Frozen(), r.keys.SubnetsVersion())); diff != "" {
+			t.Errorf("keys (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A removal of the past that was under way had freed the name, which another
+// network has by now.
+func TestDiscardOfAHalfRemovedNetworkLeavesItsNameAlone(t *testing.T) {
+	r := open(t, NewMemory(1), testConfig(1))
+	n := r.create(t, testNetwork(1))
+	if marked, err := r.mark(testContext(t), n); err != nil || !marked {
+		t.Fatal(marked, err)
+	}
+	again := testNetwork(2)
+	again.Name = n.Name
+	r.create(t, again)
+	if err := r.DiscardNetwork(testContext(t), n); err != nil {
+		t.Fatal(err)
+	}
+	if len(mustList(t, r.kv, r.keys.NetworkNames(n.Name), 0).KVs) != 1 {
+		t.Error("the name of the other network is gone")
+	}
+}
+
 func TestReshape(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		r := open(t, connect(t), testConfig(1))

@@ -83,6 +83,7 @@ const (
 	Reclaim  Flight = "reclaim"  // slots that are used
 	Reattach Flight = "reattach" // an endpoint that is served
 	Reshape  Flight = "reshape"  // a block of which more stands than is held
+	Discard  Flight = "discard"  // a network that had been removed
 )
 
 // Sending is the moment before a transaction of this kind is sent.
