@@ -29,6 +29,7 @@ type publicationInput struct {
 // it lists may be done in any order but that of its fields; each step stands or
 // falls by itself, and the next snapshot shows what is left.
 type publication struct {
+	Obsolete []*overspan.Network // removed before, and in the way of those that are to be written
 	Networks []*overspan.Network // to be written again
 	Surplus  []surplusWork       // own blocks to be given up, wholly or in part
 	Claims   []claimWork         // used slots
@@ -64,7 +65,7 @@ type surplusWork struct {
 
 // work reports whether there is anything to be done now.
 func (p publication) work() bool {
-	return len(p.Networks)+len(p.Surplus)+len(p.Claims)+len(p.Records)+len(p.Around)+len(p.Withdraw) > 0
+	return len(p.Obsolete)+len(p.Networks)+len(p.Surplus)+len(p.Claims)+len(p.Records)+len(p.Around)+len(p.Withdraw) > 0
 }
 
 // frozen reports whether etcd may have lost what it once had. Then nothing is
@@ -128,6 +129,7 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 	if in.frozen() && in.Memory != nil {
 		if n := in.Memory.Networks[id]; n != nil && !n.Deleting && (n.Node == "" || n.Node == in.Self) {
 			p.Networks = append(p.Networks, n)
+			p.Obsolete = append(p.Obsolete, in.inPlaceOf(n)...)
 		}
 	}
 	for _, a := range due {
@@ -139,9 +141,36 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 			// An unreadable record is not an absent one.
 			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s cannot be found, and there are records that cannot be read", name)
 		default:
-			p.Lost[a.Endpoint.ID] = fmt.Sprintf("network %s was removed; disconnect it", name)
+			p.Lost[a.Endpoint.ID] = removed(name)
 		}
 	}
+}
+
+// inPlaceOf returns the networks that have what another needs, and that had been
+// removed when etcd lost its past.
+func (in publicationInput) inPlaceOf(n *overspan.Network) []*overspan.Network {
+	var out []*overspan.Network
+	for _, id := range slices.Sorted(maps.Keys(in.Snapshot.Networks)) {
+		if other := in.Snapshot.Networks[id]; in.wasRemoved(other) && clash(n, other) {
+			out = append(out, other)
+		}
+	}
+	return out
+}
+
+// wasRemoved reports whether a network that etcd has was there once, but not any
+// more when etcd lost its past.
+func (in publicationInput) wasRemoved(n *overspan.Network) bool {
+	return in.frozen() && in.Memory != nil && in.Memory.Networks[n.ID] == nil && n.CreateRevision <= in.Memory.Revision
+}
+
+// clash reports whether two networks cannot both be.
+func clash(a, b *overspan.Network) bool {
+	overlaps := func(x, y overspan.Subnet) bool {
+		return x.IsValid() && y.IsValid() && x.Prefix.Overlaps(y.Prefix)
+	}
+	named := a.Name == b.Name && (a.Node == "" || b.Node == "" || a.Node == b.Node)
+	return named || a.VNI != 0 && a.VNI == b.VNI || overlaps(a.IPv4, b.IPv4) || overlaps(a.IPv6, b.IPv6)
 }
 
 // network decides about a network that etcd has.
@@ -189,125 +218,6 @@ func (in publicationInput) network(p *publication, id overspan.NetworkID, due []
 	}
 }
 
-// endpoint decides about one endpoint by who has what it needs now, and had it
-// before etcd lost its past. Where one of its slots is still to be claimed
-// nothing can be said yet.
-func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overspan.Attachment, now, before rivals) {
-	e := a.Endpoint
-	why, leaving := in.inTheWay(before, e)
-	if newer := now.latest[e.Name]; newer != e.ID {
-		why = fmt.Sprintf("its name now belongs to endpoint %s on this node", overspan.ShortID(newer))
-	}
-	if why != "" && !leaving {
-		p.Lost[e.ID] = why + connectAgain
-		if stands(now.segment, e) {
-			p.Withdraw = append(p.Withdraw, e)
-		}
-		return
-	}
-	switch why, leaving := in.inTheWay(now, e); {
-	case why == "":
-	case leaving || in.frozen():
-		// It may itself be something that etcd should not have any more.
-		p.Waiting[e.ID] = why
-		return
-	default:
-		p.Lost[e.ID] = why + connectAgain
-		return
-	}
-	var blocks []overspan.Block
-	for _, slot := range e.Slots {
-		b, held := now.segment.Holder(slot)
-		if !held {
-			return
-		}
-		if !slices.Contains(blocks, b) {
-			blocks = append(blocks, b)
-		}
-	}
-	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a, Stands: stands(now.segment, e)})
-}
-
-// inTheWay tells what an endpoint needs and another has; "" if there is nothing.
-// Leaving says that it is this node's and on its way out.
-func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
-	if holder := foreignHolder(others.segment, e, in.Self); holder != "" {
-		return belongsTo(in.Snapshot, e, holder), false
-	}
-	other, what := others.of(e)
-	switch {
-	case other == nil:
-		return "", false
-	case in.onItsWayOut(other):
-		return fmt.Sprintf("%s is still to be released by endpoint %s", what, overspan.ShortID(other.ID)), true
-	}
-	return fmt.Sprintf("%s now belongs to endpoint %s on node %s", what, other.Name, nodeName(in.Snapshot, other.Node)), false
-}
-
-// onItsWayOut reports whether a record is one of this node's that nobody here
-// knows: the releaser takes it away.
-func (in publicationInput) onItsWayOut(e *overspan.Endpoint) bool {
-	return e.Node == in.Self && !slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool { return a.Endpoint.ID == e.ID })
-}
-
-// rivals are who has what the endpoints that are to be published need: names and
-// chosen MACs in a segment, and names among these endpoints themselves.
-type rivals struct {
-	segment *overspan.Segment
-	names   map[string]*overspan.Endpoint
-	macs    map[overspan.MAC]*overspan.Endpoint
-	latest  map[string]overspan.EndpointID // of several with a name, the one that had it last
-}
-
-// rivalsOf looks once at each endpoint of a segment, of which there may be many;
-// a nil one is empty. The due ones come oldest first.
-func rivalsOf(seg *overspan.Segment, due []overspan.Attachment) rivals {
-	if seg == nil {
-		seg = &overspan.Segment{}
-	}
-	r := rivals{
-		segment: seg,
-		names:   map[string]*overspan.Endpoint{},
-		macs:    map[overspan.MAC]*overspan.Endpoint{},
-		latest:  map[string]overspan.EndpointID{},
-	}
-	macs := map[overspan.MAC]struct{}{}
-	for _, a := range due {
-		r.latest[a.Endpoint.Name] = a.Endpoint.ID
-		macs[a.Endpoint.MAC] = struct{}{}
-	}
-	if len(due) == 0 {
-		return r
-	}
-	for e := range seg.Endpoints.Values() {
-		if _, wanted := r.latest[e.Name]; wanted {
-			r.names[e.Name] = e
-		}
-		if _, wanted := macs[e.MAC]; wanted {
-			r.macs[e.MAC] = e
-		}
-	}
-	return r
-}
-
-// of returns the endpoint that has what another needs, and what that is; nil if
-// none has.
-func (r rivals) of(e overspan.Endpoint) (other *overspan.Endpoint, what string) {
-	addrs := e.Addrs()
-	for i, slot := range e.Slots {
-		if other := r.segment.Endpoints.Get(slot); other != nil && other.ID != e.ID {
-			return other, addrs[min(i, len(addrs)-1)].String()
-		}
-	}
-	if other := r.names[e.Name]; other != nil && other.ID != e.ID {
-		return other, "its name"
-	}
-	if other := r.macs[e.MAC]; other != nil && other.ID != e.ID {
-		return other, "its MAC address " + e.MAC.String()
-	}
-	return nil, ""
-}
-
 // remembered returns what a network held before etcd lost its past; nil if that
 // is not known.
 func (in publicationInput) remembered(id overspan.NetworkID) *overspan.Segment {
@@ -328,30 +238,4 @@ func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Rang
 		}
 	}
 	return blocks, in.frozen() && in.Memory != nil
-}
-
-// connectAgain is what can be done about an endpoint that is lost.
-const connectAgain = "; disconnect it and connect it again"
-
-// belongsTo says that an endpoint's address is another node's.
-func belongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
-	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], nodeName(s, holder))
-}
-
-// foreignHolder returns another node that holds one of an endpoint's slots.
-func foreignHolder(seg *overspan.Segment, e overspan.Endpoint, self overspan.NodeID) overspan.NodeID {
-	for _, slot := range e.Slots {
-		if b, ok := seg.Holder(slot); ok && b.Node != self {
-			return b.Node
-		}
-	}
-	return ""
-}
-
-// networkNameOf returns what people call an attachment's network.
-func networkNameOf(a overspan.Attachment) string {
-	if a.NetworkName != "" {
-		return a.NetworkName
-	}
-	return overspan.ShortID(a.Endpoint.Network)
 }

@@ -58,6 +58,9 @@ func (in *publicationInput) freezeWith(memory func(*overspan.Segment)) {
 // text renders a publication a line each.
 func (p publication) text() []string {
 	var out []string
+	for _, n := range p.Obsolete {
+		out = append(out, "discard "+n.Name)
+	}
 	for _, n := range p.Networks {
 		out = append(out, "network "+n.Name)
 	}
@@ -150,6 +153,28 @@ func TestPublication(t *testing.T) {
 			in.freezeWith(func(seg *overspan.Segment) {})
 			in.Attachments, in.Snapshot.Networks, in.Snapshot.Segments = nil, nil, nil
 		}, []string{"network demo"}},
+		{"frozen: its network had been removed, and is back", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) {})
+			in.Memory.Networks, in.Memory.Segments, in.Memory.Revision = nil, nil, 20
+			hold(demoSeg(in), selfNode, 0, 4)
+			stand(demoSeg(in), web)
+		}, []string{"keep [] of 0-3", "withdraw web1", "lost: network demo was removed; disconnect it"}},
+		{"frozen: networks that had been removed are back, some in the way", func(in *publicationInput) {
+			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
+			in.Memory.Revision = 20
+			in.Snapshot.Networks, in.Snapshot.Segments = map[overspan.NetworkID]*overspan.Network{}, nil
+			for id, change := range map[overspan.NetworkID]func(*overspan.Network){
+				"1": func(n *overspan.Network) { n.Name = "name" },
+				"2": func(n *overspan.Network) { n.VNI, n.IPv4 = 7, overspan.Subnet{}; n.Name = "demo" },
+				"3": func(n *overspan.Network) { n.VNI, n.IPv4 = 8, overspan.Subnet{}; n.Name = "apart" },
+				"4": func(n *overspan.Network) { n.CreateRevision, n.Name = 21, "newer" },
+			} {
+				n := demo()
+				n.ID, n.CreateRevision = id, 10
+				change(n)
+				in.Snapshot.Networks[id] = n
+			}
+		}, []string{"discard name", "discard demo", "network demo", "waiting: network demo is not in etcd"}},
 		{"frozen: nothing is remembered", func(in *publicationInput) {
 			in.Snapshot.Frozen = &overspan.Freeze{}
 			hold(demoSeg(in), selfNode, 0, 4)

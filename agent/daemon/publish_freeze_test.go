@@ -3,8 +3,23 @@ package daemon
 import (
 	"testing"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
 )
+
+// touch has every node write something.
+func (c *testCluster) touch() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		session, err := n.registrar.session()
+		if err == nil {
+			err = session.DropWant(c.t.Context(), overspan.Want{Network: "none", Holder: n.Self(), Asker: n.Self(), CreateRevision: 1})
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
 
 // rollBack takes etcd back to a revision. That few were lost is noticed late: the
 // nodes are told to look.

@@ -62,30 +62,27 @@ func (s *saga) connect(t *rapid.T, n *testNode) {
 	_, _ = n.Connect(t.Context(), req) // names and addresses that are taken are refused
 }
 
-// end brings all nodes back and checks what must hold then: every endpoint is
-// published as it was, or told as lost; and no two answer under one address.
-func (s *saga) end(t *rapid.T) {
+// settle brings all nodes back, waits, and checks what must hold then: every
+// endpoint is published as it was, or told as lost; and no two answer under one
+// address. It returns those that are published.
+func (s *saga) settle(t *rapid.T) map[overspan.EndpointID]*testNode {
 	for _, n := range s.c.nodes {
 		if s.away[n] {
 			n.start()
+			s.away[n] = false
 		}
 	}
+	published := map[overspan.EndpointID]*testNode{}
 	answers := map[string]string{} // who does, by network and address
 	for _, n := range s.c.nodes {
-		registration := n.registration()
 		for _, a := range n.local.allAttachments() {
 			e := a.Endpoint
-			n.eventually("each endpoint is published or lost", func() bool {
-				now, _ := n.local.attachment(e.ID)
-				_, lost := n.lostNames()[e.Name]
-				return now.Registration == registration && n.published(e) || lost
-			})
-			n.eventually("a lost one is off its network, any other on it", func() bool {
-				return n.plugged(e) == n.published(e)
-			})
+			n.eventually("each endpoint is published or lost", func() bool { return n.registered(e) && n.published(e) || n.loss(e) != "" })
+			n.eventually("a lost one is off its network, any other on it", func() bool { return n.plugged(e) == n.published(e) })
 			if !n.plugged(e) {
 				continue
 			}
+			published[e.ID] = n
 			at := fmt.Sprintf("%s in %s", e.IPv4, overspan.ShortID(e.Network))
 			if other, two := answers[at]; two {
 				t.Errorf("%s on %s and %s both answer under %s", e.Name, n.cfg.NodeName, other, at)
@@ -100,23 +97,83 @@ func (s *saga) end(t *rapid.T) {
 			return err == nil && len(drift) == 0
 		})
 	}
+	return published
+}
+
+// registered reports whether an endpoint's record was written under the
+// registration that the node has.
+func (n *testNode) registered(e overspan.Endpoint) bool {
+	session, err := n.registrar.session()
+	a, known := n.local.attachment(e.ID)
+	return err == nil && known && a.Registration == session.Registration()
+}
+
+// loss returns why an endpoint is lost; "" if it is not.
+func (n *testNode) loss(e overspan.Endpoint) string {
+	for _, a := range n.Attachments() {
+		if a.Endpoint.ID == e.ID {
+			return a.Lost
+		}
+	}
+	return ""
+}
+
+// newSaga begins with two nodes and a network.
+func newSaga(t *testing.T) *saga {
+	s := &saga{c: newTestCluster(t, 2), away: map[*testNode]bool{}}
+	s.c.nodes[0].create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/28"}}})
+	return s
+}
+
+func (s *saga) end() {
+	for _, n := range s.c.nodes {
+		n.stop()
+	}
 }
 
 // TestNodesComeAndGo lets nodes leave, be removed and return at random, while
 // others take their addresses, their names, and the network itself.
 func TestNodesComeAndGo(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := newTestCluster(t, 2)
-		defer func() {
-			for _, n := range c.nodes {
-				n.stop()
-			}
-		}()
-		c.nodes[0].create(CreateRequest{Spec: ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/28"}}})
-		s := &saga{c: c, away: map[*testNode]bool{}}
+		s := newSaga(t)
+		defer s.end()
 		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
 			s.step(rt)
 		}
-		s.end(rt)
+		s.settle(rt)
+	})
+}
+
+// TestEtcdForgetsARandomPast takes etcd back to a random moment of such a
+// history: once all is published again and that is accepted, the same holds, and
+// no endpoint was lost by it.
+func TestEtcdForgetsARandomPast(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSaga(t)
+		defer s.end()
+		from := s.c.revision()
+		for range rapid.IntRange(5, 20).Draw(rt, "steps") {
+			s.step(rt)
+		}
+		backup := rapid.Int64Range(from, s.c.revision()).Draw(rt, "backup")
+		before := s.settle(rt)
+		s.c.touch() // so that each node has lost something
+		s.c.rollBack(backup)
+		for id, n := range before {
+			if a, _ := n.local.attachment(id); !n.plugged(a.Endpoint) {
+				rt.Errorf("%s on %s is off its network while the cluster is frozen", a.Endpoint.Name, n.cfg.NodeName)
+			}
+		}
+		s.c.accept()
+		for _, n := range s.c.nodes {
+			n.eventually("the freeze is over", func() bool { return n.Snapshot().Frozen == nil })
+		}
+		after := s.settle(rt)
+		for id, n := range before {
+			if after[id] != n {
+				a, _ := n.local.attachment(id)
+				rt.Errorf("%s on %s was published, and is not: %s", a.Endpoint.Name, n.cfg.NodeName, a.Lost)
+			}
+		}
 	})
 }

@@ -17,6 +17,9 @@ import (
 // and reports whether anything of it was: what fails is tried again.
 func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publicationInput, todo publication) bool {
 	var steps []step
+	for _, n := range todo.Obsolete {
+		steps = append(steps, func(ctx context.Context) error { return session.DiscardNetwork(ctx, n) })
+	}
 	for _, n := range todo.Networks {
 		steps = append(steps, p.restoreNetwork(session, n))
 	}
