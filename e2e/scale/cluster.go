@@ -28,8 +28,8 @@ type Options struct {
 	Log    *slog.Logger  // nil: silent
 }
 
-// clusterName is the key prefix in etcd.
-const clusterName = "scale"
+// Name is the cluster's, in etcd.
+const Name = "scale"
 
 // A Cluster is many agents in this process.
 type Cluster struct {
@@ -44,11 +44,11 @@ type Node struct {
 	*daemon.Daemon // nil while stopped
 	Kernel         *kernel.Fake
 
-	cfg   daemon.Config
-	url   string
-	tap   tapped
-	log   *slog.Logger
-	boxes int // sandboxes made so far
+	cfg    daemon.Config
+	server *Server
+	tap    tapped
+	log    *slog.Logger
+	boxes  int // sandboxes made so far
 
 	end   context.CancelFunc
 	ended chan error // size 1: what became of the agent
@@ -88,13 +88,13 @@ func (c *Cluster) node(i int, opts Options) (*Node, error) {
 	return &Node{
 		Kernel: fake,
 		cfg: daemon.Config{
-			NodeName: name, Underlay: []string{addr.String()}, Cluster: clusterName,
+			NodeName: name, Underlay: []string{addr.String()}, Cluster: Name,
 			StateDir: dir, RunDir: dir, VXLANPort: 4789,
 			TTL: store.DefaultTTL, Resync: opts.Resync, BlockIdle: 24 * time.Hour,
 		},
-		url: opts.Server.URL,
-		tap: tapped{Fake: fake, node: i, spot: c.spot, reads: new(atomic.Int64)},
-		log: opts.Log.With("on", name),
+		server: opts.Server,
+		tap:    tapped{Fake: fake, node: i, spot: c.spot, reads: new(atomic.Int64)},
+		log:    opts.Log.With("on", name),
 	}, nil
 }
 
@@ -104,7 +104,7 @@ func (n *Node) Start() error {
 	if err != nil {
 		return err
 	}
-	kv, err := store.Dial(store.DialConfig{Endpoints: []string{n.url}})
+	kv, err := n.server.Dial()
 	if err != nil {
 		return errors.Join(err, journal.Close())
 	}
@@ -181,11 +181,11 @@ func (c *Cluster) Close() error {
 // their presence back, because all did so at once, leave it to expire. In one
 // process nobody could tell them from agents that still run.
 func (c *Cluster) AllAway(ctx context.Context) error {
-	keys, err := store.NewKeys(clusterName)
+	keys, err := store.NewKeys(Name)
 	if err != nil {
 		return err
 	}
-	kv, err := store.Dial(store.DialConfig{Endpoints: []string{c.server.URL}})
+	kv, err := c.server.Dial()
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (n *Node) present() (up int) {
 }
 
 // lookEvery is how often Until looks again.
-const lookEvery = 5 * time.Millisecond
+const lookEvery = 20 * time.Millisecond
 
 // Until waits until a condition holds; its error says what did not come true.
 func (n *Node) Until(ctx context.Context, what string, cond func() bool) error {

@@ -103,6 +103,11 @@ func freeURL() (string, error) {
 	return "http://" + l.Addr().String(), nil
 }
 
+// Dial returns a client of the server.
+func (s *Server) Dial() (*store.Etcd, error) {
+	return store.Dial(store.DialConfig{Endpoints: []string{s.URL}})
+}
+
 // Close ends the server and waits for that.
 func (s *Server) Close() error {
 	s.stdin.Close()

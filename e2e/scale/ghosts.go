@@ -25,17 +25,12 @@ type Ghosts struct {
 // putsPerTxn stays below etcd's limit of 128 operations.
 const putsPerTxn = 100
 
-// Haunt writes ghosts into etcd and returns the revision at which all are there.
-func (s *Server) Haunt(ctx context.Context, g Ghosts) (revision int64, err error) {
-	keys, err := store.NewKeys(clusterName)
+// Haunt writes ghosts into the etcd of a cluster.
+func Haunt(ctx context.Context, kv store.KV, cluster string, g Ghosts) error {
+	keys, err := store.NewKeys(cluster)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	kv, err := store.Dial(store.DialConfig{Endpoints: []string{s.URL}})
-	if err != nil {
-		return 0, err
-	}
-	defer kv.Close()
 	w := writer{ctx: ctx, kv: kv}
 	for i := range int(g.Blocks.Size / overspan.MaxBlockSize) {
 		id := overspan.NodeID(overspan.NewID())
@@ -61,16 +56,15 @@ func (s *Server) Haunt(ctx context.Context, g Ghosts) (revision int64, err error
 		}
 	}
 	w.flush()
-	return w.revision, w.err
+	return w.err
 }
 
 // A writer puts records, many to a transaction, until the first error.
 type writer struct {
-	ctx      context.Context
-	kv       store.KV
-	ops      []store.Op
-	revision int64
-	err      error
+	ctx context.Context
+	kv  store.KV
+	ops []store.Op
+	err error
 }
 
 func (w *writer) put(key string, record proto.Message) {
@@ -88,21 +82,16 @@ func (w *writer) flush() {
 	if w.err != nil || len(w.ops) == 0 {
 		return
 	}
-	res, err := w.kv.Txn(w.ctx, store.Txn{Then: w.ops})
-	w.revision, w.err, w.ops = res.Revision, err, nil
+	_, w.err = w.kv.Txn(w.ctx, store.Txn{Then: w.ops})
+	w.ops = nil
 }
 
 // Claim makes a block a ghost's, and returns when the claim was answered.
-func (s *Server) Claim(ctx context.Context, n *overspan.Network, r overspan.Range, ghost overspan.NodeID) (time.Time, error) {
-	keys, err := store.NewKeys(clusterName)
+func Claim(ctx context.Context, kv store.KV, cluster string, n *overspan.Network, r overspan.Range, ghost overspan.NodeID) (time.Time, error) {
+	keys, err := store.NewKeys(cluster)
 	if err != nil {
 		return time.Time{}, err
 	}
-	kv, err := store.Dial(store.DialConfig{Endpoints: []string{s.URL}})
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer kv.Close()
 	w := writer{ctx: ctx, kv: kv}
 	w.put(keys.Block(n.ID, r), overspanv1.BlockRecord(overspan.Block{Range: r, Node: ghost}))
 	w.flush()

@@ -18,6 +18,7 @@ import (
 	"github.com/overspan/overspan/e2e/scale"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
 )
 
 // bound is how long anything here may take; liveness only.
@@ -44,6 +45,7 @@ type bed struct {
 	testing.TB
 	ctx    context.Context
 	server *scale.Server
+	kv     *store.Etcd
 }
 
 // prepare starts an etcd and makes a cluster whose agents do not run yet.
@@ -70,7 +72,12 @@ func prepare(tb testing.TB, nodes int) *bed {
 			tb.Error(err)
 		}
 	})
-	return &bed{Cluster: c, TB: tb, ctx: ctx, server: server}
+	kv, err := server.Dial()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { kv.Close() })
+	return &bed{Cluster: c, TB: tb, ctx: ctx, server: server, kv: kv}
 }
 
 func (b *bed) must(err error) {
