@@ -14,6 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// OwnNetns is the path of this host's own namespace: that of the calling thread,
+// as the process's first one, /proc/self, may be on a visit elsewhere.
+const OwnNetns = "/proc/thread-self/ns/net"
+
 // Netns says which network namespace a path names. The error is of class
 // ErrNotFound if there is nothing, ErrInvalid if it is something else.
 func (h *Host) Netns(path string) (overspan.NetnsID, error) {

@@ -91,7 +91,7 @@ func (c *testCluster) add() *testNode {
 		line:   store.NewFaulty(c.etcd),
 	}
 	n.ops.Kernel, n.kv = n.kernel, n.line
-	n.kernel.MakeNetns(ownNetns, "eth0")
+	n.kernel.MakeNetns(kernel.OwnNetns, "eth0")
 	n.start()
 	c.t.Cleanup(func() { n.stop() })
 	c.nodes = append(c.nodes, n)

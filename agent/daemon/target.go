@@ -11,14 +11,11 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
 )
 
 // netnsDirs are where ip-netns(8) keeps its named namespaces.
 var netnsDirs = []string{"/run/netns", "/var/run/netns"}
-
-// ownNetns names this host's own namespace: that of the calling thread, as the
-// process's first one may be on a visit elsewhere.
-const ownNetns = "/proc/thread-self/ns/net"
 
 // target finds the sandbox that a user means, and registers one that is met
 // for the first time. The journal hears of that one with its first attachment:
@@ -32,7 +29,7 @@ func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, erro
 	if err != nil {
 		return overspan.Sandbox{}, fmt.Errorf("target %s: %w", ref, err)
 	}
-	if own, err := d.host.Netns(ownNetns); err != nil {
+	if own, err := d.host.Netns(kernel.OwnNetns); err != nil {
 		return overspan.Sandbox{}, err
 	} else if own == inode {
 		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "target %s is this host's own network namespace: only containers' namespaces can be connected", ref)

@@ -84,7 +84,7 @@ func (c *Cluster) node(i int, opts Options) (*Node, error) {
 	}
 	addr := VTEP(i)
 	fake := kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/16"))
-	fake.MakeNetns("/proc/self/ns/net", "eth0")
+	fake.MakeNetns(kernel.OwnNetns, "eth0")
 	return &Node{
 		Kernel: fake,
 		cfg: daemon.Config{
