@@ -25,16 +25,25 @@ func TestFences(t *testing.T) {
 	for name, ops := range map[string][]operation{"endpoints": interruptible[:half], "other": interruptible[half:]} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFence(t)
-			for _, op := range ops {
-				for _, m := range op.moments {
-					clean := t.Run(op.name+"/"+string(m), func(t *testing.T) { f.interrupt(t, op, m) })
-					if !clean {
-						t.Fatal("what this has left would only disturb what follows")
-					}
-				}
-			}
+			newFence(t).each(ops, (*fence).interrupt)
 		})
+	}
+}
+
+// each tries all moments of some operations, each in a subtest of its own.
+func (f *fence) each(ops []operation, try func(*fence, operation, steps.Moment)) {
+	outer := f.cluster.t
+	defer func() { f.cluster.t = outer }()
+	for _, op := range ops {
+		for _, m := range op.moments {
+			clean := outer.Run(op.name+"/"+string(m), func(t *testing.T) {
+				f.cluster.t = t
+				try(f, op, m)
+			})
+			if !clean {
+				outer.Fatal("what this has left would only disturb what follows")
+			}
+		}
 	}
 }
 
@@ -98,15 +107,11 @@ type operation struct {
 }
 
 // interrupt carries one operation out and stops it at one moment.
-func (f *fence) interrupt(t *testing.T, op operation, m steps.Moment) {
-	outer := f.cluster.t
-	f.cluster.t = t
-	defer func() { f.cluster.t = outer }()
+func (f *fence) interrupt(op operation, m steps.Moment) {
 	f.setUp(op)
 	keepAddr, stayPort := f.addr4(2), overspan.VethName(f.endpointID("stay"))
 	told := f.begin(op, m)
-	var old int64
-	f.node, old = f.registration("h1")
+	_, old := f.registration("h1")
 
 	f.ctl(f.b, "node", "rm", "--force", "h1")
 	f.ctl(f.b, "network", "connect", "--name", "keep", "--ip", keepAddr.String(), f.network, "kept")
@@ -137,6 +142,7 @@ func (f *fence) setUp(op operation) {
 	f.network, f.addr = fmt.Sprintf("round%d", f.rounds), netip.Addr{}
 	f.subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(f.rounds), 0}), 24)
 	f.id = f.create(f.b, "--subnet", f.subnet.String(), f.network)
+	f.node, _ = f.registration("h1")
 	// The first takes the lowest block of the network and in it the lowest address.
 	f.ctl(f.a, "network", "connect", f.network, "keep")
 	f.ctl(f.a, "network", "connect", f.network, "stay")
@@ -179,7 +185,14 @@ func (f *fence) begin(op operation, m steps.Moment) <-chan outcome {
 		res, err := op.run(ctx, f)
 		told <- outcome{res, time.Since(begin), err}
 	}()
-	f.must(f.a.AwaitStop(f.t.Context(), startWithin))
+	if err := f.a.AwaitStop(ctx, startWithin); err != nil {
+		select {
+		case got := <-told:
+			f.t.Fatalf("%v\nthe operation had ended: %+v", err, got)
+		default:
+			f.t.Fatal(err)
+		}
+	}
 	if op.relieve != nil {
 		op.relieve(f)
 	}
