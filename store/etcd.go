@@ -67,7 +67,8 @@ func (e *Etcd) Close() error {
 	return err
 }
 
-// Txn implements KV.
+// Txn implements KV. One that only reads is tried again where a member or its
+// leader goes: nothing can have happened that must not happen twice.
 func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	client, err := e.connect(ctx)
 	if err != nil {
@@ -75,11 +76,15 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
-	if err != nil {
-		return Result{}, e.fault("transaction", err)
+	for attempt := 0; ; attempt++ {
+		resp, err := client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
+		switch {
+		case err == nil:
+			return result(resp, resp.Header.Revision, resp.Header.ClusterId), nil
+		case t.writes() || !passing(err) || pause(ctx, firstPause, attempt) != nil:
+			return Result{}, e.fault("transaction", err)
+		}
 	}
-	return result(resp, resp.Header.Revision, resp.Header.ClusterId), nil
 }
 
 // List implements KV.

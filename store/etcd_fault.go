@@ -84,6 +84,16 @@ func (e *Etcd) fault(what string, err error) error {
 	return unreachable(e.endpoints, plain(err), err)
 }
 
+// passing reports whether an error is of a connection or a leader that went: the
+// next try may meet others.
+func passing(err error) bool {
+	var told rpctypes.EtcdError
+	if errors.As(err, &told) {
+		return told.Code() == codes.Unavailable
+	}
+	return status.Code(err) == codes.Unavailable
+}
+
 // cause returns why a call was not answered in time. A call that waits for a
 // connection ends without a reason; this one does not wait, and is told the last
 // error of dialing, such as a refused port or a foreign certificate. A member

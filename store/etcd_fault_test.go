@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"github.com/overspan/overspan"
 )
 
@@ -74,5 +76,26 @@ func TestEtcdOutOfSpace(t *testing.T) {
 	m := kv.Members(testContext(t))[0]
 	if m.Version == "" || m.Err == nil || m.Err.Error() != reasonNoSpace {
 		t.Errorf("member %+v, want one that answers and says that it is full", m)
+	}
+}
+
+func TestReadsAreTriedAgainOnlyWhereThatMayHelp(t *testing.T) {
+	for err, want := range map[error]bool{
+		rpctypes.ErrLeaderChanged: true,
+		rpctypes.ErrNoLeader:      true,
+		rpctypes.ErrNoSpace:       false,
+		rpctypes.ErrCompacted:     false,
+		context.DeadlineExceeded:  false,
+		status.Error(codes.Unavailable, "error reading from server: EOF"): true,
+		status.Error(codes.PermissionDenied, "no"):                        false,
+	} {
+		if got := passing(err); got != want {
+			t.Errorf("%v: tried again: %v, want %v", err, got, want)
+		}
+	}
+	read := Txn{Then: []Op{Get(Key("a")), Nest(Txn{Else: []Op{Get(Key("b"))}})}}
+	write := Txn{Else: []Op{Nest(Txn{Then: []Op{Delete(Key("b"))}})}}
+	if read.writes() || !write.writes() {
+		t.Errorf("a transaction that reads writes: %v; one that deletes: %v", read.writes(), write.writes())
 	}
 }

@@ -28,9 +28,10 @@ const (
 	// longer, up to a second.
 	firstPause = 20 * time.Millisecond
 
-	// maxFlights bounds how often one request takes off: once more after a
-	// flight of which it is settled that it never commits.
-	maxFlights = 2
+	// maxFlights bounds how often one request takes off: again after a flight of
+	// which it is settled that it never commits. While a leader is elected
+	// several in a row may be lost; most callers give up before this.
+	maxFlights = 5
 )
 
 // flights carries out a node's transactions, one in the air at a time. Each

@@ -161,7 +161,7 @@ func TestUnknownOutcomesAreSettled(t *testing.T) {
 		{name: "lost, settling unanswered", faults: []TxnFault{TxnLost, TxnUnanswered}},
 		{name: "late, settling late", faults: []TxnFault{TxnLate, TxnLate}},
 		{name: "committed the second time", faults: []TxnFault{TxnLost, TxnPasses, TxnUnanswered}},
-		{name: "lost twice", faults: []TxnFault{TxnLost, TxnPasses, TxnLate}, fails: true},
+		{name: "lost each time", faults: slices.Concat(slices.Repeat([]TxnFault{TxnLost, TxnPasses}, maxFlights-1), []TxnFault{TxnLate}), fails: true},
 	} {
 		rows = append(rows, row{tt.name, func(t *testing.T, connect func(*testing.T) KV) {
 			kv := NewFaulty(connect(t))

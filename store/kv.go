@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -76,6 +77,13 @@ type Txn struct {
 	If   []Cmp
 	Then []Op
 	Else []Op
+}
+
+// writes reports whether the transaction could change anything.
+func (t Txn) writes() bool {
+	return slices.ContainsFunc(slices.Concat(t.Then, t.Else), func(op Op) bool {
+		return op.Kind == OpPut || op.Kind == OpDelete || op.Kind == OpTxn && op.Txn.writes()
+	})
 }
 
 // A Field is what a Cmp looks at.
