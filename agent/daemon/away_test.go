@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -87,4 +88,33 @@ func TestReadyWhileEtcdIsFull(t *testing.T) {
 	full.full.Store(false)
 	n.eventually("it is registered", func() bool { _, err := n.registrar.session(); return err == nil })
 	n.connect(ConnectRequest{Network: "demo", Target: n.container("late")})
+}
+
+func TestSandboxIsPluggedInAgainWhileItsReleaseIsPending(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	target := n.container("web")
+	n.connect(ConnectRequest{Network: "demo", Target: target})
+	n.line.SetDown(true)
+	if _, pending, err := n.Disconnect(t.Context(), "demo", target); err != nil || !pending {
+		t.Fatalf("disconnect: pending %v, %v", pending, err)
+	}
+	n.line.SetDown(false)
+	n.connect(ConnectRequest{Network: "demo", Target: target})
+}
+
+func TestHalfRemovedNetworkGoesWhenEtcdIsBack(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	n.eventually("nothing is left to look at", n.rec.settled)
+	n.line.InjectTxn(store.TxnPasses, store.TxnHangs, store.TxnHangs) // marked, no more
+	if _, err := n.RemoveNetwork(t.Context(), "demo"); !errors.Is(err, overspan.ErrUnavailable) {
+		t.Errorf("remove: %v, want that etcd is away", err)
+	}
+	if len(c.keys("names/")) > 0 || len(c.keys("networks/")) == 0 {
+		t.Errorf("the network is not half removed: %v", c.keys("names/", "networks/"))
+	}
+	n.eventually("the other half goes", func() bool { return len(c.keys("networks/", "vnis/", "subnets/ipv4/")) == 0 })
 }

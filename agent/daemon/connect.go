@@ -165,6 +165,9 @@ func (d *Daemon) attach(ctx context.Context, session *store.Session, n *overspan
 	defer d.settle(n.ID)
 	e, err := d.describe(ctx, n, sb, want)
 	if err == nil {
+		err = d.releaser.awaitName(ctx, n.ID, e.Name)
+	}
+	if err == nil {
 		err = d.publisher.reserve(n, e.Name, session.Registration())
 	}
 	if err != nil {

@@ -97,11 +97,14 @@ type Daemon struct {
 	health    *health // what status tells of the passes
 	meter     *meter
 	confirmed confirmedBlocks
-	deaths    chan struct{} // size 1: a sandbox may be gone
-	emptied   chan struct{} // size 1: a block may be empty that a draining node gives back
-	bereft    chan struct{} // size 1: an endpoint may have been evicted
 	evicted   evictions
 	reported  lastReport
+
+	// Each of size 1: something wants a look.
+	deaths      chan struct{} // a sandbox may be gone
+	emptied     chan struct{} // a block may be empty that a draining node gives back
+	bereft      chan struct{} // an endpoint may have been evicted
+	halfRemoved chan struct{} // a network's removal may not have ended
 }
 
 // New makes a daemon from what the journal holds. Neither etcd nor the kernel
@@ -143,9 +146,11 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		snapshots: newBeacon(),
 		health:    newHealth(),
 		meter:     newMeter(),
-		deaths:    make(chan struct{}, 1),
-		emptied:   make(chan struct{}, 1),
-		bereft:    make(chan struct{}, 1),
+
+		deaths:      make(chan struct{}, 1),
+		emptied:     make(chan struct{}, 1),
+		bereft:      make(chan struct{}, 1),
+		halfRemoved: make(chan struct{}, 1),
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
@@ -199,6 +204,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.publisher.run,
 		d.registrar.update,
 		d.housekeep,
+		d.finishRemovals,
 		d.drain,
 		d.heedEvictions,
 		d.reap,
@@ -406,13 +412,10 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.deaths)
 		wake(d.emptied)
 		wake(d.bereft)
-		session, err := d.registrar.session()
+		wake(d.halfRemoved)
 		s := d.believed()
-		if err != nil || s == nil || s.Frozen != nil {
+		if _, err := d.registrar.session(); err != nil || s == nil || s.Frozen != nil {
 			continue
-		}
-		if err := session.FinishRemovals(ctx, s); err != nil {
-			d.log.Warn("cannot finish the removal of a network", "error", err)
 		}
 		d.sweepNodes(ctx, sweeper, s)
 		d.returnIdle(ctx)

@@ -238,13 +238,57 @@ func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.Networ
 		return "", err
 	}
 	if err := session.RemoveNetwork(ctx, n); err != nil {
+		if errors.Is(err, overspan.ErrUnavailable) {
+			wake(d.halfRemoved)
+		}
 		return "", err
 	}
 	d.log.Info("removed a network", "network", n.Name, "id", overspan.ShortID(n.ID))
-	if err := d.Sync(ctx); err != nil {
-		return "", err
+	err = d.Sync(ctx)
+	if err == nil {
+		err = d.leaveRemoved(ctx, n.ID)
 	}
-	return n.ID, d.leaveRemoved(ctx, n.ID)
+	if err != nil {
+		// It is gone: what this node still holds of it goes with the next passes.
+		d.log.Debug("the removal of a network is not waited for", "network", n.Name, "error", err)
+	}
+	return n.ID, nil
+}
+
+// finishRemovals carries on with removals that etcd did not let this node end,
+// until they have ended. Those of a node that is gone others find, see housekeep.
+func (d *Daemon) finishRemovals(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.halfRemoved:
+		}
+		if err := d.finishRemoval(ctx); err != nil {
+			d.log.Debug("cannot finish the removal of a network; will try again", "error", err)
+			wake(d.halfRemoved)
+		}
+		if sleep(ctx, releaseEvery) != nil {
+			return nil
+		}
+	}
+}
+
+func (d *Daemon) finishRemoval(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	session, err := d.registrar.session()
+	if _, stale := d.mirror.Stale(); err == nil {
+		err = stale
+	}
+	if err != nil {
+		return err
+	}
+	s, err := d.latest(ctx)
+	if err != nil || s.Frozen != nil {
+		return err
+	}
+	return session.FinishRemovals(ctx, s)
 }
 
 // network finds a network by name, id, or a unique prefix of its id. One that

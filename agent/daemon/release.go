@@ -32,25 +32,27 @@ type releaser struct {
 	unplug  func(context.Context, kernel.Scope) error         // runs a pass and waits for it
 	look    func(context.Context) (*overspan.Snapshot, error) // what etcd holds now
 
-	lent    idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
-	pending chan struct{}              // size 1: the journal has releases
-	swept   *store.Session             // the last one in which orphans were looked for; only run uses it
-	freed   func()                     // told when slots were given back
+	lent     idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
+	pending  chan struct{}              // size 1: the journal has releases
+	released *beacon                    // fires after each release
+	swept    *store.Session             // the last one in which orphans were looked for; only run uses it
+	freed    func()                     // told when slots were given back
 }
 
 // newReleaser returns the releaser of a daemon whose other parts are made.
 func newReleaser(d *Daemon) *releaser {
 	return &releaser{
-		log:     d.log,
-		journal: d.journal,
-		mirror:  d.mirror,
-		alloc:   d.alloc,
-		local:   d.local,
-		session: d.registrar.session,
-		unplug:  d.rec.do,
-		look:    d.latest,
-		pending: make(chan struct{}, 1),
-		freed:   func() { wake(d.emptied) },
+		log:      d.log,
+		journal:  d.journal,
+		mirror:   d.mirror,
+		alloc:    d.alloc,
+		local:    d.local,
+		session:  d.registrar.session,
+		unplug:   d.rec.do,
+		look:     d.latest,
+		pending:  make(chan struct{}, 1),
+		freed:    func() { wake(d.emptied) },
+		released: newBeacon(),
 	}
 }
 
@@ -97,8 +99,30 @@ func (r *releaser) release(ctx context.Context, session *store.Session, e oversp
 	if err := r.journal.DeleteRelease(e.ID); err != nil {
 		r.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
 	}
+	r.released.fire()
 	steps.At(steps.ReleaseForgotten)
 	return nil
+}
+
+// awaitName returns once no release is pending that holds a name of a network:
+// a sandbox that is plugged in again may find its own former endpoint there.
+func (r *releaser) awaitName(ctx context.Context, network overspan.NetworkID, name string) error {
+	for {
+		released := r.released.wait()
+		pending, err := r.journal.Releases()
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(pending, func(e overspan.Endpoint) bool { return e.Network == network && e.Name == name }) {
+			return nil
+		}
+		wake(r.pending)
+		select {
+		case <-released:
+		case <-ctx.Done():
+			return overspan.Errorf(overspan.ErrUnavailable, "endpoint %s was disconnected, but etcd has not taken that yet; try again: %w", name, ctx.Err())
+		}
+	}
 }
 
 // free gives an endpoint's slots back to the allocator, once: by the second
