@@ -158,6 +158,7 @@ func (c *cluster) state(ctx context.Context) (lab.Footprint, error) {
 		return nil, err
 	}
 	var all lab.Footprint
+	delete(keys, lab.Prefix+"subnets/version") // another one after each network
 	for key, value := range keys {
 		all = append(all, "etcd: "+key+" "+value)
 	}

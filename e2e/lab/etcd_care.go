@@ -57,7 +57,8 @@ func (e *Etcd) Compact(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read etcd's revision: %w", err)
 	}
-	if _, err := client.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+	_, err = client.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // nothing has happened since the last time
 		return fmt.Errorf("compact etcd at revision %d: %w", now.Header.Revision, err)
 	}
 	return nil
