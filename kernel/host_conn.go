@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -50,9 +51,10 @@ type conn struct {
 	port uint32 // the kernel marks some events with the port of who caused them
 	send func(pack []byte) error
 
-	mu  sync.Mutex // held over a request and its answers
-	seq uint32
-	buf []byte
+	mu   sync.Mutex // held over a request and its answers
+	seq  uint32
+	buf  []byte
+	msgs []syscall.NetlinkMessage // those of buf
 }
 
 // dial opens a socket of a netlink family in the namespace of the calling
@@ -165,7 +167,11 @@ func (c *conn) execPack(msgs []message, errs []error) (int, error) {
 func (c *conn) get(m message) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	bodies, err := c.ask(m)
+	var bodies [][]byte
+	err := c.ask(m, func(body []byte) error {
+		bodies = append(bodies, slices.Clone(body))
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -179,36 +185,47 @@ func (c *conn) get(m message) ([]byte, error) {
 // listing, entries may be missing or doubled.
 var errInterrupted = errors.New("dump interrupted by a change")
 
-// dump lists objects and returns the answers' bodies. A dump that a change
-// interrupted is repeated: an incomplete list would read as deletions.
-func (c *conn) dump(m message) ([][]byte, error) {
+// dump lists objects and returns the answers' bodies.
+func (c *conn) dump(m message) (bodies [][]byte, err error) {
+	err = c.scan(m, func() { bodies = nil }, func(body []byte) error {
+		bodies = append(bodies, slices.Clone(body))
+		return nil
+	})
+	return bodies, err
+}
+
+// scan lists objects and hands over the body of each answer, which only lasts
+// for the call. A list that a change interrupted is begun again: an incomplete
+// one would read as deletions.
+func (c *conn) scan(m message, begin func(), each func(body []byte) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.Flags |= unix.NLM_F_DUMP
 	var err error
 	for range dumpTries {
-		var bodies [][]byte
-		if bodies, err = c.ask(m); !errors.Is(err, errInterrupted) {
-			return bodies, err
+		begin()
+		if err = c.ask(m, each); !errors.Is(err, errInterrupted) {
+			return err
 		}
 		runtime.Gosched()
 	}
-	return nil, fmt.Errorf("%w, %d times in a row", err, dumpTries)
+	return fmt.Errorf("%w, %d times in a row", err, dumpTries)
 }
 
-// ask sends one request and collects its answers.
-func (c *conn) ask(m message) ([][]byte, error) {
+// ask sends one request and hands over the bodies of its answers. All answers
+// are read, also after an error of each.
+func (c *conn) ask(m message, each func(body []byte) error) error {
 	c.seq++
 	m.Seq = c.seq
 	if err := c.send(m.Serialize()); err != nil {
-		return nil, err
+		return err
 	}
-	var bodies [][]byte
+	var failed error
 	interrupted := false
 	for {
 		answers, err := c.receive()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, a := range answers {
 			if a.Header.Seq != c.seq {
@@ -218,22 +235,24 @@ func (c *conn) ask(m message) ([][]byte, error) {
 			switch a.Header.Type {
 			case unix.NLMSG_ERROR:
 				if err := answerError(a); err != nil {
-					return nil, err
+					return err
 				}
-				return bodies, nil
+				return failed
 			case unix.NLMSG_DONE:
 				// Its body is the dump's result, like that of an error.
 				if err := answerError(a); err != nil {
-					return nil, err
+					return err
 				}
 				if interrupted {
-					return nil, errInterrupted
+					return errInterrupted
 				}
-				return bodies, nil
+				return failed
 			}
-			bodies = append(bodies, a.Data)
+			if failed == nil {
+				failed = each(a.Data)
+			}
 			if a.Header.Flags&unix.NLM_F_MULTI == 0 {
-				return bodies, nil
+				return failed
 			}
 		}
 	}
@@ -246,7 +265,8 @@ func (c *conn) sendToKernel(pack []byte) error {
 	return nil
 }
 
-// receive returns the messages of one datagram. Only the kernel is heard.
+// receive returns the messages of one datagram, which last until the next call.
+// Only the kernel is heard.
 func (c *conn) receive() ([]syscall.NetlinkMessage, error) {
 	for {
 		n, from, err := unix.Recvfrom(c.fd, c.buf, 0)
@@ -259,13 +279,32 @@ func (c *conn) receive() ([]syscall.NetlinkMessage, error) {
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != nl.PidKernel {
 			continue
 		}
-		raw := append([]byte(nil), c.buf[:n]...)
-		msgs, err := syscall.ParseNetlinkMessage(raw)
-		if err != nil {
+		if c.msgs, err = splitMessages(c.msgs[:0], c.buf[:n]); err != nil {
 			return nil, fmt.Errorf("parse netlink answer: %w", err)
 		}
-		return msgs, nil
+		return c.msgs, nil
 	}
+}
+
+// splitMessages appends the messages of a datagram, which share its bytes. It is
+// syscall.ParseNetlinkMessage without its copies.
+func splitMessages(out []syscall.NetlinkMessage, b []byte) ([]syscall.NetlinkMessage, error) {
+	for len(b) >= unix.NLMSG_HDRLEN {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < unix.NLMSG_HDRLEN || size > len(b) {
+			return nil, unix.EINVAL
+		}
+		head := syscall.NlMsghdr{
+			Len:   uint32(size),
+			Type:  binary.NativeEndian.Uint16(b[4:]),
+			Flags: binary.NativeEndian.Uint16(b[6:]),
+			Seq:   binary.NativeEndian.Uint32(b[8:]),
+			Pid:   binary.NativeEndian.Uint32(b[12:]),
+		}
+		out = append(out, syscall.NetlinkMessage{Header: head, Data: b[unix.NLMSG_HDRLEN:size]})
+		b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
+	}
+	return out, nil
 }
 
 // answerError returns the error that an NLMSG_ERROR or NLMSG_DONE carries, in

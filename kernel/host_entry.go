@@ -167,9 +167,10 @@ type entry struct {
 	bridge bool // held by the bridge, not by the device itself
 }
 
-// entries lists forwarding entries (AF_BRIDGE) or neighbours (AF_UNSPEC).
-// Filters, zero for none, are the index of a device or of a bridge.
-func (c *conn) entries(family uint8, index, bridge int) ([]entry, error) {
+// entries lists forwarding entries (AF_BRIDGE) or neighbours (AF_UNSPEC) into a
+// part of a state, one by one: there may be tens of thousands. Filters, zero for
+// none, are the index of a device or of a bridge.
+func (c *conn) entries(family uint8, index, bridge int, take func(*State, entry)) (part State, err error) {
 	m := newMessage(unix.RTM_GETNEIGH, 0, &netlink.Ndmsg{Family: family})
 	if index != 0 {
 		m.AddData(rtaU32(unix.NDA_IFINDEX, uint32(index)))
@@ -177,21 +178,14 @@ func (c *conn) entries(family uint8, index, bridge int) ([]entry, error) {
 	if bridge != 0 {
 		m.AddData(rtaU32(unix.NDA_MASTER, uint32(bridge)))
 	}
-	bodies, err := c.dump(m)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]entry, 0, len(bodies))
-	for _, b := range bodies {
+	err = c.scan(m, func() { part = State{} }, func(b []byte) error {
 		e, err := decodeEntry(b)
-		if err != nil {
-			return nil, err
+		if err == nil && (index == 0 || e.index == index) {
+			take(&part, e)
 		}
-		if index == 0 || e.index == index {
-			out = append(out, e)
-		}
-	}
-	return out, nil
+		return err
+	})
+	return part, err
 }
 
 func decodeEntry(b []byte) (entry, error) {

@@ -2,9 +2,11 @@ package kernel
 
 import (
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/overspan/overspan"
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,7 @@ func FuzzDecode(f *testing.F) {
 		setEntryMessage(AddSetEntry{"overspan-vtep4", netip.MustParseAddr("192.0.2.1")}),
 	} {
 		f.Add(m.Serialize()[unix.SizeofNlMsghdr:])
+		f.Add(m.Serialize())
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if d, err := decodeLink(raw); err == nil && d.ours() && !hasOurName(d.name) {
@@ -39,6 +42,7 @@ func FuzzDecode(f *testing.F) {
 		if r, _, ok := decodeRoute(raw); ok && !r.Via.IsValid() {
 			t.Errorf("half a route: %+v", r)
 		}
+		checkSplit(t, raw)
 		decodeSet(raw)
 		routeTo(raw)
 	})
@@ -84,5 +88,19 @@ COMMIT
 		if diff := cmp.Diff(chain, saved.chain(name)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// checkSplit holds the splitting of a datagram against the standard library's,
+// which also wants the last message padded.
+func checkSplit(t *testing.T, raw []byte) {
+	t.Helper()
+	got, err := splitMessages(nil, raw)
+	want, wantErr := syscall.ParseNetlinkMessage(raw)
+	if wantErr != nil {
+		return
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+		t.Errorf("split: %v (-want +got):\n%s", err, diff)
 	}
 }

@@ -92,13 +92,11 @@ func (r *reader) readStaticsOf(d device) error {
 	if d.master == 0 {
 		return nil
 	}
-	found, err := r.route.entries(unix.AF_BRIDGE, d.index, 0)
+	found, err := r.route.entries(unix.AF_BRIDGE, d.index, 0, r.takeFDB)
 	if err != nil {
 		return fmt.Errorf("list static entries of %s: %w", d.name, err)
 	}
-	for _, e := range found {
-		r.takeFDB(e)
-	}
+	r.state.Take(found)
 	return nil
 }
 
@@ -164,13 +162,11 @@ func (r *reader) readAddrs() error {
 // readFDB reads the entries of VXLAN devices and the bridges' static ones.
 func (r *reader) readFDB() error {
 	takeAll := func(index, bridge int) error {
-		found, err := r.route.entries(unix.AF_BRIDGE, index, bridge)
+		found, err := r.route.entries(unix.AF_BRIDGE, index, bridge, r.takeFDB)
 		if err != nil {
 			return fmt.Errorf("list forwarding entries: %w", err)
 		}
-		for _, e := range found {
-			r.takeFDB(e)
-		}
+		r.state.Take(found)
 		return nil
 	}
 	if r.scope.All {
@@ -182,28 +178,28 @@ func (r *reader) readFDB() error {
 	)
 }
 
-func (r *reader) takeFDB(e entry) {
+func (r *reader) takeFDB(s *State, e entry) {
 	d, ok := r.ours[e.index]
 	switch {
 	case !ok:
 	case d.Kind == KindVXLAN && e.isFDB():
-		put(&r.state.FDB, FDBKey{Dev: d.name, MAC: e.mac}, e.dst)
+		put(&s.FDB, FDBKey{Dev: d.name, MAC: e.mac}, e.dst)
 	case d.Kind == KindVeth && e.isStatic():
-		put(&r.state.Statics, FDBKey{Dev: d.name, MAC: e.mac}, struct{}{})
+		put(&s.Statics, FDBKey{Dev: d.name, MAC: e.mac}, struct{}{})
 	}
 }
 
 func (r *reader) readNeighs() error {
 	takeAll := func(index int) error {
-		found, err := r.route.entries(unix.AF_UNSPEC, index, 0)
+		found, err := r.route.entries(unix.AF_UNSPEC, index, 0, func(s *State, e entry) {
+			if d, ok := r.ours[e.index]; ok && d.Kind == KindVXLAN && e.isNeigh() {
+				put(&s.Neighs, NeighKey{Dev: d.name, IP: e.dst}, e.mac)
+			}
+		})
 		if err != nil {
 			return fmt.Errorf("list neighbours: %w", err)
 		}
-		for _, e := range found {
-			if d, ok := r.ours[e.index]; ok && d.Kind == KindVXLAN && e.isNeigh() {
-				put(&r.state.Neighs, NeighKey{Dev: d.name, IP: e.dst}, e.mac)
-			}
-		}
+		r.state.Take(found)
 		return nil
 	}
 	if r.scope.All {

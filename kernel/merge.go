@@ -39,7 +39,11 @@ func (s State) Clone() State {
 
 // Add merges o into s. Where both hold a key, o's value stands; sets become
 // the union of both. Both may be used on: no map is shared.
-func (s *State) Add(o State) {
+func (s *State) Add(o State) { s.Take(o.Clone()) }
+
+// Take is Add for an o that is not used any more: what s has nothing of it takes
+// over as it is, for it may be large.
+func (s *State) Take(o State) {
 	s.Partial = s.Partial || o.Partial
 	s.Netns = merge(s.Netns, o.Netns)
 	s.Links = merge(s.Links, o.Links)
@@ -56,10 +60,10 @@ func (s *State) Add(o State) {
 	s.Doomed = merge(s.Doomed, o.Doomed)
 }
 
-// merge copies src into dst, which it may make.
+// merge moves src into dst, or is src where there is no dst.
 func merge[M ~map[K]V, K comparable, V any](dst, src M) M {
-	if dst == nil {
-		return maps.Clone(src)
+	if len(dst) == 0 && src != nil {
+		return src
 	}
 	maps.Copy(dst, src)
 	return dst

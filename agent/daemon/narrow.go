@@ -113,7 +113,7 @@ func (r *reconciler) narrow(in planInput, scope kernel.Scope, changed []overspan
 		}
 		now, old := in.Snapshot.Segments[id], r.bases[id].segment
 		n := in.Snapshot.Networks[id]
-		entries.Add(overlay.Entries(n, in.Self, now, in.Snapshot.Nodes, slots))
+		entries.Take(overlay.Entries(n, in.Self, now, in.Snapshot.Nodes, slots))
 		for _, seg := range []*overspan.Segment{old, now} {
 			fdb, neighs := overlay.Keys(n, seg, slots)
 			scope.FDB, scope.Neighs = append(scope.FDB, fdb...), append(scope.Neighs, neighs...)

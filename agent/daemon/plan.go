@@ -46,16 +46,16 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 	}
 	for _, id := range networks {
 		part, warns := in.network(id)
-		state.Add(part)
+		state.Take(part)
 		warnings = append(warnings, warns...)
 	}
 	if !scope.All {
 		for _, key := range scope.Endpoints {
-			state.Add(in.endpoint(key))
+			state.Take(in.endpoint(key))
 		}
 	}
 	if scope.All || scope.Global {
-		state.Add(in.global())
+		state.Take(in.global())
 	}
 	return state, warnings
 }
@@ -136,7 +136,7 @@ func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 	var warnings []string
 	if n.Driver == overspan.DriverOverlay {
 		part, warns := overlay.Plan(n, in.Self, seg, in.Snapshot.Nodes, in.VXLANPort)
-		state.Add(part)
+		state.Take(part)
 		warnings = warns
 	}
 	return state, warnings
@@ -199,7 +199,7 @@ func (in planInput) global() kernel.State {
 		}
 	}
 	state := bridge.Rules(local)
-	state.Add(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
+	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}
 	for _, s := range in.Sandboxes {

@@ -208,7 +208,7 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 	}
 	look, entries := r.narrow(in, scope, changed)
 	want, warnings := plan(in, look)
-	want.Add(entries)
+	want.Take(entries)
 	look.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
 	have, err := r.kernel.Read(ctx, look)
 	return passResult{
