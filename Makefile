@@ -11,7 +11,7 @@ TIMEOUT ?= 15m
 
 # How often each benchmark runs, and which: a regular expression; empty: all,
 # and docs/benchmarks.md is written.
-COUNT ?= 5
+COUNT ?= 3
 BENCH ?=
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ lint: ## format, vet, staticcheck, and generated code against its sources
 	$(TOOL) buf lint
 	tools/drift.sh
 
-bench: deps ## measure, print a table, and write docs/benchmarks.md (root; a quiet machine; COUNT=5, BENCH=name)
+bench: deps ## measure, print a table, and write docs/benchmarks.md (root; a quiet machine; COUNT=3, BENCH=name)
 	@COUNT='$(COUNT)' BENCH='$(BENCH)' tools/bench.sh
 
 generate: ## generate Go from proto/

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-count=${COUNT:-5}
+count=${COUNT:-3}
 only=${BENCH:-.}
 out=docs/benchmarks.md
 raw=$(mktemp)
@@ -31,6 +31,9 @@ nodes 3x "$count" Allocate
 nodes 10x "$count" Traffic
 nodes 5x "$count" Repair
 nodes 3x "$count" Restart
+
+# Many agents in one process; OVERSPAN_SCALE_NODES says how many.
+bench -bench "$only" -benchtime 1x -count 1 ./e2e/scale
 
 # All others take less: some set up far more than they time.
 bench -bench "$only" -benchtime 100ms -benchmem -count "$count" $(go list ./... | grep -v /e2e)
