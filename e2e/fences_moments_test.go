@@ -23,9 +23,9 @@ var interruptible = []operation{
 		prepare: inOwnBlock,
 		run:     connectOp,
 		fails: func(m steps.Moment) bool {
-			// What stood before the removal may be said to have succeeded: status
-			// tells the rest.
-			return m != steps.AttachNoted && m != steps.AttachPlugged && m != steps.AttachConfirmed
+			// Later, or beside it, the transaction may have been carried out. What
+			// stood before the removal may be said to have succeeded.
+			return m == steps.AttachBegun || m == steps.AttachChosen || m == steps.Attach.Sending()
 		},
 	},
 	{

@@ -16,7 +16,7 @@ import (
 
 // inFreezeAlone are flights of a frozen cluster, where no node can be removed
 // and nothing can be given to another.
-var inFreezeAlone = []steps.Flight{steps.Restore, steps.Reshape}
+var inFreezeAlone = []steps.Flight{steps.Restore, steps.Reshape, steps.Discard}
 
 // TestEveryMomentIsTried: an agent is stopped at each moment that its source
 // has, and its source has each moment that there is a name for.

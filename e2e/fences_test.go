@@ -119,14 +119,17 @@ func (f *fence) interrupt(op operation, m steps.Moment) {
 	before := f.records()
 
 	f.must(f.a.Resume())
-	f.checkTold(op, m, told)
+	lost := []string{"keep"}
+	if f.checkTold(op, m, told) {
+		lost = append(lost, "op")
+	}
 	f.eventually(startWithin, func(context.Context) error {
 		if _, now := f.registration("h1"); now == 0 || now == old {
 			return fmt.Errorf("h1 has registration %d", now)
 		}
 		return nil
 	})
-	f.eventually(startWithin, func(ctx context.Context) error { return f.isolated(ctx, stayPort) })
+	f.eventually(startWithin, func(ctx context.Context) error { return f.isolated(ctx, stayPort, lost) })
 	f.checkRecords(before)
 	f.checkAnswers(keepAddr, f.keep, f.kept)
 	if f.addr.IsValid() {
@@ -213,8 +216,9 @@ func (f *fence) takeOver() {
 	}
 }
 
-// checkTold reads what the operation's caller was told.
-func (f *fence) checkTold(op operation, m steps.Moment, told <-chan outcome) {
+// checkTold reads what the operation's caller was told, and reports whether that
+// was that op is attached.
+func (f *fence) checkTold(op operation, m steps.Moment, told <-chan outcome) (attached bool) {
 	f.t.Helper()
 	select {
 	case got := <-told:
@@ -222,8 +226,10 @@ func (f *fence) checkTold(op operation, m steps.Moment, told <-chan outcome) {
 		if op.fails != nil && (got.Code != 0 || op.fails(m)) {
 			f.sayWhy(got)
 		}
+		return op.fails != nil && got.Code == 0
 	case <-time.After(startWithin):
 		f.t.Fatal("the operation's caller was told nothing")
+		return false
 	}
 }
 
@@ -245,9 +251,9 @@ func (f *fence) sayWhy(res outcome) {
 	f.t.Errorf("%s: %q does not say why", res.Command, res.Stderr)
 }
 
-// isolated reports whether h1's agent has nothing to do and only stay, if
-// anything, is on the network.
-func (f *fence) isolated(ctx context.Context, stayPort string) error {
+// isolated reports whether h1's agent has nothing to do, only stay is on the
+// network, and status tells of those that are lost.
+func (f *fence) isolated(ctx context.Context, stayPort string, lost []string) error {
 	ports, err := endpointPorts(ctx, f.a, f.id)
 	if err != nil {
 		return err
@@ -259,8 +265,10 @@ func (f *fence) isolated(ctx context.Context, stayPort string) error {
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(status, "endpoint keep is off its network") {
-		return fmt.Errorf("status does not tell of keep:\n%s", status)
+	for _, name := range lost {
+		if !strings.Contains(status, "endpoint "+name+" is off its network") {
+			return fmt.Errorf("status does not tell of %s:\n%s", name, status)
+		}
 	}
 	_, err = f.a.MustCtl(ctx, "verify")
 	return err
