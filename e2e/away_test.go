@@ -97,6 +97,7 @@ func loseQuorum(ctx context.Context, e *lab.Etcd) error {
 // agent restarted meanwhile keeps everything as it was." The same holds however
 // etcd is away.
 func TestScenario20_EtcdAway(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{
 		Nodes:       3,
 		EtcdMembers: 3,

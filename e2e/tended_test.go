@@ -68,6 +68,7 @@ func churns(t *testing.T) int {
 // Scenario 20, last sentence: "etcd compacted, restarted, leader moved during
 // 100 create/rm: nothing leaks, watches resume."
 func TestScenario20_EtcdTended(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, EtcdMembers: 3})
 	c.create(c.Nodes[0], "demo")
 	var boxes, movers []*lab.Sandbox
