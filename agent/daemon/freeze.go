@@ -107,12 +107,13 @@ func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []NodeReport, 
 }
 
 // report tells the cluster how far this node is in publishing again what etcd
-// has lost, where that has changed.
-func (d *Daemon) report(ctx context.Context, state publicationState) {
+// has lost, where that has changed. A report does not outlive its session: etcd
+// may have gone back again.
+func (d *Daemon) report(ctx context.Context, state publicationState) error {
 	s := d.believed()
 	session, err := d.registrar.session()
 	if err != nil || s == nil || s.Frozen == nil || s.Frozen.Revision != state.Freeze {
-		return // there is none, or the next pass tells more
+		return nil // there is none, or the next pass tells more
 	}
 	p := overspan.Report{
 		NodeName:  d.cfg.NodeName,
@@ -121,27 +122,26 @@ func (d *Daemon) report(ctx context.Context, state publicationState) {
 		Endpoints: state.Endpoints,
 		Failures:  state.failures(d.local.allAttachments()),
 	}
-	if d.reported.is(*s.Frozen, p) {
-		return
+	if d.reported.is(session, *s.Frozen, p) {
+		return nil
 	}
 	p.Since = time.Now().UTC()
 	if err := session.PutReport(ctx, *s.Frozen, p); err != nil {
-		d.log.Warn("cannot report what was published again", "error", err)
-		return
+		return err
 	}
-	d.reported.set(*s.Frozen, p)
+	d.reported = lastReport{session: session, freeze: *s.Frozen, report: p}
 	d.log.Info("published again what etcd had lost", "networks", p.Networks, "blocks", p.Blocks, "endpoints", p.Endpoints, "failures", len(p.Failures))
+	return nil
 }
 
 // lastReport is what was reported last; only the publisher's goroutine uses it.
 type lastReport struct {
-	freeze overspan.Freeze
-	report overspan.Report
+	session *store.Session
+	freeze  overspan.Freeze
+	report  overspan.Report
 }
 
-func (l *lastReport) is(f overspan.Freeze, p overspan.Report) bool {
+func (l *lastReport) is(session *store.Session, f overspan.Freeze, p overspan.Report) bool {
 	p.Since = l.report.Since
-	return l.freeze == f && reflect.DeepEqual(l.report, p)
+	return l.session == session && l.freeze == f && reflect.DeepEqual(l.report, p)
 }
-
-func (l *lastReport) set(f overspan.Freeze, p overspan.Report) { l.freeze, l.report = f, p }

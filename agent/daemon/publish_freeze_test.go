@@ -5,19 +5,17 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/store"
 )
 
 // touch has every node write something.
 func (c *testCluster) touch() {
 	c.t.Helper()
 	for _, n := range c.nodes {
-		session, err := n.registrar.session()
-		if err == nil {
-			err = session.DropWant(c.t.Context(), overspan.Want{Network: "none", Holder: n.Self(), Asker: n.Self(), CreateRevision: 1})
-		}
-		if err != nil {
-			c.t.Fatal(err)
-		}
+		n.eventually("it writes", func() bool {
+			session, err := n.registrar.session()
+			return err == nil && session.DropWant(c.t.Context(), overspan.Want{Network: "none", Holder: n.Self(), Asker: n.Self(), CreateRevision: 1}) == nil
+		})
 	}
 }
 
@@ -39,6 +37,35 @@ func (c *testCluster) rollBack(to int64) {
 		}
 	}
 	c.frozen(c.nodes...)
+}
+
+// Etcd may go back once more while the cluster is frozen: each node reports again.
+func TestSecondRollbackIsReported(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	backup := c.revision()
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
+	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
+	c.rollBack(backup)
+	for range 2 {
+		h1.eventually("both have reported", func() bool { return len(c.keys("reports/")) == 2 })
+		again := c.revision()
+		c.touch()
+		before := map[*testNode]*store.Session{}
+		for _, n := range c.nodes {
+			before[n], _ = n.registrar.session()
+		}
+		c.rollBack(again)
+		for _, n := range c.nodes {
+			n.eventually("it has noticed", func() bool {
+				now, err := n.registrar.session()
+				return err == nil && now != before[n]
+			})
+		}
+	}
+	c.accept()
+	c.whole()
 }
 
 // What came back from the past, a block that had been yielded, is given up again,

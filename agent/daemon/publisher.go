@@ -36,8 +36,8 @@ type publisher struct {
 	memory func() *overspan.Snapshot
 
 	// told learns how far the node is, whenever there is nothing more to be done
-	// at once.
-	told func(context.Context, publicationState)
+	// at once. After an error it is told again.
+	told func(context.Context, publicationState) error
 
 	due chan struct{} // size 1: there may be something to publish
 
@@ -54,7 +54,7 @@ func newPublisher(d *Daemon) *publisher {
 	return &publisher{
 		d:      d,
 		memory: func() *overspan.Snapshot { return nil },
-		told:   func(context.Context, publicationState) {},
+		told:   func(context.Context, publicationState) error { return nil },
 		due:    make(chan struct{}, 1),
 	}
 }
@@ -175,9 +175,13 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 	}
 	state := p.now()
 	p.logMissing(state.failures(in.Attachments))
-	p.told(ctx, state)
+	bounded, cancel := context.WithTimeout(ctx, publishBound)
+	defer cancel()
+	if err = p.told(bounded, state); err != nil {
+		p.d.log.Warn("cannot report what was published again", "error", err)
+	}
 	switch {
-	case todo.work():
+	case err != nil || todo.work():
 		return passFailed
 	case in.frozen() || len(state.Lost)+len(state.Waiting) > 0:
 		return passWaiting
