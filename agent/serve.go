@@ -76,6 +76,7 @@ func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Li
 	server := api.New(d, apiConfig(c), log.With("part", "api"))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return spareMemory(ctx, c.Resync) })
 	g.Go(func() error { return server.Serve(ctx, listeners) })
 	if c.MetricsListen != "" {
 		g.Go(func() error { return serveMetrics(ctx, c.MetricsListen, d, log) })

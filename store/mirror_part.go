@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"unique"
 
 	"github.com/overspan/overspan"
 )
@@ -107,11 +108,13 @@ func (p *part) read(kv KeyValue) error {
 	case KeyBlock:
 		var b overspan.Block
 		if b, err = p.keys.block(kv); err == nil {
+			b.Node = one(b.Node)
 			p.blocks.Put(name.Block.First, b)
 		}
 	case KeyEndpoint:
 		var e overspan.Endpoint
 		if e, err = p.keys.endpoint(kv); err == nil {
+			e.Network, e.Node = one(e.Network), one(e.Node)
 			p.endpoints.Put(name.Slot, &e)
 		}
 	case KeyWant:
@@ -303,3 +306,7 @@ func count[T any](seq iter.Seq[T]) (n int) {
 	}
 	return n
 }
+
+// one returns the string that stands for all equal ones: tens of thousands of
+// endpoints name the same network and few nodes.
+func one[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }
