@@ -18,9 +18,9 @@ func TestDisconnectDoesNotWaitForEtcd(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	demo := n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
-	targets := []string{n.container("first"), n.container("second")}
-	for _, target := range targets {
-		n.connect(ConnectRequest{Network: "demo", Target: target})
+	targets := []string{"first", "second"}
+	for _, name := range targets {
+		n.connect(ConnectRequest{Network: "demo", Target: n.container(name), Name: name})
 	}
 	n.line.SetDown(true)
 	for _, target := range targets {
@@ -32,6 +32,10 @@ func TestDisconnectDoesNotWaitForEtcd(t *testing.T) {
 		if took := time.Since(begin); took > requestBound {
 			t.Errorf("disconnect %s took %s", target, took)
 		}
+	}
+	_, _, err := n.Disconnect(t.Context(), "demo", targets[0])
+	if !errors.Is(err, overspan.ErrNotFound) || !strings.Contains(err.Error(), "on this node any more: it was disconnected") {
+		t.Errorf("once more: %v, want it to say that it is disconnected already", err)
 	}
 	if got := n.Status(t.Context()); got.PendingReleases != 2 {
 		t.Errorf("%d releases are pending, want 2", got.PendingReleases)

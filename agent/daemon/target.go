@@ -143,7 +143,7 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 	}
 	where := ""
 	if unknown == nil {
-		where = elsewhere(d.Snapshot(), n.ID, ref)
+		where = elsewhere(d.Snapshot(), d.Self(), n.ID, ref)
 	}
 	return a, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node%s", ref, network, where)
 }
@@ -182,15 +182,19 @@ func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment
 	return a, err
 }
 
-// elsewhere tells where an endpoint is that is not on this node; "" if that is
-// not known.
-func elsewhere(s *overspan.Snapshot, id overspan.NetworkID, ref string) string {
+// elsewhere tells where an endpoint is that is not attached on this node; "" if
+// that is not known. One whose release waits for etcd still stands there as this
+// node's own.
+func elsewhere(s *overspan.Snapshot, self overspan.NodeID, id overspan.NetworkID, ref string) string {
 	if s == nil || s.Segments[id] == nil {
 		return ""
 	}
 	for e := range s.Segments[id].Endpoints.Values() {
 		if e.Name != ref && string(e.ID) != ref {
 			continue
+		}
+		if e.Node == self {
+			return " any more: it was disconnected, and its address and name are freed as soon as etcd takes it"
 		}
 		if n := s.Nodes[e.Node]; n != nil && n.Presence != nil {
 			return fmt.Sprintf(", but on node %s: disconnect it there", n.Name)
