@@ -25,13 +25,13 @@ type Eviction struct {
 
 // Evict frees an endpoint of another node that is absent: all that the endpoint
 // owns goes in one transaction, which leaves the note for its node. The endpoint
-// bears its revisions.
+// bears its revisions; network is the name of its network, for errors.
 //
 // Errors: ErrInUse if its node is up, ErrNotFound if the endpoint or its node is
 // gone, ErrConflict if it was written again meanwhile, ErrUnavailable while the
 // cluster is frozen.
-func (s *Session) Evict(ctx context.Context, e overspan.Endpoint) error {
-	what := fmt.Sprintf("disconnect %s from network %s by force", e.Name, overspan.ShortID(e.Network))
+func (s *Session) Evict(ctx context.Context, network string, e overspan.Endpoint) error {
+	what := fmt.Sprintf("disconnect %s from network %s by force", e.Name, network)
 	owner, err := s.one(ctx, s.keys.Node(e.Node))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

@@ -21,14 +21,14 @@ func TestEvict(t *testing.T) {
 		e, err := h2.Attach(testContext(t), AttachRequest{Endpoint: odd, Network: n, Blocks: []overspan.Block{b}})
 		mustDo(t, err)
 
-		wantClass(t, h1.Evict(testContext(t), e), overspan.ErrInUse, "disconnect odd from network", "its node h2 is up: disconnect it there")
+		wantClass(t, h1.Evict(testContext(t), "demo", e), overspan.ErrInUse, "disconnect odd from network demo by force", "its node h2 is up: disconnect it there")
 		mustDo(t, h2.stop())
-		mustDo(t, h1.Evict(testContext(t), e))
+		mustDo(t, h1.Evict(testContext(t), "demo", e))
 		note := h1.keys.Eviction(nodeID(2), e.ID)
 		if diff := cmp.Diff(without(before, h1.keys.Live(nodeID(2))), without(dump(t, kv), note)); diff != "" {
 			t.Errorf("but for the note, after the eviction (-want +got):\n%s", diff)
 		}
-		wantClass(t, h1.Evict(testContext(t), e), overspan.ErrNotFound, "it is gone")
+		wantClass(t, h1.Evict(testContext(t), "demo", e), overspan.ErrNotFound, "it is gone")
 
 		h2 = open(t, connect(t), testConfig(2))
 		notes, err := h2.Evictions(testContext(t))
@@ -62,10 +62,10 @@ func TestEvictRefuses(t *testing.T) {
 			now := h2.attach(t, n, b, "new", 64)
 			mustDo(t, h2.stop())
 			before := dump(t, kv)
-			wantClass(t, h1.Evict(testContext(t), old), overspan.ErrNotFound)
+			wantClass(t, h1.Evict(testContext(t), "demo", old), overspan.ErrNotFound)
 			stale := now
 			stale.CreateRevision--
-			wantClass(t, h1.Evict(testContext(t), stale), overspan.ErrConflict)
+			wantClass(t, h1.Evict(testContext(t), "demo", stale), overspan.ErrConflict)
 			if diff := cmp.Diff(without(before), without(dump(t, kv))); diff != "" {
 				t.Errorf("a refused eviction has written (-want +got):\n%s", diff)
 			}
@@ -77,7 +77,7 @@ func TestEvictRefuses(t *testing.T) {
 			e := h2.attach(t, n, h2.claim(t, n, 64, 64), "web", 64)
 			mustDo(t, h2.stop())
 			mustTxn(t, kv, Txn{Then: []Op{Delete(Key(h1.keys.Node(nodeID(2))))}})
-			wantClass(t, h1.Evict(testContext(t), e), overspan.ErrNotFound, "its node is being removed")
+			wantClass(t, h1.Evict(testContext(t), "demo", e), overspan.ErrNotFound, "its node is being removed")
 		}},
 		{"while the cluster is frozen", func(t *testing.T, connect func(*testing.T) KV) {
 			kv := connect(t)
@@ -86,7 +86,7 @@ func TestEvictRefuses(t *testing.T) {
 			e := h2.attach(t, n, h2.claim(t, n, 64, 64), "web", 64)
 			mustDo(t, h2.stop())
 			mustTxn(t, kv, Txn{Then: []Op{Put(h1.keys.Frozen(), mustMarshal(&overspanv1.Frozen{Reason: "etcd went back"}))}})
-			wantClass(t, h1.Evict(testContext(t), e), overspan.ErrUnavailable, "the cluster is frozen: etcd went back")
+			wantClass(t, h1.Evict(testContext(t), "demo", e), overspan.ErrUnavailable, "the cluster is frozen: etcd went back")
 		}},
 	})
 }

@@ -40,7 +40,7 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	if err := session.Evict(ctx, e); err != nil {
+	if err := session.Evict(ctx, n.Name, e); err != nil {
 		return overspan.Endpoint{}, false, err
 	}
 	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.Snapshot(), e.Node))

@@ -213,7 +213,7 @@ func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 	taken := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("taken"), Name: "taken"})
 	kept := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("kept"), Name: "kept"})
 	_, _, err := h1.ForceDisconnect(t.Context(), "demo", "taken")
-	if !errors.Is(err, overspan.ErrInUse) || !strings.Contains(err.Error(), "node h2 is up: disconnect it there") {
+	if !errors.Is(err, overspan.ErrInUse) || !strings.Contains(err.Error(), "disconnect taken from network demo by force: its node h2 is up: disconnect it there") {
 		t.Errorf("by force from a node that is up: %v", err)
 	}
 	h2.stop()
