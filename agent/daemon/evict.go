@@ -128,7 +128,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	event := attachmentEvent("evict", a)
 	event.Attributes["by"] = v.By
 	d.events.publish(event)
-	d.evicted.add(fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
+	d.evicted.add(v, fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
 		v.Name, a.Endpoint.Sandbox, networkNameOf(a), v.By, v.Since.Local().Format(time.DateTime)))
 	return nil
 }
@@ -155,18 +155,35 @@ type evictions struct {
 	heed sync.Mutex // held by whoever carries them out: a note goes only when that is done
 
 	mu   sync.Mutex // guards told
-	told []string
+	told []toldEviction
 }
 
-func (v *evictions) add(text string) {
+type toldEviction struct {
+	network overspan.NetworkID
+	name    string // of the endpoint
+	text    string
+}
+
+func (v *evictions) add(e store.Eviction, text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.told = append(v.told, text)
+	v.told = append(v.told, toldEviction{e.Network, e.Name, text})
 	v.told = v.told[max(0, len(v.told)-shownEvictions):]
+}
+
+// connected ends the telling of an endpoint that has been connected again.
+func (v *evictions) connected(e overspan.Endpoint) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.told = slices.DeleteFunc(v.told, func(t toldEviction) bool { return t.network == e.Network && t.name == e.Name })
 }
 
 func (v *evictions) all() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.Clone(v.told)
+	var out []string
+	for _, t := range v.told {
+		out = append(out, t.text)
+	}
+	return out
 }

@@ -27,6 +27,7 @@ func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sand
 	if err != nil {
 		return ConnectResult{}, err
 	}
+	d.evicted.connected(a.Endpoint)
 	d.events.publish(attachmentEvent("connect", a))
 	var missing []string
 	if wait == WaitPeers {

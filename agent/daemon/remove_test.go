@@ -249,4 +249,7 @@ func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 	}
 	h2.clean()
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("taken"), Name: "taken"})
+	if w := h2.Status(t.Context()).Warnings; len(w) > 0 {
+		t.Errorf("connected again, status still warns: %q", w)
+	}
 }
