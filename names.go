@@ -99,6 +99,9 @@ func Match[ID ~string](what, ref string, names map[ID]string) (ID, error) {
 	case 1:
 		return found[0], nil
 	case 0:
+		if ref == "" {
+			return none, Errorf(ErrNotFound, "%s \"\" not found: the name is empty", what)
+		}
 		return none, Errorf(ErrNotFound, "%s %s not found", what, ref)
 	}
 	return none, Errorf(ErrInvalid, "%s %s is ambiguous: %d match; give more digits of the id", what, ref, len(found))

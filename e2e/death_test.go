@@ -193,7 +193,7 @@ func TestScenario17_NodeDeath(t *testing.T) {
 	again := c.netns(h1, "web")
 	c.refused(h1, []string{"ctl node rm h3"}, "network", "connect", "--name", "late", "--ip", addr.String(), "demo", "web")
 	c.refused(h1, []string{"endpoint with name web already exists", "h3", "ctl node rm h3"}, "network", "connect", "demo", "web")
-	c.refused(h1, []string{"node h2 is up: stop its agent or use --force"}, "node", "rm", "h2")
+	c.refused(h1, []string{"node h2 is up: stop its agent, or use --force"}, "node", "rm", "h2")
 	if out := c.ctl(h1, "node", "rm", "h3"); out != "h3" {
 		t.Errorf("node rm prints %q, want h3", out)
 	}

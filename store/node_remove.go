@@ -96,7 +96,7 @@ func (s *Session) whyNotRemoved(n overspan.Node, kvs map[string]KeyValue) error 
 }
 
 func nodeIsUp(name string) error {
-	return overspan.Errorf(overspan.ErrInUse, "node %s is up: stop its agent or use --force", name)
+	return overspan.Errorf(overspan.ErrInUse, "node %s is up: stop its agent, or use --force; one that has died counts as up until its presence expires, 15 s by default", name)
 }
 
 // NodeRemovals lists the nodes that are being removed, by id.

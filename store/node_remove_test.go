@@ -109,7 +109,7 @@ func TestRemoveNode(t *testing.T) {
 		w := populate(t, connect, 4)
 		h2 := w.registered(t)
 		_, err := w.h1.RemoveNode(testContext(t), h2, false)
-		wantClass(t, err, overspan.ErrInUse, "node h2 is up: stop its agent or use --force")
+		wantClass(t, err, overspan.ErrInUse, "node h2 is up: stop its agent, or use --force; one that has died counts as up until its presence expires")
 		w.die(t)
 		twin := w.h1.endpoint(w.network, "web1", 3)
 		_, err = w.h1.Attach(testContext(t), AttachRequest{Endpoint: twin, Network: w.network, Blocks: []overspan.Block{w.block}})

@@ -56,7 +56,7 @@ func (d *Daemon) RemoveNode(_ context.Context, ref string, force bool) (daemon.R
 	case n.ID == Self:
 		return daemon.RemovedNode{}, overspan.Errorf(overspan.ErrInvalid, "node %s is the one that was asked", n.Name)
 	case n.Presence != nil && !force:
-		return daemon.RemovedNode{}, overspan.Errorf(overspan.ErrInUse, "node %s is up: stop its agent or use --force", n.Name)
+		return daemon.RemovedNode{}, overspan.Errorf(overspan.ErrInUse, "node %s is up: stop its agent, or use --force; one that has died counts as up until its presence expires, 15 s by default", n.Name)
 	}
 	d.change(func(s *overspan.Snapshot) { delete(s.Nodes, n.ID) })
 	return daemon.RemovedNode{ID: n.ID, Name: n.Name, Endpoints: 2, Blocks: 1}, nil
