@@ -197,6 +197,8 @@ func (c *client) explain(err error, reached bool) error {
 	defer c.mu.Unlock()
 	cause, hint := c.dialErr, "is it running? Name another with --host or OVERSPAN_HOST"
 	switch {
+	case cause == nil && strings.HasPrefix(c.host, "unix://"):
+		cause = translated // such as that it ended between accepting the connection and the call
 	case cause == nil:
 		cause = translated
 		hint = "the agent's TCP socket takes only clients with a certificate of its CA: see --tls-ca, --tls-cert and --tls-key"

@@ -97,3 +97,28 @@ func TestAgentThatEndsDuringACall(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAgentThatEndsBeforeACall: one that accepted the connection and ended has
+// nothing to do with certificates.
+func TestAgentThatEndsBeforeACall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"--host", "unix://" + path, "node", "ls"}, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "is it running?") || strings.Contains(stderr.String(), "certificate") {
+		t.Errorf("exit code %d, stderr %q; want 1, and the question whether it runs", code, stderr.String())
+	}
+}
