@@ -32,6 +32,9 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err := d.Sync(ctx); err != nil {
 		return overspan.Endpoint{}, false, err
 	}
+	if err := d.refuseFrozen(); err != nil {
+		return overspan.Endpoint{}, false, err
+	}
 	seg, err := d.Segment(ctx, n.ID)
 	if err != nil {
 		return overspan.Endpoint{}, false, err

@@ -181,6 +181,31 @@ func TestReplacedEtcdIsSetUpFromMemory(t *testing.T) {
 	}
 }
 
+// Lists show from memory the nodes that etcd has forgotten. To act on one is not
+// refused as if there were none.
+func TestForgottenNodeIsNotCalledUnknown(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
+	b := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
+	h1.eventually("it knows b", func() bool { return h1.sendsTo(b, h2) })
+	h2.stop()
+	c.etcd.Replace(2)
+	c.frozen(h1)
+	if h1.Snapshot().Nodes[h2.Self()] == nil {
+		t.Error("h1 has forgotten h2 with etcd")
+	}
+	_, rm := h1.RemoveNode(t.Context(), "h2", true)
+	_, drain := h1.DrainNode(t.Context(), "h2", true)
+	_, _, evict := h1.ForceDisconnect(t.Context(), "demo", b.Name)
+	for what, err := range map[string]error{"node rm": rm, "node drain": drain, "disconnect --force": evict} {
+		if !errors.Is(err, overspan.ErrUnavailable) || !strings.Contains(err.Error(), "the cluster is frozen") {
+			t.Errorf("%s: %v, want it to say that the cluster is frozen", what, err)
+		}
+	}
+}
+
 // One who lost nothing of its own goes by what it knew as well.
 func TestOwnRecordGoneIsASign(t *testing.T) {
 	c := newTestCluster(t, 2)

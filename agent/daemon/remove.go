@@ -108,6 +108,9 @@ func (d *Daemon) node(ctx context.Context, ref string) (*overspan.Node, error) {
 		names[id] = n.Name
 	}
 	id, err := overspan.Match("node", ref, names)
+	if errors.Is(err, overspan.ErrNotFound) && s.Frozen != nil {
+		return nil, s.Frozen.Refusal() // etcd may have forgotten it, and still lists show it
+	}
 	if err != nil {
 		return nil, err
 	}
