@@ -162,7 +162,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.history = newHistory(d, saved)
 	d.publisher.memory, d.publisher.told = d.history.remembered, d.report
 	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
-	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.mirror.Suspect
+	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
 	registrar.settings = d.settings
 	registrar.failed, registrar.stale = d.health.changed.fire, d.mirror.Stale
 	return d, nil

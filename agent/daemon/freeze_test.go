@@ -440,3 +440,38 @@ func TestRollbackWithAHigherRevision(t *testing.T) {
 		t.Errorf("done in the kernel of a node that has lost nothing: %s", op)
 	}
 }
+
+// A node that could not reach etcd all the while does not freeze the cluster
+// again, though what its agent has seen is gone and no revision tells it why.
+func TestNodeThatWasCutOffIsToldOfTheAcceptance(t *testing.T) {
+	c := newTestCluster(t, 3)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	for _, n := range c.nodes {
+		n.connect(ConnectRequest{Network: "demo", Target: n.container("a")})
+	}
+	backup := c.revision()
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("b")})
+	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
+	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("b")})
+	h3.eventually("nothing is left to look at", h3.rec.settled)
+	h3.line.SetDown(true)
+	c.forgetPresence(h3)
+	h1.eventually("h3 is seen to be away", func() bool { return h1.Snapshot().Nodes[h3.Self()].Presence == nil })
+	c.etcd.RollbackAhead(backup)
+	c.forgetPresence(h3)
+	c.frozen(h1, h2)
+	c.accept()
+	h1.eventually("the freeze is over", func() bool { return h1.Snapshot().Frozen == nil })
+	h3.line.SetDown(false)
+	h1.eventually("all of h3 stands in etcd", func() bool {
+		return slices.Equal(names(h1, "demo"), []string{"h1-a", "h1-b", "h2-a", "h2-b", "h3-a", "h3-b"})
+	})
+	c.whole()
+	if left := c.keys("meta/frozen"); len(left) > 0 {
+		t.Error("frozen again")
+	}
+	if s := h1.Snapshot(); s.Accepted != 1 {
+		t.Errorf("%d acceptances, want 1", s.Accepted)
+	}
+}

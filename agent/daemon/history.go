@@ -147,11 +147,22 @@ func (h *history) forgiving() bool {
 	return h.anew
 }
 
-// registered is told of each new session: its registration is known.
+// registered is told of each new session: its registration is known, unless it
+// is one of a history that came to be doubted as it was opened.
 func (h *history) registered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.anew = false
+	if h.mirror.Doubt() == "" {
+		h.anew = false
+	}
+}
+
+// forgotten is told of a session whose last transaction etcd has forgotten. Where
+// it is older than a loss that is known already, that is no other.
+func (h *history) forgotten(why string) {
+	if !h.forgiving() {
+		h.mirror.Suspect(why)
+	}
 }
 
 // known returns how many acceptances this node knows.
@@ -177,8 +188,14 @@ func (h *history) look() {
 		h.remember()
 	case now.Frozen == nil && h.memory != nil:
 		h.memory = nil
+	case now.Accepted > h.accepted && h.newest != nil:
+		// An operator has spoken while this node did not listen. Its watches and
+		// its session are of the history before: what they miss would look like
+		// another loss, and freeze the cluster again.
+		h.mirror.Suspect("etcd had lost its past, and an operator has accepted that")
+		return
 	case now.Accepted > h.accepted:
-		// An operator has spoken while this node did not listen.
+		// So it was before this agent has seen anything of etcd.
 		h.disown()
 	}
 	if now.Frozen == nil {
