@@ -199,6 +199,24 @@ func (j *Journal) PutAttachment(a overspan.Attachment) error {
 	return j.putRecord(bucketAttachments, string(a.Endpoint.ID), overspanv1.AttachmentRecord(a))
 }
 
+// RewriteAttachment notes what has become of an attachment that the journal has;
+// one that it does not have, because it is not noted yet or was detached
+// meanwhile, is left so.
+func (j *Journal) RewriteAttachment(a overspan.Attachment) error {
+	value, err := Marshal(overspanv1.AttachmentRecord(a))
+	if err != nil {
+		return err
+	}
+	id := []byte(a.Endpoint.ID)
+	return j.update(bucketAttachments, string(id), func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketAttachments))
+		if b.Get(id) == nil {
+			return nil
+		}
+		return b.Put(id, value)
+	})
+}
+
 // PutAttachmentIn notes an attachment and the sandbox that it is in, in one step.
 func (j *Journal) PutAttachmentIn(s overspan.Sandbox, a overspan.Attachment) error {
 	sandbox, err := Marshal(overspanv1.SandboxRecord(s))

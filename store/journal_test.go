@@ -72,11 +72,14 @@ func TestJournalRemembers(t *testing.T) {
 			Sandbox: sandbox.ID, Netns: sandbox.Netns, Committed: true,
 		}
 	}
+	rewritten := attachment(2)
+	rewritten.Registration = 9
 	for _, err := range []error{
 		j.SetInstance("run 1"), j.SetMachine("machine 1"), j.SetRegistration(42), j.SetSeen(1<<63+1, 77, 3),
 		j.PutSandbox(sandbox), j.PutSandbox(overspan.Sandbox{ID: "gone", Name: "gone"}), j.DeleteSandbox("gone"),
 		j.PutAttachmentIn(foreign, attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
 		j.DeleteAttachment(attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
+		j.RewriteAttachment(rewritten), j.RewriteAttachment(attachment(3)), j.RewriteAttachment(attachment(4)),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +95,7 @@ func TestJournalRemembers(t *testing.T) {
 	if diff := cmp.Diff(wanted, must(j.Sandboxes())(t)); diff != "" {
 		t.Errorf("sandboxes (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]overspan.Attachment{attachment(2)}, must(j.Attachments())(t), addrs); diff != "" {
+	if diff := cmp.Diff([]overspan.Attachment{rewritten}, must(j.Attachments())(t), addrs); diff != "" {
 		t.Errorf("attachments (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]overspan.Endpoint{attachment(4).Endpoint}, must(j.Releases())(t), addrs); diff != "" {

@@ -256,7 +256,7 @@ func (h *history) persist() {
 	var errs []error
 	for _, a := range disowned {
 		if now, here := h.local.attachment(a.Endpoint.ID); here && now.Registration == 0 {
-			errs = append(errs, h.journal.PutAttachment(now))
+			errs = append(errs, h.journal.RewriteAttachment(now)) // it may be detached at this moment
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
