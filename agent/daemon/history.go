@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/overspan/overspan"
@@ -247,11 +248,11 @@ func (h *history) disown() {
 	wake(h.work)
 }
 
-// persist writes to the journal what was disowned.
+// persist writes to the journal what was disowned; what cannot be written is
+// tried again when there is more. Until all is, noteSeen notes nothing.
 func (h *history) persist() {
 	h.mu.Lock()
-	disowned := h.disowned
-	h.disowned = nil
+	disowned := slices.Clone(h.disowned)
 	h.mu.Unlock()
 	var errs []error
 	for _, a := range disowned {
@@ -261,7 +262,11 @@ func (h *history) persist() {
 	}
 	if err := errors.Join(errs...); err != nil {
 		h.log.Error("cannot note in the journal that endpoints are to be published again", "error", err)
+		return
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disowned = h.disowned[len(disowned):]
 }
 
 // noteSeen keeps in the journal which etcd is followed, how far, and the
