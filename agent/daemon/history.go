@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -185,6 +186,11 @@ func (h *history) look() {
 	}
 	h.held = nil
 	switch {
+	case now.Frozen != nil && h.memory == nil && h.newest != nil:
+		// Others have found out first. This node's session is of the history
+		// before and ends, as it does where the node finds out by itself.
+		h.mirror.Suspect(cmp.Or(now.Frozen.Reason, "the cluster is frozen"))
+		return
 	case now.Frozen != nil && h.memory == nil:
 		h.remember()
 	case now.Frozen == nil && h.memory != nil:
