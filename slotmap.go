@@ -113,6 +113,15 @@ func (m SlotMap[V]) Values() iter.Seq[V] {
 	}
 }
 
+// Count returns how many slots of a range have a value. For a block it costs a
+// look at one node.
+func (m SlotMap[V]) Count(r Range) int {
+	if m.root == nil || r.Size == 0 {
+		return 0
+	}
+	return m.root.count(0, m.shift, r)
+}
+
 // Changes yields the slots that two maps hold different values for, or only
 // one of them any. It costs what has changed between copies of one map, however
 // large they are.
@@ -224,6 +233,30 @@ func (n *slotNode[V]) each(base Slot, shift uint, yield func(Slot, V) bool) bool
 		i++
 	}
 	return true
+}
+
+// count returns how many slots of a range a node holds.
+func (n *slotNode[V]) count(base Slot, shift uint, r Range) int {
+	set := n.set
+	if r.First > base {
+		set &= ^uint64(0) << min((r.First-base)>>shift, 64)
+	}
+	if r.Last() < base {
+		return 0
+	}
+	if last := (r.Last() - base) >> shift; last < 1<<digitBits-1 {
+		set &= 1<<(last+1) - 1
+	}
+	if shift == 0 {
+		return bits.OnesCount64(set)
+	}
+	total := 0
+	for ; set != 0; set &= set - 1 {
+		d := uint(bits.TrailingZeros64(set))
+		i, _ := n.find(d)
+		total += n.kids[i].count(base|Slot(d)<<shift, shift-digitBits, r)
+	}
+	return total
 }
 
 // differ yields the slots in which two nodes of one place differ, and reports

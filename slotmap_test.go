@@ -75,6 +75,19 @@ func checkSlotMap(t *rapid.T, got overspan.SlotMap[int], want map[overspan.Slot]
 	if !maps.Equal(all, want) || !slices.IsSorted(order) || got.Len() != len(want) {
 		t.Fatalf("%d values: %v in the order %v, want %v", got.Len(), all, order, want)
 	}
+	r := overspan.Range{First: slotGen().Draw(t, "first"), Size: rapid.Uint64Range(0, 200).Draw(t, "size")}
+	if r.First > 0 {
+		r.Size = min(r.Size, uint64(-r.First)) // none behind the last slot
+	}
+	within := 0
+	for s := range want {
+		if r.Contains(s) {
+			within++
+		}
+	}
+	if n := got.Count(r); n != within {
+		t.Fatalf("%d values from %d on in %d slots, want %d", n, r.First, r.Size, within)
+	}
 	if n := len(slices.Collect(got.Values())); n != len(want) {
 		t.Fatalf("%d values, want %d", n, len(want))
 	}

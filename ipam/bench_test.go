@@ -3,6 +3,7 @@ package ipam
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/overspan/overspan"
 )
@@ -40,6 +41,7 @@ func BenchmarkDecide(b *testing.B) {
 	} {
 		run := func(kind string, v View) {
 			b.Run(fmt.Sprintf("%s/blocks=%d/own=%d", kind, size.others+size.own, size.own), func(b *testing.B) {
+				v := newLedger().complete(v, time.Now())
 				for b.Loop() {
 					if _, err := Decide(v, Request{}); err != nil {
 						b.Fatal(err)

@@ -91,6 +91,9 @@ func Decide(v View, r Request) (Decision, error) {
 // the first is nil.
 func (v View) lowest(sp space) (free, resting *Take) {
 	for _, b := range v.own() {
+		if v.Segment.Endpoints.Count(b.Range) == int(b.Size) {
+			continue
+		}
 		for s := range slotsOf(b.Range) {
 			if !sp.lends(s) || v.used(s) {
 				continue

@@ -21,6 +21,10 @@ type ledger struct {
 	resting map[overspan.Slot]time.Time
 	waiting int
 	idle    map[tenure]time.Time // since when an empty block is known to be empty
+
+	// mine are this node's blocks among those of the view that was seen last:
+	// the next view's follow from what has changed.
+	seen, mine overspan.SlotMap[overspan.Block]
 }
 
 // A tenure is one block at one epoch.
@@ -46,7 +50,15 @@ func (l *ledger) complete(v View, now time.Time) View {
 			delete(l.resting, s)
 		}
 	}
-	v.Held, v.Resting, v.Waiting = l.held, l.resting, l.waiting
+	for first := range v.Segment.Blocks.Changes(l.seen) {
+		if b, held := v.Segment.Blocks.Lookup(first); held && b.Node == v.Self {
+			l.mine.Put(first, b)
+		} else {
+			l.mine.Delete(first)
+		}
+	}
+	l.seen = v.Segment.Blocks
+	v.Held, v.Resting, v.Waiting, v.mine = l.held, l.resting, l.waiting, &l.mine
 	return v
 }
 

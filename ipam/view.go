@@ -28,17 +28,21 @@ type View struct {
 	// Waiting is how many endpoints of this node wait for any slot: so many
 	// are not given to others.
 	Waiting int
+
+	mine *overspan.SlotMap[overspan.Block] // this node's blocks; nil: to be found among all
 }
 
 // own returns this node's blocks, lowest first.
 func (v View) own() []overspan.Block {
+	if v.mine != nil {
+		return slices.Collect(v.mine.Values())
+	}
 	var out []overspan.Block
 	for b := range v.Segment.Blocks.Values() {
 		if b.Node == v.Self {
 			out = append(out, b)
 		}
 	}
-	slices.SortFunc(out, func(a, b overspan.Block) int { return byFirst(a.Range, b.Range) })
 	return out
 }
 
@@ -89,15 +93,22 @@ func (v View) loads(sp space) []load {
 			l = &load{node: b.Node}
 			members[b.Node] = l
 		}
-		l.held += sp.count(b.Range)
+		lends := sp.count(b.Range)
+		l.held += lends
+		if lends == b.Size {
+			l.used += uint64(v.Segment.Endpoints.Count(b.Range))
+			continue
+		}
+		for s := range slotsOf(b.Range) {
+			if _, attached := v.Segment.Endpoints.Lookup(s); attached && sp.lends(s) {
+				l.used++
+			}
+		}
 	}
 	use := func(s overspan.Slot) {
 		if b, ok := v.Segment.Holder(s); ok && sp.lends(s) {
 			members[b.Node].used++
 		}
-	}
-	for s := range v.Segment.Endpoints.All() {
-		use(s)
 	}
 	for s := range v.Held {
 		if _, counted := v.Segment.Endpoints.Lookup(s); !counted {
