@@ -227,3 +227,43 @@ func TestMirrorVouchesForWhatIsGone(t *testing.T) {
 		t.Error("a snapshot that lacks an endpoint was published")
 	}
 }
+
+// Others were faster: when the mirror looks again, etcd has gone back and come
+// farther than the mirror has ever seen it.
+func TestMirrorDoubtsWhatItCannotHaveMissed(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		tell func(w scribe) []Op
+		text string
+	}{
+		{"a freeze", func(w scribe) []Op { return []Op{Put(w.keys.Frozen(), []byte("{}"))} }, "frozen at revision 3, unseen at"},
+		{"an acceptance", func(w scribe) []Op { return []Op{w.accepted(1)} }, "accepted at revision 3, unseen at"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			memory := NewMemory(1)
+			w := scribe{memory, testKeys(t, "overtaken")}
+			backup := w.write(t, w.settings(1))
+			faulty := NewFaulty(memory)
+			m := startMirror(t, faulty, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
+			rev := int64(0)
+			for i := range 5 {
+				rev = w.write(t, w.node(1, i))
+			}
+			waitRevision(t, m, rev)
+			if err := m.Sync(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+			faulty.SetDown(true)
+			memory.Rollback(backup)
+			w.write(t, tt.tell(w)...)
+			for i := range 10 {
+				w.write(t, w.node(2, i))
+			}
+			faulty.SetDown(false)
+			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), tt.text) })
+			if n := m.Snapshot().Nodes[nodeID(2)]; n != nil {
+				t.Error("a snapshot of two histories was published")
+			}
+		})
+	}
+}

@@ -48,9 +48,9 @@ func (f *feed) run(ctx context.Context) {
 	const lastPause = 2 * time.Second
 	defer f.m.forget(f.keys.Key)
 	pause := time.Duration(0) // the first time at once: a compaction, a new leader
-	for {
+	for again := false; ; again = true {
 		start := time.Now()
-		err := f.follow(ctx)
+		err := f.follow(ctx, again)
 		if ctx.Err() != nil {
 			return
 		}
@@ -67,9 +67,17 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// follow lists the range and passes on its watch until something is wrong.
-func (f *feed) follow(ctx context.Context) error {
-	listing, err := f.m.list(ctx, f.keys)
+// follow lists the range and passes on its watch until something is wrong. Where
+// it is listed again etcd may be another by now: that is asked first.
+func (f *feed) follow(ctx context.Context, again bool) error {
+	var listing Listing
+	var err error
+	if again {
+		_, _, err = f.m.check(ctx)
+	}
+	if err == nil {
+		listing, err = f.m.list(ctx, f.keys)
+	}
 	if err == nil {
 		err = f.vouch(ctx, listing)
 	}

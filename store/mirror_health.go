@@ -14,7 +14,8 @@ type health struct {
 	revision int64  // highest seen
 	settings string // cluster id in the settings; "": none seen
 	accepted uint64 // acceptances, as many as were seen
-	metaAt   int64  // revision at which settings and acceptances were seen last
+	frozen   int64  // revision of the last freeze that was seen
+	metaAt   int64  // revision at which all this was seen last
 
 	doubt   string        // why etcd is not the one that it was
 	doubted chan struct{} // closed when there is a doubt
@@ -79,13 +80,14 @@ func (h *health) trust(cluster uint64, revision, before int64) bool {
 }
 
 // confirm holds the keys below meta, as they stand at a revision, against what
-// was seen of them before. Settings never change, and acceptances only grow.
-// Records that cannot be read say nothing.
+// was seen of them before. Settings never change, acceptances only grow, and
+// neither they nor a freeze can be of a revision at which they were not seen: then
+// others have written since etcd went back, beyond the highest revision that was
+// seen. Records that cannot be read say nothing.
 func (h *health) confirm(keys Keys, p *part, rev int64) {
 	if rev < h.metaAt {
 		return // a feed that lags behind the probe
 	}
-	h.metaAt = rev
 	if _, bad := p.bad.rows[keys.Meta()]; !bad {
 		switch id := p.meta.ClusterID; {
 		case h.settings != "" && id == "":
@@ -97,11 +99,21 @@ func (h *health) confirm(keys Keys, p *part, rev int64) {
 		}
 	}
 	if _, bad := p.bad.rows[keys.Accepted()]; !bad {
-		if p.accepted < h.accepted {
+		switch {
+		case p.accepted < h.accepted:
 			h.suspect(fmt.Sprintf("etcd was rolled back: it counts %d acceptances, after %d", p.accepted, h.accepted))
+		case p.accepted > h.accepted && p.acceptedAt <= h.metaAt:
+			h.suspect(fmt.Sprintf("etcd was rolled back: it was accepted at revision %d, unseen at %d", p.acceptedAt, h.metaAt))
 		}
 		h.accepted = max(h.accepted, p.accepted)
 	}
+	if p.frozen != nil && p.frozen.Revision != h.frozen {
+		if p.frozen.Revision <= h.metaAt {
+			h.suspect(fmt.Sprintf("etcd was rolled back: it was frozen at revision %d, unseen at %d", p.frozen.Revision, h.metaAt))
+		}
+		h.frozen = p.frozen.Revision
+	}
+	h.metaAt = rev
 }
 
 // suspect keeps the first doubt.

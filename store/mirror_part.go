@@ -17,9 +17,11 @@ import (
 type part struct {
 	keys Keys
 
-	meta      overspan.Meta
-	frozen    *overspan.Freeze // nil: not frozen
-	accepted  uint64
+	meta       overspan.Meta
+	frozen     *overspan.Freeze // nil: not frozen
+	accepted   uint64
+	acceptedAt int64 // revision of the last acceptance
+
 	nodes     table[overspan.NodeID, *overspan.Node] // without presence
 	lives     table[overspan.NodeID, *overspan.Presence]
 	networks  table[overspan.NetworkID, *overspan.Network]
@@ -88,7 +90,7 @@ func (p *part) read(kv KeyValue) error {
 	case KeyAccepted:
 		var n uint64
 		if n, err = p.keys.acceptances(kv); err == nil {
-			p.accepted = n
+			p.accepted, p.acceptedAt = n, kv.ModRevision
 		}
 	case KeyNode:
 		var n overspan.Node
@@ -138,7 +140,7 @@ func (p *part) remove(key string) {
 	case KeyFrozen:
 		p.frozen = nil
 	case KeyAccepted:
-		p.accepted = 0
+		p.accepted, p.acceptedAt = 0, 0
 	case KeyNode:
 		p.nodes.remove(name.Node)
 	case KeyLive:
@@ -168,7 +170,7 @@ func (p *part) keep(key string, old *part) {
 	case KeyMeta:
 		p.meta = old.meta
 	case KeyAccepted:
-		p.accepted = old.accepted
+		p.accepted, p.acceptedAt = old.accepted, old.acceptedAt
 	case KeyNode:
 		keepRow(&p.nodes, &old.nodes, name.Node)
 	case KeyLive:

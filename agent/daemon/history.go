@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -180,6 +181,13 @@ func (h *history) look() {
 	if now == nil || now == h.newest || now == h.held {
 		return
 	}
+	if h.memory == nil && h.newest != nil {
+		if why := turned(h.accepted, now); why != "" {
+			// What the mirror has may be of two histories: it has to start anew.
+			h.mirror.Suspect(why)
+			return
+		}
+	}
 	if h.memory == nil && now.Frozen == nil && now.Accepted <= h.accepted && h.lacks(now) {
 		wake(h.work)
 		return
@@ -212,6 +220,18 @@ func (h *history) look() {
 	if h.memory != nil {
 		h.shown = recall(h.memory, now)
 	}
+}
+
+// turned says why a snapshot that follows others tells of an etcd that has lost
+// its past; "" if it does not. Accepted is what this node knew of.
+func turned(accepted uint64, now *overspan.Snapshot) string {
+	switch {
+	case now.Frozen != nil:
+		return fmt.Sprintf("node %s has frozen the cluster: %s", now.Frozen.NodeName, now.Frozen.Reason)
+	case now.Accepted > accepted:
+		return "an operator has accepted what etcd holds, and this node did not see it frozen"
+	}
+	return ""
 }
 
 // lacks holds a snapshot that shows less of this node than it has written; mu is
