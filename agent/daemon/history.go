@@ -299,16 +299,25 @@ func (h *history) persist() {
 // acceptances. What a restarted agent needs to remember must be in the journal
 // before.
 func (h *history) noteSeen(last store.Identity) store.Identity {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	cluster, revision := h.mirror.Seen()
-	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.accepted}
-	if cluster == 0 || now == last || len(h.disowned) > 0 || h.mirror.Doubt() != "" {
+	now, trusted := h.seen()
+	if !trusted || now == last {
 		return last
 	}
+	// Not under the lock: who reads a snapshot does not wait for the disk. What
+	// was true of etcd before a doubt stays true of it.
 	if err := h.journal.SetSeen(now.ClusterID, now.Revision, now.Accepted); err != nil {
 		h.log.Error("cannot note in the journal which etcd is followed", "error", err)
 		return last
 	}
 	return now
+}
+
+// seen returns which etcd is followed and how far; false while that must not be
+// noted.
+func (h *history) seen() (store.Identity, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	cluster, revision := h.mirror.Seen()
+	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.accepted}
+	return now, cluster != 0 && len(h.disowned) == 0 && h.mirror.Doubt() == ""
 }
