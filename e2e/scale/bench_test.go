@@ -1,7 +1,6 @@
 package scale_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -13,12 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/agent/daemon"
 	"github.com/overspan/overspan/e2e/scale"
 )
 
-// nodesVar lists how many nodes the benchmarks of whole clusters have: more
-// than the default take minutes, and gigabytes of memory.
+// nodesVar lists how many nodes the benchmark of whole clusters has: more than
+// the default take minutes, and gigabytes of memory.
 const nodesVar = "OVERSPAN_SCALE_NODES"
 
 func clusterSizes(b *testing.B) []int {
@@ -52,29 +50,46 @@ func (ts times) report(b *testing.B, name string) {
 	b.ReportMetric(float64(ts.quantile(0.99).Microseconds()), name+"-p99-µs")
 }
 
+// Half of the network that all share is for addresses that agents choose, so
+// small that a thousand nodes in it do not fill the memory of one machine; the
+// other half is for ghosts. In the larger one each attaches what it is told to.
+const (
+	sharedSubnet = "10.128.0.0/19"
+	sharedRange  = "10.128.0.0/20"
+	ghostsFrom   = overspan.Slot(1 << 12)
+	largeSubnet  = "10.64.0.0/12"
+)
+
+// BenchmarkCluster follows a cluster through a day: all nodes start at the same
+// moment, on an empty etcd; then nothing happens; blocks are claimed; endpoints
+// are attached, from one node and from all; and all nodes start once more, when
+// each has its journal and etcd knows all of them.
+func BenchmarkCluster(b *testing.B) {
+	for _, nodes := range clusterSizes(b) {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			for b.Loop() {
+				m := prepare(b, nodes)
+				m.start().report(b, "first")
+				m.idle(b)
+				n := m.createIn("shared", sharedSubnet, sharedRange)
+				m.join("shared")
+				m.converge(b, n)
+				m.createIn("large", largeSubnet, "")
+				m.attachRates(b)
+				m.must(m.Close())
+				m.must(m.AllAway(m.ctx))
+				m.start().report(b, "again")
+				m.must(m.Close())
+			}
+		})
+	}
+}
+
 func (b *bed) counters() scale.Counters {
 	b.Helper()
 	c, err := b.server.Counters(b.ctx)
 	b.must(err)
 	return c
-}
-
-// BenchmarkColdStart starts all nodes at the same moment, on an empty etcd and
-// then once more, when each has its journal and etcd knows all of them.
-func BenchmarkColdStart(b *testing.B) {
-	for _, nodes := range clusterSizes(b) {
-		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
-			for b.Loop() {
-				m := prepare(b, nodes)
-				first := m.start(b)
-				first.report(b, "first")
-				m.must(m.Close())
-				m.must(m.AllAway(m.ctx))
-				again := m.start(b)
-				again.report(b, "again")
-			}
-		})
-	}
 }
 
 // A startCost is what a start of all nodes took.
@@ -86,15 +101,15 @@ type startCost struct {
 }
 
 func (s startCost) report(b *testing.B, name string) {
-	b.ReportMetric(s.took.Seconds(), name+"-s")
-	b.ReportMetric(s.requests, name+"-requests")
-	b.ReportMetric(s.peak, name+"-peak-req/s")
-	b.ReportMetric(s.cpu, name+"-etcd-cpu-s")
+	b.ReportMetric(s.took.Seconds(), name+"-start-s")
+	b.ReportMetric(s.requests, name+"-start-requests")
+	b.ReportMetric(s.peak, name+"-start-peak-req/s")
+	b.ReportMetric(s.cpu, name+"-start-etcd-cpu-s")
 }
 
 // start starts all nodes and watches etcd's counters meanwhile.
-func (b *bed) start(tb testing.TB) startCost {
-	tb.Helper()
+func (b *bed) start() startCost {
+	b.Helper()
 	const sample = time.Second
 	begin, before := time.Now(), b.counters()
 	done := make(chan error, 1)
@@ -114,44 +129,45 @@ func (b *bed) start(tb testing.TB) startCost {
 			if time.Since(lastAt) < sample {
 				continue // a tick that waited
 			}
-			now := b.counters()
-			at := time.Now()
+			now, at := b.counters(), time.Now()
 			cost.peak = max(cost.peak, now.Since(last).Requests("")/at.Sub(lastAt).Seconds())
 			last, lastAt = now, at
 		}
 	}
 }
 
-// Half of shared is for addresses that agents choose, so small that a thousand
-// nodes in it do not fill the memory of one machine; the other half is for ghosts.
-const (
-	sharedSubnet = "10.128.0.0/19"
-	sharedRange  = "10.128.0.0/20"
-	ghostsFrom   = overspan.Slot(1 << 12)
-)
-
-// BenchmarkConverge measures how long it takes from the commit of a claim until
-// the members of the network send to its holder: each of them, and the last.
-func BenchmarkConverge(b *testing.B) {
-	for _, nodes := range clusterSizes(b) {
-		b.Run(fmt.Sprintf("members=%d", nodes), func(b *testing.B) {
-			m := prepare(b, nodes)
-			m.must(m.Start(m.ctx))
-			n := m.createIn("shared", sharedSubnet, sharedRange)
-			m.join("shared")
-			ghost := m.ghost(n)
-			var each, last times
-			for i := 0; b.Loop(); i++ {
-				r := overspan.Range{First: ghostsFrom + overspan.Slot(i%3800), Size: 1}
-				took, err := m.Spot(m.ctx, n, r.First, nodes, func() (time.Time, error) { return scale.Claim(m.ctx, m.kv, scale.Name, n, r, ghost) })
-				m.must(err)
-				each = append(each, took...)
-				last = append(last, slices.Max(took))
-			}
-			each.report(b, "member")
-			last.report(b, "last")
-		})
+// idle measures what agents that have nothing to do ask of etcd.
+func (b *bed) idle(report *testing.B) {
+	b.Helper()
+	const span = 10 * time.Second
+	before, begin := b.counters(), time.Now()
+	select {
+	case <-time.After(span):
+	case <-b.ctx.Done():
 	}
+	used, took := b.counters().Since(before), time.Since(begin).Seconds()
+	report.ReportMetric(used.Requests("")/took, "idle-req/s")
+	report.ReportMetric(100*used.CPU()/took, "idle-etcd-cpu-%")
+}
+
+// converge measures how long it takes from the sending of a claim until the
+// members of the network send to its holder: each of them, and the last.
+func (b *bed) converge(report *testing.B, n *overspan.Network) {
+	b.Helper()
+	const claims = 40
+	ghost := b.ghost(n)
+	var each, last times
+	for i := range claims {
+		r := overspan.Range{First: ghostsFrom + overspan.Slot(i), Size: 1}
+		took, err := b.Spot(b.ctx, n, r.First, len(b.Nodes), func() (time.Time, error) {
+			return scale.Claim(b.ctx, b.kv, scale.Name, n, r, ghost)
+		})
+		b.must(err)
+		each = append(each, took...)
+		last = append(last, slices.Max(took))
+	}
+	each.report(report, "claim-at-each")
+	last.report(report, "claim-at-last")
 }
 
 // ghost makes one ghost, at the end of the network.
@@ -197,99 +213,73 @@ func (b *bed) join(network string) {
 	}
 }
 
-// BenchmarkAttachRate measures endpoints per second in a network of which all
-// nodes are members, and what one costs etcd: one node alone, one caller after
-// the other and many at once; then all nodes together.
-func BenchmarkAttachRate(b *testing.B) {
-	for _, nodes := range clusterSizes(b) {
-		for name, callers := range map[string]int{"callers=1": 1, "callers=32": 32} {
-			b.Run(fmt.Sprintf("nodes=%d/from=1/%s", nodes, name), func(b *testing.B) { attachRate(b, nodes, 1, callers) })
+// attachRates measures endpoints per second, and what one costs etcd. One node
+// attaches them in a network that is its own, so that it shows what a node can;
+// all nodes in one that they share, so that each is told of all.
+func (b *bed) attachRates(report *testing.B) {
+	b.Helper()
+	const each = 20
+	callers := func(node, count, each int) (out []attacher) {
+		for range count {
+			out = append(out, attacher{node: node, count: each})
 		}
-		b.Run(fmt.Sprintf("nodes=%d/from=all/callers=1", nodes), func(b *testing.B) { attachRate(b, nodes, nodes, 1) })
+		return out
 	}
+	b.attachAll("large", callers(0, 1, 200)).report(report, "one-by-one")
+	b.attachAll("large", callers(0, 32, 30)).report(report, "one-node")
+	var all []attacher
+	for i := range b.Nodes {
+		all = append(all, callers(i, 1, each)...)
+	}
+	cost := b.attachAll("shared", all)
+	cost.report(report, "all-nodes")
+	cost.reportEtcd(report)
 }
 
-// attachRate attaches 2,000 endpoints in an iteration.
-func attachRate(b *testing.B, nodes, from, callers int) {
-	const endpoints = 2000
-	m := prepare(b, nodes)
-	m.must(m.Start(m.ctx))
-	m.createIn("shared", "10.128.0.0/9", sharedRange)
-	m.join("shared")
-	var took time.Duration
-	var used scale.Counters
-	total := 0
-	for b.Loop() {
-		before, begin := m.counters(), time.Now()
-		var g errgroup.Group
-		for i, n := range m.Nodes[:from] {
-			for j := range callers {
-				g.Go(func() error {
-					for k := range max(1, endpoints/from/callers) {
-						if _, err := m.attachNamed(n, "shared", fmt.Sprintf("r%d-%d-%d-%d", total, i, j, k)); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
+// An attacher attaches so many endpoints on a node, one after the other.
+type attacher struct{ node, count int }
+
+// An attachCost is what attaches took.
+type attachCost struct {
+	count int
+	took  time.Duration
+	etcd  scale.Counters
+}
+
+func (c attachCost) report(b *testing.B, name string) {
+	b.ReportMetric(float64(c.count)/c.took.Seconds(), name+"-attaches/s")
+}
+
+// reportEtcd tells what one attach costs etcd.
+func (c attachCost) reportEtcd(b *testing.B) {
+	n := float64(c.count)
+	b.ReportMetric(c.etcd.Requests("Txn")/n, "etcd-txns/attach")
+	b.ReportMetric(c.etcd.Writes()/n, "etcd-writes/attach")
+	b.ReportMetric(c.etcd.Events()/n, "etcd-events/attach")
+	b.ReportMetric(c.etcd.Responses()/n, "etcd-responses/attach")
+	b.ReportMetric(c.etcd.CPU()*1e6/n, "etcd-cpu-µs/attach")
+}
+
+// attachAll lets attachers work at the same time.
+func (b *bed) attachAll(network string, who []attacher) attachCost {
+	b.Helper()
+	cost := attachCost{}
+	before, begin := b.counters(), time.Now()
+	var g errgroup.Group
+	for i, a := range who {
+		cost.count += a.count
+		g.Go(func() error {
+			for j := range a.count {
+				name := fmt.Sprintf("%s-%d-%d-%d", network, len(who), i, j)
+				if _, err := b.attachNamed(b.Nodes[a.node], network, name); err != nil {
+					return err
+				}
 			}
-		}
-		m.must(g.Wait())
-		took += time.Since(begin)
-		used = m.counters().Since(before)
-		total += max(1, endpoints/from/callers) * from * callers
+			return nil
+		})
 	}
-	per := float64(total) / float64(b.N)
-	b.ReportMetric(float64(total)/took.Seconds(), "attaches/s")
-	b.ReportMetric(used.Writes()/per, "etcd-writes/attach")
-	b.ReportMetric(used.Requests("Txn")/per, "etcd-txns/attach")
-	b.ReportMetric(used.Events()/per, "etcd-events/attach")
-	b.ReportMetric(used.Responses()/per, "etcd-responses/attach")
-	b.ReportMetric(used.CPU()*1e6/per, "etcd-cpu-µs/attach")
-}
-
-// BenchmarkAttachBeside measures one attach on a node that knows much else:
-// ghosts' blocks and endpoints in the same network, or other networks. The
-// neighbour nodes are ghosts, so that nothing but this node's own work grows.
-func BenchmarkAttachBeside(b *testing.B) {
-	for _, slots := range []int{0, 10_000, 50_000} {
-		b.Run(fmt.Sprintf("entries=%d/networks=1", slots), func(b *testing.B) { attachBeside(b, slots, 1) })
-	}
-	for _, networks := range []int{10, 100} {
-		b.Run(fmt.Sprintf("entries=0/networks=%d", networks), func(b *testing.B) { attachBeside(b, 0, networks) })
-	}
-}
-
-func attachBeside(b *testing.B, slots, networks int) {
-	m := prepare(b, 1)
-	m.must(m.Start(m.ctx))
-	n := m.createIn("demo", "10.128.0.0/12", "10.128.0.0/16")
-	for i := range networks - 1 {
-		name := fmt.Sprintf("other%d", i)
-		m.createIn(name, fmt.Sprintf("10.200.%d.0/24", i), "")
-		m.join(name)
-	}
-	m.join("demo")
-	if blocks := slots / overspan.MaxBlockSize; blocks > 0 {
-		m.haunt(scale.Ghosts{Network: n, Each: 50, Blocks: overspan.Range{First: 1 << 16, Size: uint64(blocks * overspan.MaxBlockSize)}})
-	}
-	var took times
-	for i := 0; b.Loop(); i++ {
-		begin := time.Now()
-		_, err := m.attachNamed(m.Nodes[0], "demo", fmt.Sprintf("box%d", i))
-		took = append(took, time.Since(begin))
-		m.must(err)
-	}
-	took.report(b, "attach")
-}
-
-// attachNamed is attach for several callers at once. What a try that failed has
-// left is undone in its own time, hence a name for each.
-func (b *bed) attachNamed(n *scale.Node, network, name string) (overspan.Endpoint, error) {
-	for try := 0; ; try++ {
-		e, err := n.AttachNamed(b.ctx, network, fmt.Sprintf("%s-%d", name, try), daemon.WaitLocal)
-		if !errors.Is(err, overspan.ErrUnavailable) || b.ctx.Err() != nil {
-			return e, err
-		}
-	}
+	b.must(g.Wait())
+	cost.took = time.Since(begin)
+	cost.etcd = b.counters().Since(before)
+	return cost
 }

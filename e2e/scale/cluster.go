@@ -148,11 +148,10 @@ func (c *Cluster) Start(ctx context.Context) error {
 }
 
 // Spot returns how long each member of a network took to send frames for an
-// endpoint's address to its node, from when do, which attaches it, has committed
-// what they learn that from. Members are those that hold a block by then.
-func (c *Cluster) Spot(ctx context.Context, n *overspan.Network, slot overspan.Slot, members int, do func() (committed time.Time, err error)) ([]time.Duration, error) {
+// endpoint's address to its node, from when do has sent what they learn it from.
+func (c *Cluster) Spot(ctx context.Context, n *overspan.Network, slot overspan.Slot, members int, do func() (sent time.Time, err error)) ([]time.Duration, error) {
 	c.spot.await(kernel.FDBKey{Dev: overspan.VXLANName(n.ID), MAC: n.MAC(slot)})
-	committed, err := do()
+	sent, err := do()
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +166,7 @@ func (c *Cluster) Spot(ctx context.Context, n *overspan.Network, slot overspan.S
 	}
 	var out []time.Duration
 	for _, at := range c.spot.times() {
-		out = append(out, at.Sub(committed))
+		out = append(out, at.Sub(sent))
 	}
 	return out, nil
 }

@@ -86,7 +86,8 @@ func (w *writer) flush() {
 	w.ops = nil
 }
 
-// Claim makes a block a ghost's, and returns when the claim was answered.
+// Claim makes a block a ghost's, and returns when the claim was sent: it commits
+// within the next millisecond, as a rule before it is answered.
 func Claim(ctx context.Context, kv store.KV, cluster string, n *overspan.Network, r overspan.Range, ghost overspan.NodeID) (time.Time, error) {
 	keys, err := store.NewKeys(cluster)
 	if err != nil {
@@ -94,6 +95,7 @@ func Claim(ctx context.Context, kv store.KV, cluster string, n *overspan.Network
 	}
 	w := writer{ctx: ctx, kv: kv}
 	w.put(keys.Block(n.ID, r), overspanv1.BlockRecord(overspan.Block{Range: r, Node: ghost}))
+	sent := time.Now()
 	w.flush()
-	return time.Now(), w.err
+	return sent, w.err
 }
