@@ -75,7 +75,7 @@ func TestNetworkReferences(t *testing.T) {
 		{name: "predefined", ref: "none", want: "none"},
 		{name: "ambiguous prefix", ref: "ab0", class: overspan.ErrInvalid, text: "network ab0 is ambiguous: 2 match; give more digits of the id"},
 		{name: "unknown", ref: "demo", class: overspan.ErrNotFound, text: "network demo not found"},
-		{name: "nothing", ref: "", class: overspan.ErrNotFound, text: "network  not found"},
+		{name: "nothing", ref: "", class: overspan.ErrNotFound, text: `network "" not found: the name is empty`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: tt.ref})
