@@ -164,6 +164,9 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 	}
 	todo := in.publish()
 	p.note(in, todo)
+	if err := p.revisit(ctx, in.Snapshot, todo.Obsolete); err != nil {
+		p.d.log.Warn("cannot look at a network that came back from the past", "error", err)
+	}
 	if todo.work() {
 		done := p.carryOut(ctx, session, in, todo)
 		if ctx.Err() != nil {
@@ -257,6 +260,20 @@ func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot) error {
 		}
 	}
 	p.surveyed = s.Frozen.Revision
+	return nil
+}
+
+// revisit follows those networks that are in the way of others and in which this
+// node has something all the same: a survey may have been older than that.
+func (p *publisher) revisit(ctx context.Context, s *overspan.Snapshot, obsolete []*overspan.Network) error {
+	for _, n := range obsolete {
+		if s.Segments[n.ID] != nil {
+			continue
+		}
+		if err := p.look(ctx, n.ID); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
