@@ -168,7 +168,10 @@ func TestMirrorRenewedAgainAndAgain(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if m.Sync(ctx) == nil && m.Snapshot() != nil && m.Snapshot().Segments[netID(1)] == nil {
+				if m.Sync(ctx) != nil {
+					continue
+				}
+				if s := m.Snapshot(); s != nil && s.Segments[netID(1)] == nil {
 					t.Error("a snapshot without a network that is followed")
 				}
 			}
