@@ -237,7 +237,7 @@ func turned(accepted uint64, now *overspan.Snapshot) string {
 // lacks holds a snapshot that shows less of this node than it has written; mu is
 // held.
 func (h *history) lacks(now *overspan.Snapshot) bool {
-	lacking := suspects(h.newest, now, h.self, h.local.standing())
+	lacking := suspects(h.newest, now, h.self, h.local.allAttachments())
 	for _, e := range lacking {
 		if _, excused := h.excused[e.ID]; !excused {
 			h.held, h.lacking = now, lacking

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -99,16 +98,6 @@ func (l *local) allSandboxes() []overspan.Sandbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sandboxes.all()
-}
-
-// standing returns the attachments whose records were written under a known
-// registration.
-func (l *local) standing() []overspan.Attachment {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(l.attachments.all()), func(a overspan.Attachment) bool {
-		return !a.Committed || a.Registration == 0
-	})
 }
 
 // disown forgets under which registration the attachments' records were

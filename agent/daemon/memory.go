@@ -123,23 +123,24 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 // there under the registration that still stands: endpoints whose record is gone
 // or another's. Shown is what was looked at before: networks that are the same
 // in both are not looked at again; nil if nothing was.
-func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, standing []overspan.Attachment) []overspan.Endpoint {
+func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments []overspan.Attachment) []overspan.Endpoint {
 	node := now.Nodes[self]
 	if node == nil {
 		return nil
 	}
 	var out []overspan.Endpoint
-	for _, a := range standing {
-		e := a.Endpoint
+	for i := range attachments {
+		a := &attachments[i]
+		e := &a.Endpoint
 		seg := now.Segments[e.Network]
-		if a.Registration != node.CreateRevision || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
+		if !a.Committed || a.Registration != node.CreateRevision || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
 			continue
 		}
 		if shown != nil && shown.Segments[e.Network] == seg {
 			continue
 		}
 		if at := seg.Endpoints.Get(e.Slot); at == nil || at.ID != e.ID {
-			out = append(out, e)
+			out = append(out, *e)
 		}
 	}
 	return out

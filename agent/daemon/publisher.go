@@ -107,8 +107,13 @@ func (p *publisher) now() publicationState {
 // still to be published: no newcomer takes it meanwhile.
 func (p *publisher) reserve(n *overspan.Network, name string, registration int64) error {
 	lost := p.lost()
-	for _, a := range p.d.local.inNetwork(n.ID) {
-		if _, is := lost[a.Endpoint.ID]; is || !a.Committed || a.Registration == registration || a.Endpoint.Name != name {
+	here := p.d.local.allAttachments()
+	for i := range here {
+		a := &here[i]
+		if a.Registration == registration || !a.Committed || a.Endpoint.Network != n.ID || a.Endpoint.Name != name {
+			continue
+		}
+		if _, is := lost[a.Endpoint.ID]; is {
 			continue
 		}
 		return overspan.Errorf(overspan.ErrExists, "endpoint with name %s already exists in network %s: it is on this node, and not in etcd yet", name, n.Name)
