@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -47,7 +46,7 @@ var errLagging = errors.New("watch lags behind")
 func (f *feed) run(ctx context.Context) {
 	const lastPause = 2 * time.Second
 	defer f.m.forget(f.keys.Key)
-	pause := time.Duration(0) // the first time at once: a compaction, a new leader
+	pause := f.m.relistPause() // the first time soon: a compaction, a new leader
 	for again := false; ; again = true {
 		start := time.Now()
 		err := f.follow(ctx, again)
@@ -55,7 +54,7 @@ func (f *feed) run(ctx context.Context) {
 			return
 		}
 		if time.Since(start) > 2*lastPause {
-			pause = 0
+			pause = f.m.relistPause()
 		}
 		f.m.log.Debug("list again", "range", f.keys.Key, "cause", err, "pause", pause)
 		select {
@@ -93,7 +92,7 @@ func (f *feed) follow(ctx context.Context, again bool) error {
 	defer cancel()
 	frontier := listing.Revision
 	batches := f.m.kv.Watch(ctx, f.keys, frontier)
-	resync := time.NewTimer(jitter(f.m.cfg.Resync))
+	resync := time.NewTimer(f.m.comparePause(len(listing.KVs)))
 	defer resync.Stop()
 	for {
 		select {
@@ -110,7 +109,7 @@ func (f *feed) follow(ctx context.Context, again bool) error {
 			if err := f.compare(ctx, frontier); err != nil {
 				return err
 			}
-			resync.Reset(jitter(f.m.cfg.Resync))
+			resync.Reset(f.m.comparePause(len(listing.KVs)))
 		case <-f.kick:
 			return errLagging
 		}
@@ -141,18 +140,18 @@ func (f *feed) send(ctx context.Context, u update) {
 	}
 }
 
-// jitter spreads a time by a quarter, so that the agents of a cluster do not
-// all ask at once.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.75 + 0.5*rand.Float64()))
-}
-
 // probe asks etcd at every interval whether it is there, which a watch would
 // not notice.
 func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
-	tick := time.NewTicker(m.cfg.Probe)
-	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+		pause.Reset(m.probePause())
 		probeCtx, cancel := context.WithTimeout(ctx, m.cfg.Probe)
 		_, rev, err := m.check(probeCtx)
 		cancel()
@@ -168,11 +167,6 @@ func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
 			case updates <- update{probe: reach}:
 			case <-ctx.Done():
 			}
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
 		}
 	}
 }

@@ -93,6 +93,9 @@ func (s *Session) register(ctx context.Context, at standing) (bool, error) {
 		return false, fmt.Errorf("grant the lease of node %s: %w", s.cfg.Node.Name, err)
 	}
 	done, err := s.commit(ctx, at, lease)
+	if errors.Is(err, overspan.ErrNotFound) {
+		return false, nil // the lease: on a busy machine it may have expired by now
+	}
 	if !done || err != nil {
 		s.giveBack(ctx, lease)
 		return false, err

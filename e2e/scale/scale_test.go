@@ -21,8 +21,12 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// bound is how long anything here may take; liveness only.
-const bound = 5 * time.Minute
+// bound is how long anything here may take, and boundEach what every node adds;
+// liveness only.
+const (
+	bound     = 5 * time.Minute
+	boundEach = 2 * time.Second
+)
 
 // tempDir is in memory where the system has such a place.
 func tempDir(tb testing.TB) string {
@@ -61,7 +65,7 @@ func prepare(tb testing.TB, nodes int) *bed {
 			tb.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(tb.Context(), bound)
+	ctx, cancel := context.WithTimeout(tb.Context(), bound+time.Duration(nodes)*boundEach)
 	tb.Cleanup(cancel)
 	c, err := scale.New(scale.Options{Nodes: nodes, Server: server, Dir: dir})
 	if err != nil {

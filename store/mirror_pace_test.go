@@ -1,0 +1,43 @@
+package store
+
+import (
+	"testing"
+	"time"
+
+	"github.com/overspan/overspan"
+)
+
+// TestManyNodesAskMoreRarely: what all of them together ask for stays the same
+// from some size on.
+func TestManyNodesAskMoreRarely(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		nodes, records int
+		probe, compare time.Duration // less a quarter, and as much more
+		relist         time.Duration // at most
+	}{
+		{"before the first snapshot", 0, 10, 2 * time.Second, 5 * time.Minute, 2 * time.Millisecond},
+		{"three nodes", 3, 1000, 2 * time.Second, 5 * time.Minute, 6 * time.Millisecond},
+		{"a thousand nodes", 1000, 1000, 10 * time.Second, 5 * time.Minute, 2 * time.Second},
+		{"a thousand nodes in a large network", 1000, 100_000, 10 * time.Second, 20_000 * time.Second, 2 * time.Second},
+	} {
+		m := NewMirror(nil, Keys{}, MirrorConfig{})
+		if tt.nodes > 0 {
+			m.snapshot = &overspan.Snapshot{Nodes: map[overspan.NodeID]*overspan.Node{}}
+			for i := range tt.nodes {
+				m.snapshot.Nodes[nodeID(i)] = nil
+			}
+		}
+		near := func(what string, got, want time.Duration) {
+			t.Helper()
+			if got < want*3/4 || got > want*5/4 {
+				t.Errorf("%s: %s after %s, want about %s", tt.name, what, got, want)
+			}
+		}
+		near("a probe", m.probePause(), tt.probe)
+		near("a comparison", m.comparePause(tt.records), tt.compare)
+		if got := m.relistPause(); got < 0 || got > tt.relist {
+			t.Errorf("%s: a range is listed again after %s, want at most %s", tt.name, got, tt.relist)
+		}
+	}
+}
