@@ -15,6 +15,7 @@ import (
 // Scenario 19, its last part: "A second agent with the same node id (a cloned
 // machine): refused with a clear error, the first undisturbed."
 func TestScenario19_CloneIsRefused(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, Flags: []string{"--presence-ttl", "2s"}})
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	own := filepath.Join(h3.Dir, "own-state")

@@ -35,6 +35,7 @@ func everyFifth(ops []operation) []operation {
 // nothing half done once it is back: what etcd says of the network is sound,
 // the kernel agrees, and what the operation was about can be had.
 func TestCrashes(t *testing.T) {
+	t.Parallel()
 	ops := everyFifth(interruptible)
 	if os.Getenv(crashesVar) == "all" {
 		ops = interruptible

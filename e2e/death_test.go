@@ -156,6 +156,7 @@ func nodeEvents(all []lab.Event) []string {
 // on all others without anyone's help; a container with the same name and address
 // on H1 is reachable from H2 within 2 s."
 func TestScenario17_NodeDeath(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "demo")
@@ -220,6 +221,7 @@ func TestScenario17_NodeDeath(t *testing.T) {
 
 // The same when nobody runs node rm.
 func TestScenario17_NodeIsReaped(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, Flags: []string{"--presence-ttl", "2s", "--reap-after", "3s"}})
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "demo")
@@ -258,6 +260,7 @@ func (c *cluster) serves(home *lab.Sandbox, addr netip.Addr, askers ...*lab.Sand
 // moved address answers only at its new home; the loss is reported on the
 // returned node."
 func TestScenario18_NodeReturns(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, Flags: []string{"--presence-ttl", "2s"}})
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "demo")
@@ -308,6 +311,7 @@ func TestScenario18_NodeReturns(t *testing.T) {
 
 // What an absent node holds is freed one by one, and the node hears of it.
 func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "demo")
@@ -344,6 +348,7 @@ func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 }
 
 func TestDrainedNodeTakesNothingNewAndGivesBack(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "demo")

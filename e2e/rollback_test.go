@@ -26,6 +26,7 @@ const frozenWithin = time.Minute
 // endpoint loses connectivity, no address is given twice, status shows the
 // freeze, what each node published again, and how to accept."
 func TestScenario21_EtcdForgets(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		forget func(c *cluster, backup lab.Backup)
@@ -55,6 +56,7 @@ func TestScenario21_EtcdForgets(t *testing.T) {
 // A node whose agent is down all the while, one that is restarted during the
 // freeze, and one whose agent is down as etcd forgets.
 func TestScenario21_AgentsAwayWhileEtcdForgets(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	s := newAmnesia(c)
 	h2, h3 := c.Nodes[1], c.Nodes[2]

@@ -22,6 +22,7 @@ import (
 // request stuck in a paused follower of a 3-member cluster: never a leaked
 // record, never a double."
 func TestUnknownOutcomes(t *testing.T) {
+	t.Parallel()
 	t.Run("of one server", func(t *testing.T) {
 		b := newBusy(t, 1)
 		h1, etcd := b.Nodes[0], b.Etcd.Members[0]
