@@ -417,6 +417,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		if _, err := d.registrar.session(); err != nil || s == nil || s.Frozen != nil {
 			continue
 		}
+		d.confirmed.keep(s)
 		d.sweepNodes(ctx, sweeper, s)
 		d.returnIdle(ctx)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -58,6 +59,16 @@ func (c *confirmedBlocks) forget() {
 	clear(c.set)
 }
 
+// keep forgets those blocks that are not in a snapshot any more.
+func (c *confirmedBlocks) keep(s *overspan.Snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.set, func(k blockKey, _ struct{}) bool {
+		seg := s.Segments[k.network]
+		return seg == nil || seg.Blocks.Get(k.first).CreateRevision != k.epoch
+	})
+}
+
 func (c *confirmedBlocks) has(k blockKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,14 +114,15 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 // askForAcks has the members acknowledge those blocks of the endpoint that
 // nobody has asked about yet: what is left of a block that was split.
 func (d *Daemon) askForAcks(ctx context.Context, n *overspan.Network, e overspan.Endpoint) {
-	seg := d.Snapshot().Segments[n.ID]
+	s := d.Snapshot()
+	seg := s.Segments[n.ID]
 	session, err := d.registrar.session()
-	if seg == nil || err != nil || len(presentMembers(d.Snapshot(), seg, d.Self())) == 0 {
+	if seg == nil || err != nil {
 		return
 	}
 	for _, slot := range e.Slots {
 		b, ok := seg.Holder(slot)
-		if !ok || b.Ack || b.Node != d.Self() || d.confirmed.has(keyOf(n.ID, b)) {
+		if !ok || b.Ack || b.Node != d.Self() || d.confirmed.has(keyOf(n.ID, b)) || len(presentMembers(s, seg, d.Self())) == 0 {
 			continue
 		}
 		asked, err := session.AskAck(ctx, n.ID, b)

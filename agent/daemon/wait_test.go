@@ -73,3 +73,18 @@ func TestWhatConnectWaitsFor(t *testing.T) {
 		return true
 	})
 }
+
+// What is known of a block goes with it, and with the network that it is in.
+func TestConfirmedBlocksAreForgottenWithTheBlocks(t *testing.T) {
+	s := twoNodes().Snapshot
+	stands := keyOf(demoNet, s.Segments[demoNet].Blocks.Get(0))
+	anew, left := stands, stands
+	anew.epoch--
+	left.network = "left"
+	var c confirmedBlocks
+	c.add([]blockKey{stands, anew, left})
+	c.keep(s)
+	if !c.has(stands) || c.has(anew) || c.has(left) {
+		t.Errorf("kept are %v, want only %v", c.set, stands)
+	}
+}
