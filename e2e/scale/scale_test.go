@@ -114,11 +114,11 @@ func (b *bed) attach(n *scale.Node, network string) (overspan.Endpoint, error) {
 	}
 }
 
-// TestManyNodesAgree starts 50 agents at the same moment and has all of them
-// attach 40 endpoints each. Then no address is lent twice, and every kernel
+// TestManyNodesAgree starts two dozen agents at the same moment and has all of them
+// attach 20 endpoints each. Then no address is lent twice, and every kernel
 // sends the frames for each endpoint to the node that has it.
 func TestManyNodesAgree(t *testing.T) {
-	const nodes, each = 50, 40
+	const nodes, each = 24, 20
 	b := prepare(t, nodes)
 	b.must(b.Start(b.ctx))
 	net := b.createIn("demo", "10.20.0.0/20", "")
