@@ -54,7 +54,9 @@ type Journal struct {
 // it draws a node id. The file is locked as long as it is open. ErrInUse names
 // the process that has locked it: two agents may not share a state directory.
 func OpenJournal(path string) (*Journal, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
+	// Which pages are free is found out when it is opened, not written with
+	// every change: a journal is small, and an attach waits for it.
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, NoFreelistSync: true})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, overspan.Errorf(overspan.ErrInUse, "journal %s is in use by %s: two agents cannot share a state directory", path, lockHolder(path))
