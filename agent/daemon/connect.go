@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -246,43 +247,40 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name}
 	d.local.putAttachment(a)
 
-	var flown error
-	var g errgroup.Group
-	g.Go(func() error {
-		var stored overspan.Endpoint
-		stored, flown = session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
-		if flown == nil {
-			e = stored
-		}
-		return flown
-	})
-	g.Go(func() error { return d.prepare(ctx, a) })
-	if err := g.Wait(); err != nil {
+	// The transaction takes longer: it goes first, and on this goroutine, which
+	// then hears of its outcome without a switch.
+	var beside errgroup.Group
+	beside.Go(func() error { return d.prepare(ctx, a) })
+	stored, flown := session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
+	if err := cmp.Or(flown, beside.Wait()); err != nil {
 		d.undo(ctx, session, a, flown)
 		return a, errors.Is(flown, overspan.ErrConflict), err
 	}
+	e = stored
 
 	steps.At(steps.AttachCommitted)
 	a.Endpoint, a.Committed, a.Registration = e, true, session.Registration()
 	d.local.putAttachment(a)
-	g.Go(func() error {
+	beside.Go(func() error {
 		defer steps.At(steps.AttachNoted)
 		return d.noteAttachment(sb, a)
 	})
-	if want.waitLocal {
-		g.Go(func() error {
-			defer steps.At(steps.AttachPlugged)
-			return d.rec.do(ctx, portScope(a))
-		})
-	} else {
-		d.rec.dirty.mark(portScope(a), causeChange)
-	}
-	g.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
-	if err := g.Wait(); err != nil {
+	beside.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
+	if err := errors.Join(d.open(ctx, a, want.waitLocal), beside.Wait()); err != nil {
 		d.undo(ctx, session, a, nil)
 		return a, false, err
 	}
 	return a, false, nil
+}
+
+// open has the host end of an endpoint's veth put on its bridge.
+func (d *Daemon) open(ctx context.Context, a overspan.Attachment, wait bool) error {
+	if !wait {
+		d.rec.dirty.mark(portScope(a), causeChange)
+		return nil
+	}
+	defer steps.At(steps.AttachPlugged)
+	return d.rec.do(ctx, portScope(a))
 }
 
 // noteAttachment puts an attachment into the journal, and with it the sandbox
