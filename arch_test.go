@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"ipam":              {"."},
 	"kernel":            {"."},
 	"bridge":            {".", "kernel"},
-	"overlay":           {".", "kernel"},
+	"overlay":           {".", "kernel", "bridge"},
 	"store":             {".", "proto/overspan/v1", "internal/steps"},
 	"agent/daemon":      {".", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store"},
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},

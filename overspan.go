@@ -132,6 +132,9 @@ type Network struct {
 	ModRevision    int64
 }
 
+// On reports whether a node may know a network: a global one, or one of its own.
+func (n *Network) On(node NodeID) bool { return n.Node == "" || n.Node == node }
+
 // A Subnet is the addresses of one family in a network.
 type Subnet struct {
 	Prefix  netip.Prefix

@@ -45,11 +45,13 @@ func TestOptions(t *testing.T) {
 			"com.docker.network.driver.mtu":                  "1400",
 		}, all},
 		"of an overlay": {
-			overspan.DriverOverlay, map[string]string{"vni": "5000", "com.docker.network.driver.mtu": "1400"},
+			overspan.DriverOverlay,
+			map[string]string{"vni": "5000", "com.docker.network.driver.mtu": "1400"},
 			bridge.Options{ICC: true, Masquerade: true, VNI: 5000, MTU: 1400},
 		},
 		"switched on as it is": {
-			overspan.DriverOverlay, map[string]string{"icc": "true", "masquerade": "1"},
+			overspan.DriverOverlay,
+			map[string]string{"icc": "true", "masquerade": "1"},
 			bridge.Options{ICC: true, Masquerade: true},
 		},
 	} {

@@ -91,7 +91,8 @@ func addPort(s *kernel.State, n *overspan.Network, p Port) {
 		// The static entry below says where the MAC is: nothing is learned, and
 		// what the bridge does not know is not here. Hairpin lets a container
 		// reach itself by an address that leads back to it.
-		host.Port = kernel.Port{Learning: false, Flood: false, Hairpin: true}
+		// Between isolated ports nothing passes.
+		host.Port = kernel.Port{Learning: false, Flood: false, Hairpin: true, Isolated: !OptionsOf(n).ICC}
 		s.Statics[kernel.FDBKey{Dev: dev, MAC: p.Endpoint.MAC}] = struct{}{}
 	}
 	s.Links[dev] = host

@@ -55,6 +55,23 @@ func TestPlan(t *testing.T) {
 	})
 }
 
+// Ports between which nothing is to pass are isolated; with all else they may
+// speak.
+func TestPortsApart(t *testing.T) {
+	n := network("d", 1)
+	for _, apart := range []bool{false, true} {
+		if apart {
+			n.Options = map[string]string{"icc": "false"}
+		}
+		s := bridge.PlanPort(n, bridge.Port{Endpoint: endpoint(n, "1", 16), Enslaved: true})
+		for name, link := range s.Links {
+			if link.Port.Isolated != apart {
+				t.Errorf("with the options %v: %s is isolated: %v", n.Options, name, link.Port.Isolated)
+			}
+		}
+	}
+}
+
 func TestRules(t *testing.T) {
 	a, b, c := network("a", 1), network("b", 2), network("c", 3)
 	c.Internal = true

@@ -24,13 +24,13 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	var ipv4 bool
 	cmd := &cobra.Command{
 		Use:               "create [flags] NETWORK",
-		Short:             "Create a network on every node at once; prints its id",
-		Example:           "  ctl network create -d overlay demo\n  ctl network create -d overlay --subnet 10.20.0.0/24 --ip-range 10.20.0.128/25 demo",
+		Short:             "Create a network, on every node at once or on this one; prints its id",
+		Example:           "  ctl network create -d overlay demo\n  ctl network create -d overlay --subnet 10.20.0.0/24 --ip-range 10.20.0.128/25 demo\n  ctl network create -o icc=false apart",
 		Args:              wants(cobra.ExactArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVarP(&req.Driver, "driver", "d", "bridge", "overlay: all nodes; bridge: this node (not there yet)")
+	f.StringVarP(&req.Driver, "driver", "d", "bridge", "overlay: all nodes; bridge: this node")
 	f.StringSliceVar(&req.Subnets, "subnet", nil, "subnet in CIDR form, at most one of each family")
 	f.StringSliceVar(&req.Gateways, "gateway", nil, "address of the gateway in a subnet")
 	f.StringSliceVar(&req.IpRanges, "ip-range", nil, "part of a subnet from which addresses are chosen")

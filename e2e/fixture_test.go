@@ -142,7 +142,13 @@ func (c *cluster) refusedWith(n *lab.Node, code int, words []string, args ...str
 // create makes an overlay network and returns its id.
 func (c *cluster) create(n *lab.Node, args ...string) string {
 	c.t.Helper()
-	id := c.ctl(n, append([]string{"network", "create", "-d", "overlay"}, args...)...)
+	return c.createOf(n, "overlay", args...)
+}
+
+// createOf makes a network of a driver and returns its id.
+func (c *cluster) createOf(n *lab.Node, driver string, args ...string) string {
+	c.t.Helper()
+	id := c.ctl(n, append([]string{"network", "create", "-d", driver}, args...)...)
 	if !idSyntax.MatchString(id) {
 		c.t.Fatalf("network create printed %q; want an id alone", id)
 	}
@@ -387,12 +393,8 @@ func (c *cluster) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	all, err := networks(ctx, c.Nodes[0])
-	if err != nil {
-		return err
-	}
-	for _, net := range all {
-		if _, err := c.Nodes[0].MustCtl(ctx, "network", "rm", net.name); err != nil {
+	for _, n := range c.Nodes {
+		if err := removeNetworks(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -400,6 +402,20 @@ func (c *cluster) finish(ctx context.Context) error {
 		return err
 	}
 	return c.verified(ctx)
+}
+
+// removeNetworks removes all networks that a node lists.
+func removeNetworks(ctx context.Context, n *lab.Node) error {
+	all, err := networks(ctx, n)
+	if err != nil {
+		return err
+	}
+	for _, net := range all {
+		if _, err := n.MustCtl(ctx, "network", "rm", net.name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finishWithin bounds the end of a test.

@@ -15,6 +15,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -98,6 +99,8 @@ func device(n *overspan.Network, local netip.Addr, port uint16) kernel.Link {
 			// this node for the holder; when a block has just moved, two nodes
 			// would otherwise throw the frame to and fro.
 			Hairpin: false,
+			// What passes between two nodes is between endpoints too.
+			Isolated: !bridge.OptionsOf(n).ICC,
 		},
 	}
 }

@@ -271,3 +271,17 @@ func BenchmarkPlan(b *testing.B) {
 		})
 	}
 }
+
+// Where endpoints are to be apart, those on other nodes are too.
+func TestTunnelApart(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		n := *demo
+		if apart {
+			n.Options = map[string]string{"icc": "false"}
+		}
+		state, _ := overlay.Plan(&n, self, segment(&n), cluster(), vxlanPort)
+		if link := state.Links[overspan.VXLANName(n.ID)]; link.Port.Isolated != apart {
+			t.Errorf("with the options %v the port is isolated: %v", n.Options, link.Port.Isolated)
+		}
+	}
+}

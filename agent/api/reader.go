@@ -93,7 +93,7 @@ func staleness(since time.Time, reason string) *overspanv1.Staleness {
 
 // visible reports whether readers on this node see the network.
 func (v *view) visible(n *overspan.Network) bool {
-	return !n.Deleting && (n.Node == "" || n.Node == v.self)
+	return !n.Deleting && n.On(v.self)
 }
 
 // networks returns the networks that readers see, by name.

@@ -76,7 +76,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 	if err != nil {
 		return ConnectResult{}, err
 	}
-	want, err := parseConnect(n, req)
+	want, err := parseConnect(req)
 	if err != nil {
 		return ConnectResult{}, err
 	}
@@ -119,11 +119,8 @@ type connectWant struct {
 	waitLocal bool
 }
 
-func parseConnect(n *overspan.Network, req ConnectRequest) (connectWant, error) {
+func parseConnect(req ConnectRequest) (connectWant, error) {
 	w := connectWant{name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone}
-	if n.Driver != overspan.DriverOverlay {
-		return w, overspan.Errorf(overspan.ErrUnsupported, "network %s has the driver %s: this version attaches to overlay networks only", n.Name, n.Driver)
-	}
 	var err error
 	if w.ip, err = parseIP(req.IP, overspan.IPv4); err != nil {
 		return w, err

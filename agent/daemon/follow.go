@@ -230,7 +230,7 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {
 		wake(d.emptied)
 	}
-	for _, e := range differences(old, new) {
+	for _, e := range differences(old, new, d.Self()) {
 		d.events.publish(e)
 	}
 }
@@ -253,21 +253,21 @@ func (d *Daemon) saveSnapshot(s, saved *overspan.Snapshot) {
 	}
 }
 
-// differences tells what a user would call news between two snapshots; nothing
-// at the first.
-func differences(old, new *overspan.Snapshot) []Event {
+// differences tells what a user of a node would call news between two snapshots;
+// nothing at the first.
+func differences(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 	if old == nil {
 		return nil
 	}
 	var out []Event
 	out = append(out, freezeEvents(old, new)...)
 	for id, n := range new.Networks {
-		if was := old.Networks[id]; was == nil {
+		if was := old.Networks[id]; was == nil && n.On(self) {
 			out = append(out, networkEvent("create", n))
 		}
 	}
 	for id, n := range old.Networks {
-		if new.Networks[id] == nil {
+		if new.Networks[id] == nil && n.On(self) {
 			out = append(out, networkEvent("destroy", n))
 		}
 	}

@@ -6,10 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/overlay"
 	"github.com/overspan/overspan/store"
@@ -23,12 +23,6 @@ const (
 	maxMTU  = 65535
 )
 
-// The options of an overlay network.
-const (
-	optionMTU = "mtu"
-	optionVNI = "vni"
-)
-
 // A CreateRequest is what a user says about a new network.
 type CreateRequest struct {
 	ipam.Spec
@@ -37,11 +31,12 @@ type CreateRequest struct {
 	Labels   map[string]string
 }
 
-// CreateNetwork makes a network on every node at once.
+// CreateNetwork makes a network: an overlay on every node at once, a bridge on
+// this one.
 func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspan.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
-	draft, addresses, err := draft(req)
+	draft, addresses, err := draft(req, d.Self())
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +92,9 @@ func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) error {
 }
 
 // draft checks the user's words and makes a network that still lacks what only
-// the cluster can give: a VNI, an MTU, and subnets where none were named.
-func draft(req CreateRequest) (overspan.Network, ipam.Plan, error) {
+// the cluster can give: a VNI, an MTU, and subnets where none were named. A
+// local one is self's.
+func draft(req CreateRequest, self overspan.NodeID) (overspan.Network, ipam.Plan, error) {
 	addresses, err := ipam.ParseSpec(req.Spec)
 	if err != nil {
 		return overspan.Network{}, ipam.Plan{}, err
@@ -106,15 +102,10 @@ func draft(req CreateRequest) (overspan.Network, ipam.Plan, error) {
 	if req.Name == string(overspan.DriverHost) || req.Name == string(overspan.DriverNone) {
 		return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrExists, "network with name %s already exists: it is predefined", req.Name)
 	}
-	if addresses.Driver != overspan.DriverOverlay {
-		return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrUnsupported, "driver %s is not supported by this version: use -d overlay", addresses.Driver)
+	if _, err := bridge.ParseOptions(addresses.Driver, req.Options); err != nil {
+		return overspan.Network{}, ipam.Plan{}, err
 	}
-	for key := range req.Options {
-		if key != optionMTU && key != optionVNI {
-			return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrInvalid, "unknown option %q of driver overlay: use %s or %s", key, optionMTU, optionVNI)
-		}
-	}
-	return overspan.Network{
+	n := overspan.Network{
 		ID:       overspan.NetworkID(overspan.NewID()),
 		Name:     req.Name,
 		Driver:   addresses.Driver,
@@ -122,7 +113,11 @@ func draft(req CreateRequest) (overspan.Network, ipam.Plan, error) {
 		Options:  req.Options,
 		Labels:   req.Labels,
 		Created:  time.Now().UTC(),
-	}, addresses, nil
+	}
+	if n.Driver == overspan.DriverBridge {
+		n.Node = self
+	}
+	return n, addresses, nil
 }
 
 // complete gives a drafted network what it still lacks. It is pure; store
@@ -141,37 +136,43 @@ func complete(n overspan.Network, addresses ipam.Plan, s *overspan.Snapshot, tak
 	if n.IPv4, n.IPv6, err = addresses.Settle(s.Meta.Pools, busy); err != nil {
 		return n, err
 	}
-	if n.VNI, err = chooseVNI(n, s, taken); err != nil {
-		return n, err
+	options := bridge.OptionsOf(&n)
+	if n.Driver == overspan.DriverOverlay {
+		n.Underlay = underlayFamily(s.Nodes)
+		if n.VNI, err = chooseVNI(n, options.VNI, s, taken); err != nil {
+			return n, err
+		}
 	}
-	n.Underlay = underlayFamily(s.Nodes)
-	n.MTU, err = chooseMTU(n, s.Nodes)
+	n.MTU, err = chooseMTU(n, options.MTU, s.Nodes)
 	return n, err
 }
 
-// networkLabel names a network for people: its name, and its id where that is
-// not known yet.
+// networkLabel names a network for people: its name, and the node that alone
+// has it; its id where that is not known yet.
 func networkLabel(s *overspan.Snapshot, id overspan.NetworkID) string {
-	if n := s.Networks[id]; n != nil {
-		return "network " + n.Name
+	n := s.Networks[id]
+	switch {
+	case n == nil:
+		return "network " + overspan.ShortID(id)
+	case n.Node != "":
+		return "network " + n.Name + " of node " + nodeName(s, n.Node)
 	}
-	return "network " + overspan.ShortID(id)
+	return "network " + n.Name
 }
 
-// chooseVNI takes the one that -o vni= names, or the first free one from a
-// start that the network's random id gives, so that nodes that create networks
-// at the same moment rarely want the same.
-func chooseVNI(n overspan.Network, s *overspan.Snapshot, taken store.Taken) (uint32, error) {
+// chooseVNI takes the one that an option names, or, if that is 0, the first free
+// one from a start that the network's random id gives, so that nodes that create
+// networks at the same moment rarely want the same.
+func chooseVNI(n overspan.Network, named uint32, s *overspan.Snapshot, taken store.Taken) (uint32, error) {
 	pool := s.Meta.VNIs
-	if text, set := n.Options[optionVNI]; set {
-		v, err := strconv.ParseUint(text, 10, 24)
-		if err != nil || !pool.Contains(uint32(v)) {
-			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option vni=%s: want a number from %d to %d", text, pool.First, pool.Last)
+	if named != 0 {
+		if !pool.Contains(named) {
+			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option vni=%d: want a number from %d to %d", named, pool.First, pool.Last)
 		}
-		if owner, used := taken.VNIs[uint32(v)]; used {
-			return 0, overspan.Errorf(overspan.ErrExists, "VNI %d is in use by %s; choose another, or leave the choice to the cluster", v, networkLabel(s, owner))
+		if owner, used := taken.VNIs[named]; used {
+			return 0, overspan.Errorf(overspan.ErrExists, "VNI %d is in use by %s; choose another, or leave the choice to the cluster", named, networkLabel(s, owner))
 		}
-		return uint32(v), nil
+		return named, nil
 	}
 	raw, err := hex.DecodeString(string(n.ID[:8]))
 	if err != nil {
@@ -199,23 +200,30 @@ func underlayFamily(nodes map[overspan.NodeID]*overspan.Node) overspan.Family {
 	return overspan.IPv4
 }
 
-// chooseMTU takes the one that -o mtu= names, or what the smallest underlay of
-// all registered nodes leaves.
-func chooseMTU(n overspan.Network, nodes map[overspan.NodeID]*overspan.Node) (int, error) {
+// chooseMTU takes the one that an option names, or, if that is 0, what the
+// underlays of the nodes that have the network leave: the smallest of all
+// registered ones, or the one node's own, which no header shortens.
+func chooseMTU(n overspan.Network, named int, nodes map[overspan.NodeID]*overspan.Node) (int, error) {
 	least := minMTU4
 	if n.IPv6.IsValid() {
 		least = minMTU
 	}
-	if text, set := n.Options[optionMTU]; set {
-		mtu, err := strconv.Atoi(text)
-		if err != nil || mtu < least || mtu > maxMTU {
-			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option mtu=%s: want a number of bytes from %d to %d", text, least, maxMTU)
+	if named != 0 {
+		if named < least {
+			return 0, overspan.Errorf(overspan.ErrInvalid, "invalid option mtu=%d: want a number of bytes from %d to %d", named, least, maxMTU)
 		}
-		return mtu, nil
+		return named, nil
 	}
 	smallest, owner := maxMTU, ""
-	for _, node := range nodes {
-		if mtu := overlay.MTU(node.MTU, n.Underlay); mtu < smallest {
+	for id, node := range nodes {
+		mtu := node.MTU
+		switch {
+		case n.Driver == overspan.DriverOverlay:
+			mtu = overlay.MTU(node.MTU, n.Underlay)
+		case id != n.Node:
+			continue
+		}
+		if mtu < smallest {
 			smallest, owner = mtu, node.Name
 		}
 	}
@@ -225,7 +233,8 @@ func chooseMTU(n overspan.Network, nodes map[overspan.NodeID]*overspan.Node) (in
 	return smallest, nil
 }
 
-// RemoveNetwork removes a network without endpoints from the whole cluster.
+// RemoveNetwork removes a network without endpoints, from the whole cluster or,
+// if it is a local one, from this node.
 func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.NetworkID, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
@@ -315,7 +324,7 @@ func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overs
 	}
 	names := map[overspan.NetworkID]string{}
 	for id, n := range s.Networks {
-		if !n.Deleting && (n.Node == "" || n.Node == self) {
+		if !n.Deleting && n.On(self) {
 			names[id] = n.Name
 		}
 	}

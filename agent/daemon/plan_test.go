@@ -213,3 +213,56 @@ func TestChooseInterface(t *testing.T) {
 		}
 	}
 }
+
+// What is of one node alone is no news on another.
+func TestEventsOfLocalNetworksAreTheirNodes(t *testing.T) {
+	with := func(networks ...*overspan.Network) *overspan.Snapshot {
+		s := &overspan.Snapshot{Networks: map[overspan.NetworkID]*overspan.Network{}}
+		for _, n := range networks {
+			s.Networks[n.ID] = n
+		}
+		return s
+	}
+	none, all := with(), with(
+		&overspan.Network{ID: "1", Name: "demo", Driver: overspan.DriverOverlay},
+		&overspan.Network{ID: "2", Name: "ours", Driver: overspan.DriverBridge, Node: selfNode},
+		&overspan.Network{ID: "3", Name: "theirs", Driver: overspan.DriverBridge, Node: otherNode},
+	)
+	told := func(old, new *overspan.Snapshot) map[string]string {
+		out := map[string]string{}
+		for _, e := range differences(old, new, selfNode) {
+			out[e.Name] = e.Action
+		}
+		return out
+	}
+	if diff := cmp.Diff(map[string]string{"demo": "create", "ours": "create"}, told(none, all)); diff != "" {
+		t.Errorf("created (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{"demo": "destroy", "ours": "destroy"}, told(all, none)); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+func TestMTUOfALocalNetworkIsItsNodes(t *testing.T) {
+	nodes := map[overspan.NodeID]*overspan.Node{selfNode: {ID: selfNode, Name: "h1", MTU: 9000}, otherNode: {ID: otherNode, Name: "h2", MTU: 1400}}
+	six := overspan.Subnet{Prefix: netip.MustParsePrefix("fd00::/64")}
+	for _, test := range []struct {
+		name  string
+		n     overspan.Network
+		named int
+		want  int // 0: refused
+	}{
+		{"overlay", overspan.Network{Driver: overspan.DriverOverlay, Underlay: overspan.IPv4}, 0, 1350},
+		{"bridge", overspan.Network{Driver: overspan.DriverBridge, Node: selfNode}, 0, 9000},
+		{"bridge beside a larger underlay", overspan.Network{Driver: overspan.DriverBridge, Node: otherNode}, 0, 1400},
+		{"named", overspan.Network{Driver: overspan.DriverBridge, Node: otherNode}, 500, 500},
+		{"named for IPv6", overspan.Network{Driver: overspan.DriverBridge, Node: otherNode, IPv6: six}, 1279, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := chooseMTU(test.n, test.named, nodes)
+			if got != test.want || (err == nil) != (test.want > 0) {
+				t.Errorf("%d, %v; want %d", got, err, test.want)
+			}
+		})
+	}
+}

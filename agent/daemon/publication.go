@@ -127,7 +127,7 @@ func stands(seg *overspan.Segment, e overspan.Endpoint) bool {
 // absentNetwork decides about a network of which etcd has no record.
 func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
 	if in.frozen() && in.Memory != nil {
-		if n := in.Memory.Networks[id]; n != nil && !n.Deleting && (n.Node == "" || n.Node == in.Self) {
+		if n := in.Memory.Networks[id]; n != nil && !n.Deleting && n.On(in.Self) {
 			p.Networks = append(p.Networks, n)
 			p.Obsolete = append(p.Obsolete, in.inPlaceOf(n)...)
 		}

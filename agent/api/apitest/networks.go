@@ -76,7 +76,7 @@ func (d *Daemon) network(ref string) (*overspan.Network, error) {
 	}
 	names := map[overspan.NetworkID]string{}
 	for id, n := range d.snapshot.Networks {
-		if n.Node == "" || n.Node == Self {
+		if n.On(Self) {
 			names[id] = n.Name
 		}
 	}
