@@ -64,6 +64,11 @@ func TestUnknownOutcomes(t *testing.T) {
 			b.during(name, func() {
 				b.must(m.Pause())
 				b.goesOn(20)
+				before := b.failed.Load()
+				b.goesOn(60)
+				if failed := b.failed.Load() - before; failed != 0 && m != leader {
+					b.t.Errorf("%d of 60 operations failed though the leader and another server serve", failed)
+				}
 				b.must(m.Resume())
 			})
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -28,15 +30,17 @@ type Etcd struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // watches and keepalives
 
-	mu      sync.Mutex // guards all fields below
-	client  *clientv3.Client
-	watched map[string]int // how many watches there are of the range from this key on
-	refused error          // of the last dial
-	retry   time.Time
+	mu       sync.Mutex // guards all fields below
+	client   *clientv3.Client
+	watched  map[string]int // how many watches there are of the range from this key on
+	refused  error          // of the last dial
+	retry    time.Time
+	doubting bool          // the members are looked at
+	turned   chan struct{} // closed, and made anew, when the client leaves a member
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
-	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}}
+	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}, turned: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -68,7 +72,7 @@ func (e *Etcd) Close() error {
 }
 
 // Txn implements KV. One that only reads is tried again where a member or its
-// leader goes: nothing can have happened that must not happen twice.
+// leader goes, or hangs: nothing can have happened that must not happen twice.
 func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	client, err := e.connect(ctx)
 	if err != nil {
@@ -76,15 +80,48 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	send := func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
+	}
+	var resp *clientv3.TxnResponse
+	if t.writes() {
+		resp, err = send(ctx)
+	} else {
+		resp, err = insistOn(ctx, e, send)
+	}
+	if err != nil {
+		return Result{}, e.fault("transaction", err)
+	}
+	return result(resp, resp.Header.Revision, resp.Header.ClusterId), nil
+}
+
+// insistOn asks what only reads until a member of etcd has answered, or ctx
+// ends.
+func insistOn[T any](ctx context.Context, e *Etcd, ask func(context.Context) (T, error)) (T, error) {
 	for attempt := 0; ; attempt++ {
-		resp, err := client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
-		switch {
-		case err == nil:
-			return result(resp, resp.Header.Revision, resp.Header.ClusterId), nil
-		case t.writes() || !passing(err) || pause(ctx, firstPause, attempt) != nil:
-			return Result{}, e.fault("transaction", err)
+		resp, err := askOne(ctx, e.patience(), ask)
+		hung := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+		if hung {
+			e.doubt()
+		}
+		if err == nil || !passing(err) && !hung || pause(ctx, firstPause, attempt) != nil {
+			return resp, err
 		}
 	}
+}
+
+func askOne[T any](ctx context.Context, within time.Duration, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	return ask(ctx)
+}
+
+// patience is how long one member is waited for: the client asks them in turn.
+func (e *Etcd) patience() time.Duration {
+	if len(e.endpoints) > 1 {
+		return patience
+	}
+	return callTimeout
 }
 
 // List implements KV.
@@ -120,7 +157,7 @@ func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return client.Get(ctx, key, opts...)
+	return insistOn(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) { return client.Get(ctx, key, opts...) })
 }
 
 // Grant implements KV.
@@ -164,15 +201,16 @@ func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, erro
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(e.ctx, cancel)()
-		keepAlive(clientv3.WithRequireLeader(ctx), client, clientv3.LeaseID(id))
+		e.keepAlive(clientv3.WithRequireLeader(ctx), client, clientv3.LeaseID(id))
 	})
 	return lost, nil
 }
 
 // keepAlive returns when the lease is known to be gone, when nothing was heard
 // of it for its whole time, or when ctx ends. The client's own stream ends too
-// early: already when its member has no leader for a moment.
-func keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
+// early: already when its member has no leader for a moment. And it outlives its
+// member's being left: then each renewal is a call of its own.
+func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
 	const pause = 200 * time.Millisecond
 	expiry := time.Now().Add(callTimeout)
 	for {
@@ -183,13 +221,19 @@ func keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID
 			return
 		case err == nil:
 			expiry = renewed.Add(time.Duration(resp.TTL) * time.Second)
-			expiry = stream(ctx, client, id, expiry)
+			if !e.shuns(client) {
+				expiry = e.stream(ctx, client, id, expiry)
+			}
 		}
 		if time.Now().After(expiry) {
 			return
 		}
+		wait := pause
+		if err == nil && e.shuns(client) {
+			wait = time.Until(expiry) / 3
+		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -203,8 +247,11 @@ func renew(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, ex
 	return client.KeepAliveOnce(ctx, id)
 }
 
-// stream keeps a lease alive while the client can, and returns when it expires.
-func stream(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) time.Time {
+// stream keeps a lease alive while the client can, and does not leave a member,
+// and returns when it expires.
+func (e *Etcd) stream(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) time.Time {
+	ctx, cancel := e.untilTurn(ctx)
+	defer cancel()
 	answers, err := client.KeepAlive(ctx, id)
 	if err != nil {
 		return expiry

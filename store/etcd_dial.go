@@ -24,6 +24,9 @@ import (
 const (
 	// callTimeout bounds each call: a user hears within 5 s that etcd is away.
 	callTimeout = 4 * time.Second
+	// patience is how long one member is waited for by what only reads, where
+	// there are others to ask.
+	patience = time.Second
 	// dialTimeout bounds what clientv3 does on its own: authenticate.
 	dialTimeout = 3 * time.Second
 

@@ -79,6 +79,7 @@ func (e *Etcd) fault(what string, err error) error {
 	case is(context.Canceled):
 		return overspan.Errorf(overspan.ErrUnavailable, "%s: %w", what, err)
 	case is(context.DeadlineExceeded):
+		e.doubt()
 		return unreachable(e.endpoints, e.cause(), err)
 	}
 	return unreachable(e.endpoints, plain(err), err)

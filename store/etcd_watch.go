@@ -60,7 +60,9 @@ func (e *Etcd) watch(ctx context.Context, r KeyRange, after int64, send func(Bat
 		opts = append(opts, clientv3.WithRange(r.End))
 	}
 	defer e.hold(r.Key)()
-	for resp := range client.Watch(line(ctx, r.Key), r.Key, opts...) {
+	stream, cancel := e.untilTurn(ctx)
+	defer cancel()
+	for resp := range client.Watch(line(stream, r.Key), r.Key, opts...) {
 		if err := resp.Err(); err != nil {
 			return e.fault(what, err)
 		}

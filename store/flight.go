@@ -21,8 +21,10 @@ const (
 	maxGroup = 60
 
 	// flightTimeout is when an unanswered flight counts as one of unknown
-	// outcome.
-	flightTimeout = 3 * time.Second
+	// outcome. The question that settles it, and the next flight, go to other
+	// members of etcd, if there are any: so a request outlives even two flights
+	// to one that hangs, which gRPC finds out only after 13 s.
+	flightTimeout = time.Second
 
 	// firstPause is how long it takes until a second attempt; later ones wait
 	// longer, up to a second.
