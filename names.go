@@ -76,6 +76,29 @@ func CheckName(what, name string) error {
 // IsID reports whether s is a whole id of ours.
 func IsID(s string) bool { return idSyntax.MatchString(s) }
 
+// DefaultNetwork is the name of the bridge network that every node has: what is
+// run without the name of a network is plugged in there.
+const DefaultNetwork = "bridge"
+
+// DefaultNetworkID returns the id of a node's default network, which is so known
+// before its record is written. It is another one once the node was removed from
+// the cluster and its networks with it.
+func DefaultNetworkID(node NodeID, registration int64) NetworkID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "overspan default network of node %s, registered at %d", node, registration))
+	return NetworkID(hex.EncodeToString(sum[:]))
+}
+
+// IsPredefined reports whether a name is that of a network that no user makes.
+func IsPredefined(name string) bool {
+	return name == string(DriverHost) || name == string(DriverNone) || name == DefaultNetwork
+}
+
+// Refers reports whether ref names an object that is not among records: by its
+// name, its id, or at least as much of that as tables show.
+func Refers[ID ~string](ref, name string, id ID) bool {
+	return ref == name || len(ref) >= len(ShortID(id)) && strings.HasPrefix(string(id), ref)
+}
+
 // Match finds the one object that ref names: by its whole name, or by any
 // unique prefix of its id. A whole name wins over a prefix of an id.
 func Match[ID ~string](what, ref string, names map[ID]string) (ID, error) {

@@ -135,6 +135,9 @@ type Network struct {
 // On reports whether a node may know a network: a global one, or one of its own.
 func (n *Network) On(node NodeID) bool { return n.Node == "" || n.Node == node }
 
+// IsDefault reports whether a network is its node's default network.
+func (n *Network) IsDefault() bool { return n.Node != "" && n.Name == DefaultNetwork }
+
 // A Subnet is the addresses of one family in a network.
 type Subnet struct {
 	Prefix  netip.Prefix

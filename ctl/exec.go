@@ -68,15 +68,25 @@ func become(sb sandboxItem, hostname string, command []string) error {
 	if err := enter(sb, hostname); err != nil {
 		return fmt.Errorf("enter sandbox %s: %w", sb.Name, err)
 	}
-	path, err := exec.LookPath(command[0])
+	path, err := lookUp(command[0])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-			return exitCode(exitNoCommand)
-		}
-		return exitCode(exitCannotRun)
+		return err
 	}
 	err = unix.Exec(path, command, os.Environ())
 	fmt.Fprintf(os.Stderr, "Error: run %s: %v\n", path, err)
 	return exitCode(exitCannotRun)
+}
+
+// lookUp finds a command's program as a shell does; what is wrong with it was
+// said when the error is returned.
+func lookUp(command string) (string, error) {
+	path, err := exec.LookPath(command)
+	if err == nil {
+		return path, nil
+	}
+	fmt.Fprintf(os.Stderr, "Error: %v\n", err)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return "", exitCode(exitNoCommand)
+	}
+	return "", exitCode(exitCannotRun)
 }

@@ -31,14 +31,17 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run a command in a new sandbox that is removed when it ends",
 		Long: "Run makes a sandbox, connects it, and runs a command in it, with a hostname,\n" +
 			"/etc/hosts, /etc/resolv.conf and /sys of its own. Signals are passed on; the\n" +
-			"exit code is the command's. It needs root.",
-		Example:           "  ctl run --network demo --name web1 -- python3 -m http.server",
+			"exit code is the command's. It needs root.\n\n" +
+			"NETWORK is a network's name or id, or, alone, none (only a loopback), host (what\n" +
+			"this host has) or container:SANDBOX (what that sandbox has).",
+		Example: "  ctl run --network demo --name web1 -- python3 -m http.server\n" +
+			"  ctl run --network container:web1 -- ss -tln",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
-	f.StringArrayVar(&req.networks, "network", nil, "network to connect to; may be repeated")
+	f.StringArrayVar(&req.networks, "network", nil, "network to connect to; may be repeated (default: bridge)")
 	f.StringVar(&req.name, "name", "", "name of the sandbox and its endpoints (default: drawn)")
 	f.StringVar(&req.ip, "ip", "", "IPv4 address, with one network")
 	f.StringVar(&req.ip6, "ip6", "", "IPv6 address, with one network")
@@ -47,28 +50,48 @@ func (a *app) runCommand() *cobra.Command {
 		return a.completeNetworks(manyArgs)(cmd, req.networks, prefix)
 	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if (req.ip != "" || req.ip6 != "") && len(req.networks) != 1 {
-			return usagef("--ip and --ip6 want exactly one --network")
-		}
 		req.command = args
-		return a.runInSandbox(cmd.Context(), req)
+		mode, err := req.mode()
+		if err != nil {
+			return err
+		}
+		return a.runIn(cmd.Context(), mode, req)
 	}
 	return cmd
 }
 
-// runInSandbox runs a command in a sandbox of its own and removes the sandbox,
-// whatever happens.
-func (a *app) runInSandbox(ctx context.Context, req runRequest) (err error) {
+// runIn runs a command where it belongs.
+func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 	// Signals are for the command. Those that come before it runs end the
 	// preparations by way of ctx, or wait for it.
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 
+	if mode.host {
+		path, err := lookUp(req.command[0])
+		if err != nil {
+			return err
+		}
+		return supervise(onTerminal(exec.Command(path, req.command[1:]...)), signals)
+	}
 	sandboxes, err := a.sandboxes()
 	if err != nil {
 		return err
 	}
+	if mode.shared != "" {
+		resp, err := sandboxes.GetSandbox(ctx, &overspanv1.GetSandboxRequest{Sandbox: mode.shared})
+		if err != nil {
+			return err
+		}
+		return supervise(a.execCommandLine(resp.GetSandbox().GetSandbox(), req), signals)
+	}
+	return a.runInSandbox(ctx, sandboxes, mode.networks, req, signals)
+}
+
+// runInSandbox runs a command in a sandbox of its own and removes the sandbox,
+// whatever happens.
+func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServiceClient, networks []string, req runRequest, signals <-chan os.Signal) (err error) {
 	// Not to be interrupted: what was made must be known, to be removed.
 	lasting := context.WithoutCancel(ctx)
 	created, err := sandboxes.CreateSandbox(lasting, &overspanv1.CreateSandboxRequest{Name: req.name})
@@ -86,7 +109,7 @@ func (a *app) runInSandbox(ctx context.Context, req runRequest) (err error) {
 			err = exitCode(exitFailure)
 		}
 	}()
-	for _, network := range req.networks {
+	for _, network := range networks {
 		_, err := a.connect(ctx, &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6})
 		if err != nil {
 			return err
@@ -112,6 +135,11 @@ func (a *app) execCommandLine(sb *overspanv1.Sandbox, req runRequest) *exec.Cmd 
 	args = append(args, sb.GetId(), "--")
 	cmd := exec.Command("/proc/self/exe", append(args, req.command...)...)
 	cmd.Args[0] = os.Args[0]
+	return onTerminal(cmd)
+}
+
+// onTerminal gives a command what ctl itself reads and writes.
+func onTerminal(cmd *exec.Cmd) *exec.Cmd {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd
 }

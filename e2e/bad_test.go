@@ -67,7 +67,17 @@ var badInputs = []badInput{
 	{name: "unknown command", args: "network paint demo", say: "paint", code: 2},
 
 	{name: "remove what is not there", args: "network rm nowhere", say: "network nowhere not found"},
-	{name: "remove what is predefined", args: "network rm host", say: "host … predefined"},
+	{name: "remove what is predefined", args: "network rm host", say: "host is a pre-defined network and cannot be removed"},
+	{name: "remove the default network", args: "network rm bridge", say: "bridge is a pre-defined network and cannot be removed"},
+	{name: "name of the default network", args: "network create bridge", say: "network with name bridge already exists"},
+	{name: "default network as an overlay", args: "network create -d overlay bridge", say: "network with name bridge already exists"},
+	{name: "connect to what holds nothing", args: "network connect none free", say: "none … predefined"},
+	{name: "connect nothing to the default network", args: "network connect bridge nothing", say: "target nothing not found"},
+	{name: "none and another network", args: "run --network none --network demo true", say: "conflicting options", code: 2},
+	{name: "host and another network", args: "run --network demo --network host true", say: "conflicting options", code: 2},
+	{name: "address without a network", args: "run --network none --ip 10.70.0.9 true", say: "user specified IP address", code: 2},
+	{name: "no container's network", args: "run --network container: true", say: "container:", code: 2},
+	{name: "container that is not there", args: "run --network container:nowhere true", say: "nowhere"},
 	{name: "remove what is in use", args: "network rm demo", say: "demo … web1 … web2"},
 	{name: "inspect what is not there", args: "network inspect nowhere", say: "network nowhere not found", code: prints},
 

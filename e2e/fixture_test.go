@@ -292,7 +292,7 @@ func networks(ctx context.Context, n *lab.Node) ([]listed, error) {
 		if len(f) != 4 {
 			return nil, fmt.Errorf("network ls prints %q", line)
 		}
-		if f[2] != "host" && f[2] != "none" && f[2] != "null" {
+		if f[1] != "host" && f[1] != "none" && f[1] != "bridge" {
 			all = append(all, listed{f[0], f[1], f[2], f[3]})
 		}
 	}
@@ -350,6 +350,15 @@ func (c *cluster) clean(ctx context.Context) error {
 		return err
 	}
 	delete(left, lab.Prefix+"subnets/version")
+	defaults, err := c.defaultNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(left, func(key, value string) bool {
+		return slices.ContainsFunc(defaults, func(id string) bool {
+			return !strings.HasPrefix(key, lab.Prefix+"net/") && (strings.Contains(key, id) || strings.Contains(value, id))
+		})
+	})
 	if len(left) > 0 {
 		return fmt.Errorf("etcd holds %v", slices.Sorted(maps.Keys(left)))
 	}
@@ -397,6 +406,9 @@ func (c *cluster) finish(ctx context.Context) error {
 		if err := removeNetworks(ctx, n); err != nil {
 			return err
 		}
+	}
+	if err := c.emptyDefaults(ctx); err != nil {
+		return err
 	}
 	if err := lab.Eventually(ctx, settleWithin, c.clean); err != nil {
 		return err

@@ -52,6 +52,9 @@ func (s *networkService) ListNetworks(ctx context.Context, req *overspanv1.ListN
 		return nil, err
 	}
 	all := predefined()
+	if n := v.defaultNetwork(); n != nil {
+		all = append(all, n)
+	}
 	for _, n := range v.networks() {
 		all = append(all, overspanv1.NetworkRecord(*n))
 	}
@@ -74,6 +77,9 @@ func (s *networkService) GetNetwork(ctx context.Context, req *overspanv1.GetNetw
 		return nil, err
 	}
 	n, err := v.network(req.GetNetwork())
+	if unused := v.defaultNetwork(); errors.Is(err, overspan.ErrNotFound) && unused != nil && overspan.Refers(req.GetNetwork(), unused.GetName(), unused.GetId()) {
+		return &overspanv1.GetNetworkResponse{Network: unused, Predefined: true, Stale: v.stale}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +123,7 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 	}
 	resp := &overspanv1.PruneNetworksResponse{}
 	for _, n := range v.networks() {
-		if !wanted(overspanv1.NetworkRecord(*n)) {
+		if n.IsDefault() || !wanted(overspanv1.NetworkRecord(*n)) {
 			continue
 		}
 		removed, err := s.removeUnused(ctx, v, n)

@@ -46,7 +46,7 @@ func TestListNetworks(t *testing.T) {
 	foreign(d, overspan.Network{ID: overspan.NetworkID(id("02")), Name: "theirs", Driver: overspan.DriverBridge, Node: apitest.Other}, nil)
 	foreign(d, overspan.Network{ID: overspan.NetworkID(id("03")), Name: "all", Driver: overspan.DriverOverlay}, nil)
 	foreign(d, overspan.Network{ID: overspan.NetworkID(id("04")), Name: "old", Driver: overspan.DriverOverlay, Deleting: true}, nil)
-	if diff := cmp.Diff([]string{"all", "host", "mine", "none"}, c.names(t, nil)); diff != "" {
+	if diff := cmp.Diff([]string{"all", "bridge", "host", "mine", "none"}, c.names(t, nil)); diff != "" {
 		t.Errorf("networks (-want +got):\n%s", diff)
 	}
 	for _, ref := range []string{"theirs", "old", id("02"), id("04"), "0202"} {
@@ -92,6 +92,35 @@ func TestNetworkReferences(t *testing.T) {
 	}
 }
 
+// TestDefaultNetwork: it is shown, under the id that it will have, before its
+// record is written; then the record is.
+func TestDefaultNetwork(t *testing.T) {
+	d, c := start(t)
+	unused := must[*overspanv1.GetNetworkResponse](t)(c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: "bridge"}))
+	n := unused.GetNetwork()
+	if !unused.GetPredefined() || n.GetDriver() != "bridge" || n.GetNode() != string(apitest.Self) || n.GetIpv4() != nil {
+		t.Errorf("before it is used: %v", unused)
+	}
+	if got, err := c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: n.GetId()[:12]}); err != nil || got.GetNetwork().GetId() != n.GetId() {
+		t.Errorf("by its id: %v, %v", got, err)
+	}
+	must[*overspanv1.CreateSandboxResponse](t)(c.sandboxes.CreateSandbox(t.Context(), &overspanv1.CreateSandboxRequest{Name: "web1"}))
+	must[*overspanv1.ConnectResponse](t)(c.networks.Connect(t.Context(), &overspanv1.ConnectRequest{Network: "bridge", Target: "web1"}))
+	used := must[*overspanv1.GetNetworkResponse](t)(c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: "bridge"}))
+	if used.GetNetwork().GetId() != n.GetId() || used.GetNetwork().GetIpv4() == nil || len(used.GetEndpoints()) != 1 {
+		t.Errorf("once it is used: %v", used)
+	}
+	for filter, want := range map[string][]string{"builtin": {"bridge", "host", "none"}, "custom": nil} {
+		if diff := cmp.Diff(want, c.names(t, filters(map[string][]string{"type": {filter}}))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", filter, diff)
+		}
+	}
+	foreign(d, overspan.Network{ID: overspan.NetworkID(id("02")), Name: overspan.DefaultNetwork, Driver: overspan.DriverBridge, Node: apitest.Other}, nil)
+	if diff := cmp.Diff([]string{"bridge", "host", "none"}, c.names(t, nil)); diff != "" {
+		t.Errorf("beside another node's (-want +got):\n%s", diff)
+	}
+}
+
 func TestFilterNetworks(t *testing.T) {
 	d, c := start(t)
 	foreign(d, overspan.Network{ID: overspan.NetworkID(id("01")), Name: "web", Driver: overspan.DriverOverlay, Labels: map[string]string{"env": "prod", "team": "a"}}, nil)
@@ -102,21 +131,21 @@ func TestFilterNetworks(t *testing.T) {
 		filters map[string][]string
 		want    []string
 	}{
-		{"none", nil, []string{"br", "host", "none", "web", "web-test"}},
+		{"none", nil, []string{"br", "bridge", "host", "none", "web", "web-test"}},
 		{"part of the name", map[string][]string{"name": {"web"}}, []string{"web", "web-test"}},
 		{"exactly the name", map[string][]string{"name": {"^web$"}}, []string{"web"}},
-		{"either name", map[string][]string{"name": {"test", "br"}}, []string{"br", "web-test"}},
+		{"either name", map[string][]string{"name": {"test", "br"}}, []string{"br", "bridge", "web-test"}},
 		{"id", map[string][]string{"id": {"0202"}}, []string{"web-test"}},
 		{"driver", map[string][]string{"driver": {"overlay"}}, []string{"web", "web-test"}},
 		{"driver of none", map[string][]string{"driver": {"null", "host"}}, []string{"host", "none"}},
-		{"scope", map[string][]string{"scope": {"local"}}, []string{"br", "host", "none"}},
-		{"builtin", map[string][]string{"type": {"builtin"}}, []string{"host", "none"}},
+		{"scope", map[string][]string{"scope": {"local"}}, []string{"br", "bridge", "host", "none"}},
+		{"builtin", map[string][]string{"type": {"builtin"}}, []string{"bridge", "host", "none"}},
 		{"custom", map[string][]string{"type": {"custom"}}, []string{"br", "web", "web-test"}},
 		{"label", map[string][]string{"label": {"env"}}, []string{"web", "web-test"}},
 		{"label with value", map[string][]string{"label": {"env=prod"}}, []string{"web"}},
 		{"both labels", map[string][]string{"label": {"env=prod", "team=b"}}, nil},
 		{"two keys", map[string][]string{"name": {"web"}, "label": {"env=test"}}, []string{"web-test"}},
-		{"a key without values", map[string][]string{"name": {}}, []string{"br", "host", "none", "web", "web-test"}},
+		{"a key without values", map[string][]string{"name": {}}, []string{"br", "bridge", "host", "none", "web", "web-test"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, c.names(t, filters(tt.filters))); diff != "" {
@@ -194,6 +223,7 @@ func TestGetNetwork(t *testing.T) {
 func TestPruneNetworks(t *testing.T) {
 	d, c := start(t)
 	c.plug(t, "used", "web1")
+	foreign(d, overspan.Network{ID: overspan.NetworkID(id("01")), Name: overspan.DefaultNetwork, Driver: overspan.DriverBridge, Node: apitest.Self, Labels: map[string]string{"name": "empty"}}, nil)
 	for _, name := range []string{"empty", "kept"} {
 		must[*overspanv1.CreateNetworkResponse](t)(c.networks.CreateNetwork(t.Context(), &overspanv1.CreateNetworkRequest{
 			Name: name, Driver: "overlay", Labels: map[string]string{"name": name},
@@ -205,7 +235,7 @@ func TestPruneNetworks(t *testing.T) {
 	if diff := cmp.Diff([]string{"empty"}, resp.GetNames()); diff != "" {
 		t.Errorf("pruned (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"host", "kept", "none", "used"}, c.names(t, nil)); diff != "" {
+	if diff := cmp.Diff([]string{"bridge", "host", "kept", "none", "used"}, c.names(t, nil)); diff != "" {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
 	d.LoseEtcd("connection refused")

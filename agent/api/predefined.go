@@ -3,7 +3,6 @@ package api
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"strings"
 
 	"github.com/overspan/overspan"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
@@ -28,16 +27,37 @@ func predefinedID(d overspan.Driver) string {
 }
 
 func isPredefined(n *overspanv1.Network) bool {
-	return n.GetDriver() == string(overspan.DriverHost) || n.GetDriver() == driverNull
+	return n.GetDriver() == string(overspan.DriverHost) || n.GetDriver() == driverNull ||
+		n.GetNode() != "" && n.GetName() == overspan.DefaultNetwork
 }
 
-// findPredefined finds a predefined network by its name, its id, or as much of
-// it as tables show; nil if ref names none.
+// findPredefined finds host or none by its name, its id, or as much of it as
+// tables show; nil if ref names neither.
 func findPredefined(ref string) *overspanv1.Network {
 	for _, n := range predefined() {
-		if ref == n.GetName() || len(ref) >= len(overspan.ShortID(n.GetId())) && strings.HasPrefix(n.GetId(), ref) {
+		if overspan.Refers(ref, n.GetName(), n.GetId()) {
 			return n
 		}
 	}
 	return nil
+}
+
+// defaultNetwork returns this node's default network as it is shown until its
+// record is written; nil once it is.
+func (v *view) defaultNetwork() *overspanv1.Network {
+	for _, n := range v.Networks {
+		if v.visible(n) && n.Name == overspan.DefaultNetwork {
+			return nil
+		}
+	}
+	var registration int64
+	if self := v.Nodes[v.self]; self != nil {
+		registration = self.CreateRevision
+	}
+	return &overspanv1.Network{
+		Id:     string(overspan.DefaultNetworkID(v.self, registration)),
+		Name:   overspan.DefaultNetwork,
+		Driver: string(overspan.DriverBridge),
+		Node:   string(v.self),
+	}
 }

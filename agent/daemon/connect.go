@@ -72,10 +72,6 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 	if err := d.refuseFrozen(); err != nil {
 		return ConnectResult{}, err
 	}
-	n, err := d.network(ctx, req.Network)
-	if err != nil {
-		return ConnectResult{}, err
-	}
 	want, err := parseConnect(req)
 	if err != nil {
 		return ConnectResult{}, err
@@ -85,7 +81,11 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		return ConnectResult{}, err
 	}
 	defer unlock()
-	res, err := d.plug(ctx, n, sb, want, req.Wait)
+	var res ConnectResult
+	n, err := d.usable(ctx, req.Network)
+	if err == nil {
+		res, err = d.plug(ctx, n, sb, want, req.Wait)
+	}
 	if err != nil {
 		d.forgetIfUnused(sb)
 	}

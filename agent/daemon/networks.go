@@ -36,6 +36,9 @@ type CreateRequest struct {
 func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspan.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
+	if overspan.IsPredefined(req.Name) {
+		return nil, overspan.Errorf(overspan.ErrExists, "network with name %s already exists: it is predefined", req.Name)
+	}
 	draft, addresses, err := draft(req, d.Self())
 	if err != nil {
 		return nil, err
@@ -47,6 +50,11 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
+	return d.create(ctx, session, draft, addresses)
+}
+
+// create completes a drafted network and writes it.
+func (d *Daemon) create(ctx context.Context, session *store.Session, draft overspan.Network, addresses ipam.Plan) (*overspan.Network, error) {
 	snapshot, err := d.clusterSnapshot(ctx, session.Registration())
 	if err != nil {
 		return nil, err
@@ -98,9 +106,6 @@ func draft(req CreateRequest, self overspan.NodeID) (overspan.Network, ipam.Plan
 	addresses, err := ipam.ParseSpec(req.Spec)
 	if err != nil {
 		return overspan.Network{}, ipam.Plan{}, err
-	}
-	if req.Name == string(overspan.DriverHost) || req.Name == string(overspan.DriverNone) {
-		return overspan.Network{}, ipam.Plan{}, overspan.Errorf(overspan.ErrExists, "network with name %s already exists: it is predefined", req.Name)
 	}
 	if _, err := bridge.ParseOptions(addresses.Driver, req.Options); err != nil {
 		return overspan.Network{}, ipam.Plan{}, err
@@ -238,9 +243,15 @@ func chooseMTU(n overspan.Network, named int, nodes map[overspan.NodeID]*overspa
 func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.NetworkID, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
+	if overspan.IsPredefined(ref) {
+		return "", errPredefined(ref)
+	}
 	n, err := d.network(ctx, ref)
 	if err != nil {
 		return "", err
+	}
+	if n.IsDefault() {
+		return "", errPredefined(n.Name)
 	}
 	session, err := d.registrar.session()
 	if err != nil {
@@ -320,7 +331,7 @@ func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overs
 		return nil, errNoSnapshot
 	}
 	if ref == string(overspan.DriverHost) || ref == string(overspan.DriverNone) {
-		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined and holds nothing: it cannot be connected, disconnected or removed", ref)
+		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined and holds nothing: it cannot be connected or disconnected", ref)
 	}
 	names := map[overspan.NetworkID]string{}
 	for id, n := range s.Networks {

@@ -94,6 +94,9 @@ func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkI
 	if err := d.reachable(); err != nil {
 		return "", err
 	}
+	if overspan.IsPredefined(ref) {
+		return "", overspan.Errorf(overspan.ErrDenied, "%s is a pre-defined network and cannot be removed", ref)
+	}
 	n, err := d.network(ref)
 	if err != nil {
 		return "", err
@@ -121,11 +124,14 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 	if err := d.reachable(); err != nil {
 		return daemon.ConnectResult{}, err
 	}
-	n, err := d.network(r.Network)
+	sb, err := d.sandbox(r.Target)
 	if err != nil {
 		return daemon.ConnectResult{}, err
 	}
-	sb, err := d.sandbox(r.Target)
+	if r.Network == overspan.DefaultNetwork {
+		d.needDefault()
+	}
+	n, err := d.network(r.Network)
 	if err != nil {
 		return daemon.ConnectResult{}, err
 	}
@@ -160,6 +166,20 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 		result.Unconfirmed = []string{"h2"}
 	}
 	return result, nil
+}
+
+// needDefault makes the default network where it is not there yet. The caller
+// holds mu.
+func (d *Daemon) needDefault() {
+	id := overspan.DefaultNetworkID(Self, d.snapshot.Nodes[Self].CreateRevision)
+	if d.snapshot.Networks[id] != nil {
+		return
+	}
+	n := &overspan.Network{
+		ID: id, Name: overspan.DefaultNetwork, Driver: overspan.DriverBridge, Node: Self,
+		IPv4: automatic("172.16.0.0/24"), MTU: 1500, Created: Created,
+	}
+	d.change(func(s *overspan.Snapshot) { s.Networks[id], s.Segments[id] = n, &overspan.Segment{} })
 }
 
 // choose takes the wanted slot, else the lowest free one.
