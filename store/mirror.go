@@ -215,6 +215,21 @@ func (m *Mirror) Segment(ctx context.Context, n overspan.NetworkID) (*overspan.S
 	return newPart(m.keys, l.KVs, nil).segment(l.Revision), nil
 }
 
+// InUse reports whether a network that need not be followed has endpoints,
+// without reading any of them.
+func (m *Mirror) InUse(ctx context.Context, n overspan.NetworkID) (bool, error) {
+	history, before := m.frontier()
+	res, err := m.kv.Txn(ctx, Txn{
+		If: []Cmp{Absent(m.keys.Endpoints(n))},
+		// A transaction that reads nothing may be answered by a member that is behind.
+		Then: []Op{Get(Key(m.keys.Network(n)))},
+	})
+	if err != nil {
+		return false, err
+	}
+	return !res.OK, m.weigh("look for endpoints of network "+overspan.ShortID(n), history, before, res.ClusterID, res.Revision)
+}
+
 // Stale reports why snapshots may be behind etcd, and since when; a nil error
 // if they are not. Sooner or later they are fresh again unless Doubt says
 // otherwise.
@@ -231,25 +246,38 @@ func (m *Mirror) LostEvents() int64 {
 	return m.lost
 }
 
-// list reads a range at the newest revision, and holds the answer against what
-// was seen before the question: a linearizable read never goes back.
+// list reads a range at the newest revision.
 func (m *Mirror) list(ctx context.Context, r KeyRange) (Listing, error) {
-	m.mu.Lock()
-	history, before := m.history, m.health.revision
-	m.mu.Unlock()
+	history, before := m.frontier()
 	l, err := m.kv.List(ctx, r, 0)
 	if err != nil {
 		return Listing{}, err
 	}
+	if err := m.weigh("list "+r.Key, history, before, l.ClusterID, l.Revision); err != nil {
+		return Listing{}, err
+	}
+	return l, nil
+}
+
+// frontier returns which history is followed and how far, before a question.
+func (m *Mirror) frontier() (history int, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.history == history && !m.health.trust(l.ClusterID, l.Revision, before) {
+	return m.history, m.health.revision
+}
+
+// weigh holds an answer against what was seen before the question: a
+// linearizable read never goes back.
+func (m *Mirror) weigh(what string, history int, before int64, clusterID uint64, revision int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.history == history && !m.health.trust(clusterID, revision, before) {
 		m.wakeWaiters()
 	}
 	if err := m.follows(history); err != nil {
-		return Listing{}, overspan.Errorf(overspan.ErrUnavailable, "list %s: %w", r.Key, err)
+		return overspan.Errorf(overspan.ErrUnavailable, "%s: %w", what, err)
 	}
-	return l, nil
+	return nil
 }
 
 // wakeWaiters has every WaitRevision look again; mu is held.

@@ -124,6 +124,12 @@ func testMirrorSegments(t *testing.T, w scribe) {
 	if diff := cmp.Diff(w.expected(t, rev, 1).Segments[netID(1)], once, snapshotOptions()...); diff != "" {
 		t.Errorf("segment listed once (-want +got):\n%s", diff)
 	}
+	w.write(t, w.network(3, 1), w.block(3, 1, overspan.Range{First: 0, Size: 8}))
+	for n, want := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
+		if got, err := m.InUse(testContext(t), netID(n)); got != want || err != nil {
+			t.Errorf("network %d in use: %t, %v; want %t", n, got, err, want)
+		}
+	}
 }
 
 func testMirrorSync(t *testing.T, w scribe) {
