@@ -112,6 +112,7 @@ func (n netnsOf) del(sandbox string) error {
 //	agent drift OP...       verify finds these
 //	agent lose NAME WHY     an endpoint loses its slot
 //	agent place NETWORK NAME        h3, which is away, has an endpoint there
+//	agent unfollow NETWORK  the snapshot does not show what is in it
 //	agent half-remove NODE  a removal of the node is half done
 //	agent event TYPE ACTION NAME    something happens; waits for a subscriber
 //	agent unheard           waits until no subscriber is left
@@ -133,11 +134,14 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 		d.Lose(args[0], args[1])
 	case "place":
 		ts.Check(d.Place(args[0], args[1], apitest.Away))
+	case "unfollow":
+		ts.Check(d.Unfollow(args[0]))
 	case "half-remove":
 		ts.Check(d.HalfRemove(args[0]))
 	case "event":
 		e := daemon.Event{Time: apitest.Created, Type: args[0], Action: args[1], Name: args[2], Attributes: map[string]string{"cause": "test"}}
-		eventually(ts, "a subscriber", func() bool { return d.Publish(e) > 0 })
+		eventually(ts, "a subscriber", func() bool { return d.Subscribers() > 0 })
+		d.Publish(e)
 	case "unheard":
 		eventually(ts, "the subscribers to go", func() bool { return d.Subscribers() == 0 })
 	case "trouble":

@@ -44,6 +44,10 @@ type Cluster interface {
 	// Segment returns the interior of a network, also of one that this node
 	// does not follow.
 	Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error)
+
+	// InUse reports whether a network has endpoints, also one that this node
+	// does not follow. That costs less than to read them.
+	InUse(ctx context.Context, id overspan.NetworkID) (bool, error)
 }
 
 // Nodes changes what the cluster says of nodes. References are names, ids or
@@ -99,7 +103,8 @@ type System interface {
 	// the kernel, and the revision that the plan was made from.
 	Verify(ctx context.Context) (revision int64, drift []string, err error)
 
-	// Subscribe returns what happens from now on; the channel closes when ctx
-	// ends. A reader that lags far behind misses events.
-	Subscribe(ctx context.Context) <-chan daemon.Event
+	// Subscribe returns the events of a span of time: what is kept of the past
+	// first. The channel closes when ctx ends or the span is over. Where events
+	// are missed, one of daemon.TypeEvents says so.
+	Subscribe(ctx context.Context, span daemon.Span) <-chan daemon.Event
 }

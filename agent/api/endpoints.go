@@ -16,15 +16,19 @@ type endpointService struct {
 }
 
 func (s *endpointService) ListEndpoints(ctx context.Context, req *overspanv1.ListEndpointsRequest) (*overspanv1.ListEndpointsResponse, error) {
-	v, found, err := s.endpoints(ctx, req.GetNetwork())
+	wanted, err := endpointKeys().parse(req.GetFilters())
 	if err != nil {
 		return nil, err
 	}
-	return &overspanv1.ListEndpointsResponse{Endpoints: found, Stale: v.stale}, nil
+	v, found, err := s.endpoints(ctx, req.GetNetwork(), req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
+	return &overspanv1.ListEndpointsResponse{Endpoints: selected(found, wanted), Stale: v.stale}, nil
 }
 
 func (s *endpointService) GetEndpoint(ctx context.Context, req *overspanv1.GetEndpointRequest) (*overspanv1.GetEndpointResponse, error) {
-	v, found, err := s.endpoints(ctx, req.GetNetwork())
+	v, found, err := s.endpoints(ctx, req.GetNetwork(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -37,13 +41,13 @@ func (s *endpointService) GetEndpoint(ctx context.Context, req *overspanv1.GetEn
 
 // endpoints returns those of one network, or of every network that this node
 // follows, and those that networks which are gone have left behind here.
-func (s *endpointService) endpoints(ctx context.Context, network string) (*view, []*overspanv1.EndpointView, error) {
+func (s *endpointService) endpoints(ctx context.Context, network string, filters map[string]*overspanv1.FilterValues) (*view, []*overspanv1.EndpointView, error) {
 	v, err := s.fresh(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	out := v.leftBehind(network)
-	interiors, err := v.followed(ctx, network)
+	interiors, err := v.interiors(ctx, network, filters)
 	if len(out) > 0 && errors.Is(err, overspan.ErrNotFound) {
 		interiors, err = nil, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/daemon"
@@ -43,7 +44,7 @@ func (s *networkService) CreateNetwork(ctx context.Context, req *overspanv1.Crea
 }
 
 func (s *networkService) ListNetworks(ctx context.Context, req *overspanv1.ListNetworksRequest) (*overspanv1.ListNetworksResponse, error) {
-	wanted, err := parseFilters(req.GetFilters())
+	wanted, err := listKeys().parse(req.GetFilters())
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +60,34 @@ func (s *networkService) ListNetworks(ctx context.Context, req *overspanv1.ListN
 		all = append(all, overspanv1.NetworkRecord(*n))
 	}
 	slices.SortStableFunc(all, func(a, b *overspanv1.Network) int { return cmp.Compare(a.GetName(), b.GetName()) })
-	resp := &overspanv1.ListNetworksResponse{Stale: v.stale}
-	for _, n := range all {
-		if wanted(n) {
-			resp.Networks = append(resp.Networks, n)
+	shown := selected(all, wanted)
+	if alone, asked, err := dangling(req.GetFilters()); err != nil {
+		return nil, err
+	} else if asked {
+		if shown, err = v.dangling(ctx, shown, alone); err != nil {
+			return nil, err
 		}
 	}
-	return resp, nil
+	return &overspanv1.ListNetworksResponse{Networks: shown, Stale: v.stale}, nil
+}
+
+// dangling returns the networks that nothing is plugged into, or the others.
+// Predefined ones never dangle, as docker has it.
+func (v *view) dangling(ctx context.Context, in []*overspanv1.Network, alone bool) ([]*overspanv1.Network, error) {
+	var out []*overspanv1.Network
+	for _, n := range in {
+		used := isPredefined(n)
+		if !used {
+			var err error
+			if used, err = v.inUse(ctx, overspan.NetworkID(n.GetId())); err != nil {
+				return nil, fmt.Errorf("cannot tell whether network %s is in use: %w", n.GetName(), err)
+			}
+		}
+		if used != alone {
+			out = append(out, n)
+		}
+	}
+	return out, nil
 }
 
 func (s *networkService) GetNetwork(ctx context.Context, req *overspanv1.GetNetworkRequest) (*overspanv1.GetNetworkResponse, error) {
@@ -110,7 +132,7 @@ func (s *networkService) RemoveNetwork(ctx context.Context, req *overspanv1.Remo
 // PruneNetworks removes the networks that nothing is plugged into. One that is
 // taken into use or removed meanwhile is left to whoever did so.
 func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.PruneNetworksRequest) (*overspanv1.PruneNetworksResponse, error) {
-	wanted, err := parseFilters(req.GetFilters())
+	wanted, err := pruneKeys(time.Now()).parse(req.GetFilters())
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +145,7 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 	}
 	resp := &overspanv1.PruneNetworksResponse{}
 	for _, n := range v.networks() {
-		if n.IsDefault() || !wanted(overspanv1.NetworkRecord(*n)) {
+		if record := overspanv1.NetworkRecord(*n); isPredefined(record) || !wanted(record) {
 			continue
 		}
 		removed, err := s.removeUnused(ctx, v, n)
@@ -138,8 +160,8 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 }
 
 func (s *networkService) removeUnused(ctx context.Context, v *view, n *overspan.Network) (bool, error) {
-	segment, err := v.segment(ctx, n)
-	if err != nil || segment.Endpoints.Len() > 0 {
+	used, err := v.inUse(ctx, n.ID)
+	if err != nil || used {
 		return false, err
 	}
 	_, err = s.networks.RemoveNetwork(ctx, string(n.ID))

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -153,17 +154,57 @@ func TestFilterNetworks(t *testing.T) {
 			}
 		})
 	}
-	for name, bad := range map[string]map[string][]string{
-		"unknown key":  {"color": {"red"}},
-		"unknown type": {"type": {"odd"}},
-		"bad pattern":  {"name": {"("}},
+	for text, bad := range map[string]map[string][]string{
+		"invalid filter 'color': use dangling, driver, id, label, name, scope, type":  {"color": {"red"}},
+		"invalid filter 'type=odd': use builtin or custom":                            {"type": {"odd"}},
+		"invalid filter 'name=(': error parsing regexp: missing closing ): `(`":       {"name": {"("}},
+		"invalid filter 'dangling=perhaps': use true or false":                        {"dangling": {"perhaps"}},
+		"invalid filter 'label!': use dangling, driver, id, label, name, scope, type": {"label!": {"env"}},
+		"invalid filter 'until': use dangling, driver, id, label, name, scope, type":  {"until": {"1h"}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := c.networks.ListNetworks(t.Context(), &overspanv1.ListNetworksRequest{Filters: filters(bad)})
-			if !errors.Is(err, overspan.ErrInvalid) {
-				t.Errorf("error %v, want one of class invalid", err)
-			}
-		})
+		_, err := c.networks.ListNetworks(t.Context(), &overspanv1.ListNetworksRequest{Filters: filters(bad)})
+		if !errors.Is(err, overspan.ErrInvalid) || err.Error() != text {
+			t.Errorf("error %v, want %s", err, text)
+		}
+	}
+}
+
+// TestDanglingNetworks are those that nothing is plugged into, on any node,
+// whether this one follows them or not.
+func TestDanglingNetworks(t *testing.T) {
+	d, c := start(t)
+	c.plug(t, "used", "web1")
+	c.plug(t, "far", "web2")
+	for _, name := range []string{"empty", "other"} {
+		must[*overspanv1.CreateNetworkResponse](t)(c.networks.CreateNetwork(t.Context(), &overspanv1.CreateNetworkRequest{Name: name, Driver: "overlay"}))
+	}
+	for _, name := range []string{"far", "other"} {
+		if err := d.Unfollow(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		filters map[string][]string
+		want    []string
+	}{
+		{"alone", map[string][]string{"dangling": {"true"}}, []string{"empty", "other"}},
+		{"in docker's other word", map[string][]string{"dangling": {"1"}}, []string{"empty", "other"}},
+		{"left out", map[string][]string{"dangling": {"false"}}, []string{"far", "host", "none", "used"}},
+		{"both", map[string][]string{"dangling": {"true", "false"}}, []string{"empty", "far", "host", "none", "other", "used"}},
+		{"and a name", map[string][]string{"dangling": {"true"}, "name": {"^e"}}, []string{"empty"}},
+	} {
+		if diff := cmp.Diff(tt.want, c.names(t, filters(tt.filters))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+	d.LoseEtcd("connection refused")
+	_, err := c.networks.ListNetworks(t.Context(), &overspanv1.ListNetworksRequest{Filters: filters(map[string][]string{"dangling": {"true"}})})
+	if want := "cannot tell whether network far is in use: etcd is not reachable: connection refused"; !errors.Is(err, overspan.ErrUnavailable) || err.Error() != want {
+		t.Errorf("without etcd: %v, want %s", err, want)
+	}
+	if diff := cmp.Diff([]string{"empty"}, c.names(t, filters(map[string][]string{"dangling": {"true"}, "name": {"empty"}}))); diff != "" {
+		t.Errorf("without etcd, of what is followed (-want +got):\n%s", diff)
 	}
 }
 
@@ -237,6 +278,23 @@ func TestPruneNetworks(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"bridge", "host", "kept", "none", "used"}, c.names(t, nil)); diff != "" {
 		t.Errorf("left (-want +got):\n%s", diff)
+	}
+	for name, tt := range map[string]struct {
+		filters map[string][]string
+		want    []string
+	}{
+		"too young":                     {map[string][]string{"until": {apitest.Created.Format(time.RFC3339)}}, nil},
+		"label not to be":               {map[string][]string{"label!": {"name"}}, nil},
+		"old, and not of another label": {map[string][]string{"until": {apitest.Created.Add(time.Second).Format(time.RFC3339)}, "label!": {"name=empty", "color"}}, []string{"kept"}},
+	} {
+		resp := must[*overspanv1.PruneNetworksResponse](t)(c.networks.PruneNetworks(t.Context(), &overspanv1.PruneNetworksRequest{Filters: filters(tt.filters)}))
+		if diff := cmp.Diff(tt.want, resp.GetNames()); diff != "" {
+			t.Errorf("%s: pruned (-want +got):\n%s", name, diff)
+		}
+	}
+	_, err := c.networks.PruneNetworks(t.Context(), &overspanv1.PruneNetworksRequest{Filters: filters(map[string][]string{"until": {"soon"}})})
+	if !errors.Is(err, overspan.ErrInvalid) || !strings.HasPrefix(err.Error(), `invalid filter 'until=soon': "soon" is no time`) {
+		t.Errorf("prune until soon: %v", err)
 	}
 	d.LoseEtcd("connection refused")
 	if _, err := c.networks.PruneNetworks(t.Context(), &overspanv1.PruneNetworksRequest{}); !errors.Is(err, overspan.ErrUnavailable) {

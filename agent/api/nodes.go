@@ -17,7 +17,11 @@ type nodeService struct {
 	nodes Nodes
 }
 
-func (s *nodeService) ListNodes(ctx context.Context, _ *overspanv1.ListNodesRequest) (*overspanv1.ListNodesResponse, error) {
+func (s *nodeService) ListNodes(ctx context.Context, req *overspanv1.ListNodesRequest) (*overspanv1.ListNodesResponse, error) {
+	wanted, err := nodeKeys().parse(req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
 	v, err := s.fresh(ctx)
 	if err != nil {
 		return nil, err
@@ -26,7 +30,7 @@ func (s *nodeService) ListNodes(ctx context.Context, _ *overspanv1.ListNodesRequ
 	slices.SortStableFunc(views, func(a, b *overspanv1.NodeView) int {
 		return cmp.Or(cmp.Compare(a.GetNode().GetName(), b.GetNode().GetName()), cmp.Compare(a.GetNode().GetId(), b.GetNode().GetId()))
 	})
-	return &overspanv1.ListNodesResponse{Nodes: views, Stale: v.stale}, nil
+	return &overspanv1.ListNodesResponse{Nodes: selected(views, wanted), Stale: v.stale}, nil
 }
 
 // leaving shows the nodes whose removal is under way. While etcd is away they

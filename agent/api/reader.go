@@ -32,8 +32,10 @@ type view struct {
 	attachments map[overspan.EndpointID]overspan.Attachment
 	stale       *overspanv1.Staleness // nil if it is as new as the read
 
-	// fetch reads the interior of a network that is not followed.
+	// fetch reads the interior of a network that is not followed; used says
+	// whether there are endpoints in it.
 	fetch func(context.Context, overspan.NetworkID) (*overspan.Segment, error)
+	used  func(context.Context, overspan.NetworkID) (bool, error)
 }
 
 // fresh returns a view that is as new as the call; if etcd is away, the newest
@@ -58,6 +60,7 @@ func (r *reader) latest() *view {
 		self:        r.cluster.Self(),
 		attachments: map[overspan.EndpointID]overspan.Attachment{},
 		fetch:       r.cluster.Segment,
+		used:        r.cluster.InUse,
 	}
 	if v.Snapshot == nil {
 		v.Snapshot = &overspan.Snapshot{}
@@ -163,9 +166,18 @@ func (v *view) segment(ctx context.Context, n *overspan.Network) (*overspan.Segm
 	return &overspan.Segment{}, nil
 }
 
-// followed returns the visible networks whose interior the snapshot holds, or
-// the one that ref names.
-func (v *view) followed(ctx context.Context, ref string) ([]interior, error) {
+// inUse reports whether anything is plugged into a network.
+func (v *view) inUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
+	if s := v.Segments[id]; s != nil {
+		return s.Endpoints.Len() > 0, nil
+	}
+	return v.used(ctx, id)
+}
+
+// interiors returns the network that ref names. Without one it is those that a
+// filter names, also where this node does not follow them, or else all that the
+// snapshot holds the interior of.
+func (v *view) interiors(ctx context.Context, ref string, filters map[string]*overspanv1.FilterValues) ([]interior, error) {
 	if ref != "" {
 		n, err := v.network(ref)
 		if err != nil {
@@ -174,11 +186,17 @@ func (v *view) followed(ctx context.Context, ref string) ([]interior, error) {
 		s, err := v.segment(ctx, n)
 		return []interior{{n, s}}, err
 	}
+	named := filters["network"].GetValues()
 	var out []interior
 	for _, n := range v.networks() {
-		if s := v.Segments[n.ID]; s != nil {
-			out = append(out, interior{n, s})
+		if len(named) == 0 && v.Segments[n.ID] == nil || len(named) > 0 && !networkNamed(n).isOneOf(named) {
+			continue
 		}
+		s, err := v.segment(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, interior{n, s})
 	}
 	return out, nil
 }

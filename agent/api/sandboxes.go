@@ -22,11 +22,17 @@ func (s *sandboxService) CreateSandbox(ctx context.Context, req *overspanv1.Crea
 }
 
 // ListSandboxes needs no etcd: sandboxes are this node's own.
-func (s *sandboxService) ListSandboxes(context.Context, *overspanv1.ListSandboxesRequest) (*overspanv1.ListSandboxesResponse, error) {
+func (s *sandboxService) ListSandboxes(_ context.Context, req *overspanv1.ListSandboxesRequest) (*overspanv1.ListSandboxesResponse, error) {
+	wanted, err := sandboxKeys().parse(req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
 	v := s.latest()
 	resp := &overspanv1.ListSandboxesResponse{}
 	for _, sb := range s.sandboxes.Sandboxes() {
-		resp.Sandboxes = append(resp.Sandboxes, v.sandboxView(sb))
+		if shown := v.sandboxView(sb); wanted(shown) {
+			resp.Sandboxes = append(resp.Sandboxes, shown)
+		}
 	}
 	return resp, nil
 }

@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/overspan/overspan"
@@ -100,54 +99,23 @@ func etcdMembers(in []daemon.EtcdMember) []*overspanv1.EtcdMember {
 }
 
 func (s *systemService) ListBlocks(ctx context.Context, req *overspanv1.ListBlocksRequest) (*overspanv1.ListBlocksResponse, error) {
+	wanted, err := blockKeys().parse(req.GetFilters())
+	if err != nil {
+		return nil, err
+	}
 	v, err := s.fresh(ctx)
 	if err != nil {
 		return nil, err
 	}
-	interiors, err := v.followed(ctx, req.GetNetwork())
+	interiors, err := v.interiors(ctx, req.GetNetwork(), req.GetFilters())
 	if err != nil {
 		return nil, err
 	}
 	resp := &overspanv1.ListBlocksResponse{Stale: v.stale}
 	for _, i := range interiors {
-		resp.Blocks = append(resp.Blocks, v.blockViews(i)...)
+		resp.Blocks = append(resp.Blocks, selected(v.blockViews(i), wanted)...)
 	}
 	return resp, nil
-}
-
-// Events streams until the caller goes or the agent stops.
-func (s *systemService) Events(_ *overspanv1.EventsRequest, stream grpc.ServerStreamingServer[overspanv1.EventsResponse]) error {
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	events := s.system.Subscribe(ctx)
-	// The headers tell the caller that from now on nothing is missed.
-	if err := stream.SendHeader(nil); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-s.stopping:
-			return overspan.Errorf(overspan.ErrUnavailable, "the agent is stopping")
-		case e, ok := <-events:
-			if !ok {
-				return ctx.Err()
-			}
-			if err := stream.Send(&overspanv1.EventsResponse{Event: eventRecord(e)}); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func eventRecord(e daemon.Event) *overspanv1.Event {
-	return &overspanv1.Event{
-		Time:       timestamp(e.Time),
-		Type:       e.Type,
-		Action:     e.Action,
-		Id:         e.ID,
-		Name:       e.Name,
-		Attributes: e.Attributes,
-	}
 }
 
 func (s *systemService) Version(context.Context, *overspanv1.VersionRequest) (*overspanv1.VersionResponse, error) {

@@ -400,7 +400,7 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	before := h1.kernel.State()
-	events := h1.Subscribe(t.Context())
+	events := h1.Subscribe(t.Context(), Span{})
 	for name, spoil := range map[string]func(*kernel.State){
 		"neighbour deleted": func(s *kernel.State) {
 			delete(s.Neighs, kernel.NeighKey{Dev: overspan.VXLANName(net.ID), IP: far.IPv4})

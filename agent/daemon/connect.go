@@ -365,17 +365,7 @@ func endpointKey(a overspan.Attachment) kernel.EndpointKey {
 	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
 }
 
-func attachmentEvent(action string, a overspan.Attachment) Event {
-	return Event{
-		Type:   "endpoint",
-		Action: action,
-		ID:     string(a.Endpoint.ID),
-		Name:   a.Endpoint.Name,
-		Attributes: map[string]string{
-			"network":   networkNameOf(a),
-			"sandbox":   a.Endpoint.Sandbox,
-			"interface": a.Endpoint.Interface,
-			"addresses": fmt.Sprint(a.Endpoint.Addrs()),
-		},
-	}
+// attachmentEvent tells of an endpoint of this node.
+func (d *Daemon) attachmentEvent(action string, a overspan.Attachment) Event {
+	return endpointEvent(action, a.Endpoint, networkNameOf(a), d.cfg.NodeName)
 }

@@ -78,7 +78,7 @@ type Daemon struct {
 	alloc   *ipam.Allocator
 	rec     *reconciler
 	local   *local
-	events  *bus
+	events  *Events
 	started time.Time
 
 	registrar *registrar
@@ -141,7 +141,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		docker:    newDocker(cfg.DockerSocket),
 		mirror:    store.NewMirror(parts.KV, keys, mirrorConfig(parts, saved)),
 		local:     newLocal(sandboxes, attachments),
-		events:    newBus(),
+		events:    NewEvents(),
 		started:   time.Now(),
 		snapshots: newBeacon(),
 		health:    newHealth(),
@@ -248,7 +248,7 @@ func (d *Daemon) joined() {
 
 // fenced is what the registrar tells of a registration that was lost.
 func (d *Daemon) fenced() {
-	d.events.publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
+	d.events.Publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
 }
 
 // shown returns this node as the newest snapshot shows it; nil if it does not.
@@ -350,8 +350,19 @@ func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.
 	return d.mirror.Segment(ctx, id)
 }
 
-// Subscribe returns the events from now on, until ctx ends.
-func (d *Daemon) Subscribe(ctx context.Context) <-chan Event { return d.events.subscribe(ctx) }
+// InUse reports whether a network, also one that is not followed, has endpoints.
+func (d *Daemon) InUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
+	if s := d.Snapshot(); s != nil && s.Segments[id] != nil {
+		return s.Segments[id].Endpoints.Len() > 0, nil
+	}
+	return d.mirror.InUse(ctx, id)
+}
+
+// Subscribe returns the events of a time span, those that are kept of the past
+// first: see Events.Subscribe.
+func (d *Daemon) Subscribe(ctx context.Context, span Span) <-chan Event {
+	return d.events.Subscribe(ctx, span)
+}
 
 // planInput is what the reconciler plans a scope from; ok is false while
 // nothing is known.

@@ -59,7 +59,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
-	d.events.publish(attachmentEvent("disconnect", a))
+	d.events.Publish(d.attachmentEvent("disconnect", a))
 	defer d.reconsider(a.Endpoint.Network)
 	return !d.releaser.releaseSoon(ctx, a.Endpoint), nil
 }

@@ -80,7 +80,7 @@ func newJammedCluster(t *testing.T) (h1 *testNode, jam *jammedKernel, net *overs
 func TestConflictIsNamedAndHealed(t *testing.T) {
 	h1, jam, net, far := newJammedCluster(t)
 	before := h1.kernel.State()
-	events := h1.Subscribe(t.Context())
+	events := h1.Subscribe(t.Context(), Span{})
 	vxlan, bridge := overspan.VXLANName(net.ID), overspan.BridgeName(net.ID)
 	jam.set("add link " + vxlan)
 	h1.kernel.Mutate(func(s *kernel.State) {
@@ -169,7 +169,7 @@ func TestRepairsAreToldFromChanges(t *testing.T) {
 	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
 	h1.eventually("nothing is left to look at", h1.rec.settled)
-	events := h1.Subscribe(t.Context())
+	events := h1.Subscribe(t.Context(), Span{})
 	everything := kernel.Scope{All: true, Global: true}
 	for range 20 {
 		h1.rec.dirty.mark(everything, causeHint)

@@ -47,9 +47,7 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 		return overspan.Endpoint{}, false, err
 	}
 	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.Snapshot(), e.Node))
-	event := attachmentEvent("evict", overspan.Attachment{Endpoint: e, NetworkName: n.Name})
-	event.Attributes["node"] = nodeName(d.Snapshot(), e.Node)
-	d.events.publish(event)
+	d.events.Publish(endpointEvent("evict", e, n.Name, nodeName(d.Snapshot(), e.Node)))
 	return e, false, d.Sync(ctx)
 }
 
@@ -128,9 +126,9 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	if sb, ok := d.local.sandbox(a.Sandbox); ok {
 		d.forgetIfUnused(sb)
 	}
-	event := attachmentEvent("evict", a)
+	event := d.attachmentEvent("evict", a)
 	event.Attributes["by"] = v.By
-	d.events.publish(event)
+	d.events.Publish(event)
 	d.evicted.add(v, fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
 		v.Name, a.Endpoint.Sandbox, networkNameOf(a), v.By, v.Since.Local().Format(time.DateTime)))
 	return nil

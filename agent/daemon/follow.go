@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"strconv"
 	"sync"
 	"time"
 
@@ -230,8 +229,8 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {
 		wake(d.emptied)
 	}
-	for _, e := range differences(old, new, d.Self()) {
-		d.events.publish(e)
+	for _, e := range news(old, new, d.Self()) {
+		d.events.Publish(e)
 	}
 }
 
@@ -251,68 +250,4 @@ func (d *Daemon) saveSnapshot(s, saved *overspan.Snapshot) {
 	if err := d.journal.SaveSnapshot(s, d.Self()); err != nil {
 		d.log.Error("cannot keep the snapshot in the journal", "error", err)
 	}
-}
-
-// differences tells what a user of a node would call news between two snapshots;
-// nothing at the first.
-func differences(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
-	if old == nil {
-		return nil
-	}
-	var out []Event
-	out = append(out, freezeEvents(old, new)...)
-	for id, n := range new.Networks {
-		if was := old.Networks[id]; was == nil && n.On(self) {
-			out = append(out, networkEvent("create", n))
-		}
-	}
-	for id, n := range old.Networks {
-		if new.Networks[id] == nil && n.On(self) {
-			out = append(out, networkEvent("destroy", n))
-		}
-	}
-	for id, n := range new.Nodes {
-		was := old.Nodes[id]
-		switch up := n.Presence != nil; {
-		case up && (was == nil || was.Presence == nil):
-			out = append(out, nodeEvent("up", n))
-		case !up && was != nil && was.Presence != nil:
-			out = append(out, nodeEvent("down", n))
-		}
-		switch {
-		case was == nil || was.Draining == n.Draining:
-		case n.Draining:
-			out = append(out, nodeEvent("drain", n))
-		default:
-			out = append(out, nodeEvent("undrain", n))
-		}
-	}
-	for id, n := range old.Nodes {
-		if new.Nodes[id] == nil {
-			out = append(out, nodeEvent("remove", n))
-		}
-	}
-	return out
-}
-
-// freezeEvents tells of the begin and the end of a freeze.
-func freezeEvents(old, new *overspan.Snapshot) []Event {
-	switch {
-	case old.Frozen == nil && new.Frozen != nil:
-		f := new.Frozen
-		return []Event{{
-			Type: "cluster", Action: "freeze", ID: new.Meta.ClusterID,
-			Attributes: map[string]string{"reason": f.Reason, "node": f.NodeName},
-		}}
-	case old.Frozen != nil && new.Frozen == nil:
-		return []Event{{
-			Type: "cluster", Action: "accept", ID: new.Meta.ClusterID,
-			Attributes: map[string]string{"accepted": strconv.FormatUint(new.Accepted, 10)},
-		}}
-	}
-	return nil
-}
-
-func nodeEvent(action string, n *overspan.Node) Event {
-	return Event{Type: "node", Action: action, ID: string(n.ID), Name: n.Name}
 }

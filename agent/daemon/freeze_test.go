@@ -111,7 +111,7 @@ func TestRollbackFreezesAndChangesNoKernel(t *testing.T) {
 		n.eventually("nothing is left to look at", n.rec.settled)
 		before = append(before, n.kernel.State())
 	}
-	events := h3.Subscribe(t.Context())
+	events := h3.Subscribe(t.Context(), Span{})
 
 	c.etcd.Rollback(backup)
 	c.frozen(c.nodes...)

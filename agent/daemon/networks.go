@@ -352,8 +352,3 @@ func (d *Daemon) networkByID(id overspan.NetworkID) *overspan.Network {
 	}
 	return nil
 }
-
-// networkEvent tells of a network that came or went.
-func networkEvent(action string, n *overspan.Network) Event {
-	return Event{Type: "network", Action: action, ID: string(n.ID), Name: n.Name, Attributes: map[string]string{"driver": string(n.Driver)}}
-}

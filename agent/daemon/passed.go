@@ -17,21 +17,21 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 	d.health.applied(res.Segments)
 	for _, r := range repairs {
 		d.log.Warn("repaired", "what", r.String(), "cause", cause)
-		d.events.publish(Event{Type: "kernel", Action: "repair", Name: r.String(), Attributes: d.whose(res, r.Dev, cause)})
+		d.events.Publish(Event{Type: "kernel", Action: "repair", Name: r.String(), Attributes: d.whose(res, r.Dev, cause)})
 	}
 	for _, c := range res.Begun {
 		d.log.Error("conflict", "what", c.Text)
-		d.events.publish(Event{Type: "kernel", Action: "conflict", Name: c.Text, Attributes: d.whose(res, c.dev, cause)})
+		d.events.Publish(Event{Type: "kernel", Action: "conflict", Name: c.Text, Attributes: d.whose(res, c.dev, cause)})
 	}
 	for _, c := range res.Ended {
 		d.log.Info("conflict is over", "what", c.Text)
-		d.events.publish(Event{Type: "kernel", Action: "resolve", Name: c.Object, Attributes: d.whose(res, c.dev, cause)})
+		d.events.Publish(Event{Type: "kernel", Action: "resolve", Name: c.Object, Attributes: d.whose(res, c.dev, cause)})
 	}
 }
 
 // whose says what an event about a device is about, and what led to it.
 func (d *Daemon) whose(res passResult, dev, cause string) map[string]string {
-	out := map[string]string{"cause": cause}
+	out := map[string]string{"cause": cause, "node": d.cfg.NodeName}
 	p := res.find.device(dev)
 	if n := res.input.Snapshot.Networks[p.network]; n != nil {
 		out["network"] = n.Name

@@ -214,35 +214,6 @@ func TestChooseInterface(t *testing.T) {
 	}
 }
 
-// What is of one node alone is no news on another.
-func TestEventsOfLocalNetworksAreTheirNodes(t *testing.T) {
-	with := func(networks ...*overspan.Network) *overspan.Snapshot {
-		s := &overspan.Snapshot{Networks: map[overspan.NetworkID]*overspan.Network{}}
-		for _, n := range networks {
-			s.Networks[n.ID] = n
-		}
-		return s
-	}
-	none, all := with(), with(
-		&overspan.Network{ID: "1", Name: "demo", Driver: overspan.DriverOverlay},
-		&overspan.Network{ID: "2", Name: "ours", Driver: overspan.DriverBridge, Node: selfNode},
-		&overspan.Network{ID: "3", Name: "theirs", Driver: overspan.DriverBridge, Node: otherNode},
-	)
-	told := func(old, new *overspan.Snapshot) map[string]string {
-		out := map[string]string{}
-		for _, e := range differences(old, new, selfNode) {
-			out[e.Name] = e.Action
-		}
-		return out
-	}
-	if diff := cmp.Diff(map[string]string{"demo": "create", "ours": "create"}, told(none, all)); diff != "" {
-		t.Errorf("created (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(map[string]string{"demo": "destroy", "ours": "destroy"}, told(all, none)); diff != "" {
-		t.Errorf("removed (-want +got):\n%s", diff)
-	}
-}
-
 func TestMTUOfALocalNetworkIsItsNodes(t *testing.T) {
 	nodes := map[overspan.NodeID]*overspan.Node{selfNode: {ID: selfNode, Name: "h1", MTU: 9000}, otherNode: {ID: otherNode, Name: "h2", MTU: 1400}}
 	six := overspan.Subnet{Prefix: netip.MustParsePrefix("fd00::/64")}

@@ -28,7 +28,7 @@ func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sand
 		return ConnectResult{}, err
 	}
 	d.evicted.connected(a.Endpoint)
-	d.events.publish(attachmentEvent("connect", a))
+	d.events.Publish(d.attachmentEvent("connect", a))
 	var missing []string
 	if wait == WaitPeers {
 		missing = d.awaitPeers(ctx, session, n, a.Endpoint)

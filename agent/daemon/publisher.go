@@ -347,7 +347,7 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	scope := endpointScope(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.dirty.mark(scope, causeChange)
-	event := attachmentEvent("lost", a)
+	event := p.d.attachmentEvent("lost", a)
 	event.Attributes["reason"] = why
-	p.d.events.publish(event)
+	p.d.events.Publish(event)
 }

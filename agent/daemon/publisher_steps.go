@@ -170,7 +170,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	}
 	if !w.Stands {
 		p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
-		p.d.events.publish(attachmentEvent("publish", a))
+		p.d.events.Publish(p.d.attachmentEvent("publish", a))
 	}
 	return nil
 }

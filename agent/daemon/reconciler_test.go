@@ -50,7 +50,7 @@ func TestRepairThatFailsIsNotTold(t *testing.T) {
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	before := h1.kernel.State()
-	events := h1.Subscribe(t.Context())
+	events := h1.Subscribe(t.Context(), Span{})
 	vxlan := overspan.VXLANName(net.ID)
 	neigh := fmt.Sprintf("neighbour %s on %s lladdr %s missing → added", far.IPv4, vxlan, far.MAC)
 	again := fmt.Sprintf("fdb %s on %s dst 10.99.0.2 missing → added", far.MAC, vxlan)

@@ -62,7 +62,7 @@ func TestRemoveNode(t *testing.T) {
 		t.Errorf("removal of a node that is up: %v", err)
 	}
 	id := h3.Self()
-	events := h2.Subscribe(t.Context())
+	events := h2.Subscribe(t.Context(), Span{})
 	h3.stop()
 	h2.awaits(events, "node", "down", "h3")
 	again := ConnectRequest{Network: "demo", Target: h1.container("web"), Name: "web", IP: lost.IPv4.String()}
@@ -141,7 +141,7 @@ func TestNodeThatIsAwayForTooLongIsRemoved(t *testing.T) {
 	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("web"), Name: "web"})
 	id := h3.Self()
-	events := h1.Subscribe(t.Context())
+	events := h1.Subscribe(t.Context(), Span{})
 	h3.stop()
 	h1.awaits(events, "node", "down", "h3")
 	h1.awaits(events, "node", "remove", "h3")
@@ -172,7 +172,7 @@ func TestDrain(t *testing.T) {
 	if _, err := session.Claim(t.Context(), net, overspan.Range{First: 192, Size: 16}, false); err != nil {
 		t.Fatal(err)
 	}
-	events := h2.Subscribe(t.Context())
+	events := h2.Subscribe(t.Context(), Span{})
 	n, err := h1.DrainNode(t.Context(), "h2", true)
 	if err != nil || !n.Draining || n.Name != "h2" {
 		t.Fatalf("drain returns %+v, %v", n, err)

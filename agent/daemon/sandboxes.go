@@ -71,7 +71,7 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 		}
 		return overspan.Sandbox{}, fmt.Errorf("create sandbox %s: %w", sb.Name, err)
 	}
-	d.events.publish(Event{Type: "sandbox", Action: "create", ID: string(sb.ID), Name: sb.Name})
+	d.events.Publish(d.sandboxEvent("create", sb))
 	return sb, nil
 }
 
@@ -124,7 +124,7 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 	if err := d.dropSandbox(ctx, sb); err != nil {
 		return err
 	}
-	d.events.publish(Event{Type: "sandbox", Action: "destroy", ID: string(sb.ID), Name: sb.Name})
+	d.events.Publish(d.sandboxEvent("destroy", sb))
 	return nil
 }
 
@@ -230,4 +230,11 @@ func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
 		return errors.Is(err, overspan.ErrNotFound)
 	}
 	return inode != sb.Inode
+}
+
+func (d *Daemon) sandboxEvent(action string, sb overspan.Sandbox) Event {
+	return Event{
+		Type: "sandbox", Action: action, ID: string(sb.ID), Name: sb.Name,
+		Attributes: map[string]string{"kind": string(sb.Kind), "node": d.cfg.NodeName},
+	}
 }

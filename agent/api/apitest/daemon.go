@@ -47,14 +47,17 @@ type Daemon struct {
 	status      daemon.Status
 	panics      bool
 	made        int // things so far: ids are drawn from it
-	subscribers map[chan daemon.Event]struct{}
-	leaving     map[overspan.NodeID]string // nodes whose removal is half done
+	events      *daemon.Events
+	subscribers int
+	unfollowed  map[overspan.NetworkID]*overspan.Segment // interiors that the snapshot does not show
+	leaving     map[overspan.NodeID]string               // nodes whose removal is half done
 }
 
 // New makes a daemon of a cluster without networks.
 func New() *Daemon {
 	return &Daemon{
-		subscribers: map[chan daemon.Event]struct{}{},
+		events:     daemon.NewEvents(),
+		unfollowed: map[overspan.NetworkID]*overspan.Segment{},
 		snapshot: &overspan.Snapshot{
 			Revision: 100,
 			Meta:     overspan.Meta{Schema: 1, ClusterID: strings.Repeat("cc", 32)},
@@ -255,7 +258,32 @@ func (d *Daemon) Segment(_ context.Context, id overspan.NetworkID) (*overspan.Se
 	if err := d.reachable(); err != nil {
 		return nil, err
 	}
+	if s := d.unfollowed[id]; s != nil {
+		return s, nil
+	}
 	return &overspan.Segment{}, nil
+}
+
+// InUse implements api.Daemon.
+func (d *Daemon) InUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
+	s, err := d.Segment(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	return s.Endpoints.Len() > 0, nil
+}
+
+// Unfollow has the snapshot not show what is in a network.
+func (d *Daemon) Unfollow(network string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.network(network)
+	if err != nil {
+		return err
+	}
+	d.unfollowed[n.ID] = d.snapshot.Segments[n.ID]
+	d.change(func(s *overspan.Snapshot) { delete(s.Segments, n.ID) })
+	return nil
 }
 
 // Status implements api.Daemon.
@@ -279,40 +307,32 @@ func (d *Daemon) Verify(context.Context) (int64, []string, error) {
 }
 
 // Subscribe implements api.Daemon.
-func (d *Daemon) Subscribe(ctx context.Context) <-chan daemon.Event {
+func (d *Daemon) Subscribe(ctx context.Context, span daemon.Span) <-chan daemon.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.panics {
 		panic("a test asked for it")
 	}
-	c := make(chan daemon.Event, 64)
-	d.subscribers[c] = struct{}{}
+	d.subscribers++
 	context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		delete(d.subscribers, c)
-		close(c)
+		d.subscribers--
 	})
-	return c
+	return d.events.Subscribe(ctx, span)
 }
 
 // Subscribers returns how many read events.
 func (d *Daemon) Subscribers() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.subscribers)
+	return d.subscribers
 }
 
 // Publish sends an event to all subscribers and returns how many there are.
 func (d *Daemon) Publish(e daemon.Event) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.publish(e)
-}
-
-func (d *Daemon) publish(e daemon.Event) int {
-	for c := range d.subscribers {
-		c <- e
-	}
-	return len(d.subscribers)
+	d.events.Publish(e)
+	return d.subscribers
 }

@@ -59,7 +59,7 @@ func (d *Daemon) CreateNetwork(_ context.Context, r daemon.CreateRequest) (*over
 		s.Networks[n.ID] = n
 		s.Segments[n.ID] = &overspan.Segment{}
 	})
-	d.publish(daemon.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
+	d.events.Publish(daemon.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
 	return n, nil
 }
 
@@ -296,6 +296,9 @@ func (d *Daemon) detach(i int) {
 // release removes the records of endpoints that were detached.
 func (d *Daemon) release() {
 	for _, e := range d.unreleased {
+		if d.snapshot.Segments[e.Network] == nil {
+			continue // not followed
+		}
 		d.change(func(s *overspan.Snapshot) { s.Segments[e.Network] = without(s.Segments[e.Network], e) })
 	}
 	d.unreleased = nil

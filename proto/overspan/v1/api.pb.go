@@ -254,7 +254,8 @@ func (x *CreateNetworkResponse) GetNetwork() *Network {
 
 type ListNetworksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Docker's filters: key to values; a network must match one value of each key.
+	// Docker's filters: key to values; a network must match one value of each key,
+	// and all labels. Keys: dangling, driver, id, label, name, scope, type.
 	Filters       map[string]*FilterValues `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -657,7 +658,8 @@ func (x *RemoveNetworkResponse) GetId() string {
 }
 
 type PruneNetworksRequest struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ListNetworksRequest, with label! and until instead of dangling.
 	Filters       map[string]*FilterValues `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1114,7 +1116,9 @@ func (x *EndpointView) GetLost() string {
 type ListEndpointsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "" lists those of every network that this node follows.
-	Network       string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Keys: id, name, network, node, sandbox, address, interface, status.
+	Filters       map[string]*FilterValues `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,6 +1158,13 @@ func (x *ListEndpointsRequest) GetNetwork() string {
 		return x.Network
 	}
 	return ""
+}
+
+func (x *ListEndpointsRequest) GetFilters() map[string]*FilterValues {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type ListEndpointsResponse struct {
@@ -1401,7 +1412,9 @@ func (x *NodeView) GetRemoving() bool {
 }
 
 type ListNodesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys: id, name, status, availability, network.
+	Filters       map[string]*FilterValues `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1434,6 +1447,13 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
 	return file_overspan_v1_api_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListNodesRequest) GetFilters() map[string]*FilterValues {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type ListNodesResponse struct {
@@ -1884,7 +1904,9 @@ func (x *CreateSandboxResponse) GetSandbox() *Sandbox {
 }
 
 type ListSandboxesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys: id, name, kind, network.
+	Filters       map[string]*FilterValues `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1917,6 +1939,13 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
 	return file_overspan_v1_api_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListSandboxesRequest) GetFilters() map[string]*FilterValues {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type ListSandboxesResponse struct {
@@ -2309,8 +2338,10 @@ func (x *BlockView) GetLastAddress() string {
 }
 
 type ListBlocksRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Keys: network, node, status.
+	Filters       map[string]*FilterValues `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2350,6 +2381,13 @@ func (x *ListBlocksRequest) GetNetwork() string {
 		return x.Network
 	}
 	return ""
+}
+
+func (x *ListBlocksRequest) GetFilters() map[string]*FilterValues {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type ListBlocksResponse struct {
@@ -3105,7 +3143,14 @@ func (x *NodeVerdict) GetDrift() []string {
 }
 
 type EventsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Moments: RFC 3339, seconds since 1970, or how long ago ("10m"). Without since
+	// the past is left out; without until the stream does not end.
+	Since string `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	Until string `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	// Keys: type, event, id, name, network, node, sandbox, scope, label. An event of
+	// type "events" says that others were missed, and passes whatever is asked for.
+	Filters       map[string]*FilterValues `protobuf:"bytes,3,rep,name=filters,proto3" json:"filters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3138,6 +3183,27 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
 	return file_overspan_v1_api_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *EventsRequest) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetUntil() string {
+	if x != nil {
+		return x.Until
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetFilters() map[string]*FilterValues {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type EventsResponse struct {
@@ -3187,11 +3253,11 @@ func (x *EventsResponse) GetEvent() *Event {
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	// "network", "endpoint", "sandbox", "node" or "kernel".
+	// "cluster", "network", "endpoint", "sandbox", "node", "kernel" or "events".
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// "create", "destroy", "connect", "disconnect", "up", "down",
-	// "remove", "drain", "undrain", "evict", "fence", "repair",
-	// "conflict", "resolve".
+	// "create", "destroy", "connect", "disconnect", "lost", "publish", "up", "down",
+	// "remove", "drain", "undrain", "evict", "fence", "repair", "conflict",
+	// "resolve", "freeze", "accept"; of events "missed".
 	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string            `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
@@ -3457,9 +3523,13 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\tipv4_bits\x18\x04 \x01(\rR\bipv4Bits\x12\x1b\n" +
 	"\tipv6_bits\x18\x05 \x01(\rR\bipv6Bits\x12\x14\n" +
 	"\x05local\x18\x06 \x01(\bR\x05local\x12\x12\n" +
-	"\x04lost\x18\a \x01(\tR\x04lost\"0\n" +
+	"\x04lost\x18\a \x01(\tR\x04lost\"\xd1\x01\n" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
-	"\anetwork\x18\x01 \x01(\tR\anetwork\"~\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12H\n" +
+	"\afilters\x18\x02 \x03(\v2..overspan.v1.ListEndpointsRequest.FiltersEntryR\afilters\x1aU\n" +
+	"\fFiltersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"~\n" +
 	"\x15ListEndpointsResponse\x127\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x19.overspan.v1.EndpointViewR\tendpoints\x12,\n" +
 	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"J\n" +
@@ -3475,8 +3545,12 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\fregistration\x18\x03 \x01(\x03R\fregistration\x12\x12\n" +
 	"\x04self\x18\x04 \x01(\bR\x04self\x12\x1a\n" +
 	"\bnetworks\x18\x05 \x03(\tR\bnetworks\x12\x1a\n" +
-	"\bremoving\x18\x06 \x01(\bR\bremoving\"\x12\n" +
-	"\x10ListNodesRequest\"n\n" +
+	"\bremoving\x18\x06 \x01(\bR\bremoving\"\xaf\x01\n" +
+	"\x10ListNodesRequest\x12D\n" +
+	"\afilters\x18\x01 \x03(\v2*.overspan.v1.ListNodesRequest.FiltersEntryR\afilters\x1aU\n" +
+	"\fFiltersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"n\n" +
 	"\x11ListNodesResponse\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.overspan.v1.NodeViewR\x05nodes\x12,\n" +
 	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"$\n" +
@@ -3500,8 +3574,12 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
 	"\x15CreateSandboxResponse\x12.\n" +
-	"\asandbox\x18\x01 \x01(\v2\x14.overspan.v1.SandboxR\asandbox\"\x16\n" +
-	"\x14ListSandboxesRequest\"O\n" +
+	"\asandbox\x18\x01 \x01(\v2\x14.overspan.v1.SandboxR\asandbox\"\xb7\x01\n" +
+	"\x14ListSandboxesRequest\x12H\n" +
+	"\afilters\x18\x01 \x03(\v2..overspan.v1.ListSandboxesRequest.FiltersEntryR\afilters\x1aU\n" +
+	"\fFiltersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"O\n" +
 	"\x15ListSandboxesResponse\x126\n" +
 	"\tsandboxes\x18\x01 \x03(\v2\x18.overspan.v1.SandboxViewR\tsandboxes\"v\n" +
 	"\vSandboxView\x12.\n" +
@@ -3526,9 +3604,13 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x05epoch\x18\t \x01(\x03R\x05epoch\x12#\n" +
 	"\rfirst_address\x18\n" +
 	" \x01(\tR\ffirstAddress\x12!\n" +
-	"\flast_address\x18\v \x01(\tR\vlastAddress\"-\n" +
+	"\flast_address\x18\v \x01(\tR\vlastAddress\"\xcb\x01\n" +
 	"\x11ListBlocksRequest\x12\x18\n" +
-	"\anetwork\x18\x01 \x01(\tR\anetwork\"r\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12E\n" +
+	"\afilters\x18\x02 \x03(\v2+.overspan.v1.ListBlocksRequest.FiltersEntryR\afilters\x1aU\n" +
+	"\fFiltersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"r\n" +
 	"\x12ListBlocksResponse\x12.\n" +
 	"\x06blocks\x18\x01 \x03(\v2\x16.overspan.v1.BlockViewR\x06blocks\x12,\n" +
 	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"\x0f\n" +
@@ -3587,8 +3669,14 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05drift\x18\x05 \x03(\tR\x05drift\"\x0f\n" +
-	"\rEventsRequest\":\n" +
+	"\x05drift\x18\x05 \x03(\tR\x05drift\"\xd5\x01\n" +
+	"\rEventsRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\tR\x05since\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\tR\x05until\x12A\n" +
+	"\afilters\x18\x03 \x03(\v2'.overspan.v1.EventsRequest.FiltersEntryR\afilters\x1aU\n" +
+	"\fFiltersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\":\n" +
 	"\x0eEventsResponse\x12(\n" +
 	"\x05event\x18\x01 \x01(\v2\x12.overspan.v1.EventR\x05event\"\x8a\x02\n" +
 	"\x05Event\x12.\n" +
@@ -3663,7 +3751,7 @@ func file_overspan_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_overspan_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_overspan_v1_api_proto_goTypes = []any{
 	(Wait)(0),                     // 0: overspan.v1.Wait
 	(*CreateNetworkRequest)(nil),  // 1: overspan.v1.CreateNetworkRequest
@@ -3728,25 +3816,30 @@ var file_overspan_v1_api_proto_goTypes = []any{
 	nil,                           // 60: overspan.v1.CreateNetworkRequest.LabelsEntry
 	nil,                           // 61: overspan.v1.ListNetworksRequest.FiltersEntry
 	nil,                           // 62: overspan.v1.PruneNetworksRequest.FiltersEntry
-	nil,                           // 63: overspan.v1.Event.AttributesEntry
-	(*Network)(nil),               // 64: overspan.v1.Network
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
-	(*Endpoint)(nil),              // 66: overspan.v1.Endpoint
-	(*Node)(nil),                  // 67: overspan.v1.Node
-	(*Sandbox)(nil),               // 68: overspan.v1.Sandbox
-	(*Frozen)(nil),                // 69: overspan.v1.Frozen
-	(*Report)(nil),                // 70: overspan.v1.Report
+	nil,                           // 63: overspan.v1.ListEndpointsRequest.FiltersEntry
+	nil,                           // 64: overspan.v1.ListNodesRequest.FiltersEntry
+	nil,                           // 65: overspan.v1.ListSandboxesRequest.FiltersEntry
+	nil,                           // 66: overspan.v1.ListBlocksRequest.FiltersEntry
+	nil,                           // 67: overspan.v1.EventsRequest.FiltersEntry
+	nil,                           // 68: overspan.v1.Event.AttributesEntry
+	(*Network)(nil),               // 69: overspan.v1.Network
+	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
+	(*Endpoint)(nil),              // 71: overspan.v1.Endpoint
+	(*Node)(nil),                  // 72: overspan.v1.Node
+	(*Sandbox)(nil),               // 73: overspan.v1.Sandbox
+	(*Frozen)(nil),                // 74: overspan.v1.Frozen
+	(*Report)(nil),                // 75: overspan.v1.Report
 }
 var file_overspan_v1_api_proto_depIdxs = []int32{
 	58, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
 	59, // 1: overspan.v1.CreateNetworkRequest.options:type_name -> overspan.v1.CreateNetworkRequest.OptionsEntry
 	60, // 2: overspan.v1.CreateNetworkRequest.labels:type_name -> overspan.v1.CreateNetworkRequest.LabelsEntry
-	64, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
+	69, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
 	61, // 4: overspan.v1.ListNetworksRequest.filters:type_name -> overspan.v1.ListNetworksRequest.FiltersEntry
-	64, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
+	69, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
 	6,  // 6: overspan.v1.ListNetworksResponse.stale:type_name -> overspan.v1.Staleness
-	65, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
-	64, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
+	70, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
+	69, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
 	17, // 9: overspan.v1.GetNetworkResponse.endpoints:type_name -> overspan.v1.EndpointView
 	40, // 10: overspan.v1.GetNetworkResponse.blocks:type_name -> overspan.v1.BlockView
 	6,  // 11: overspan.v1.GetNetworkResponse.stale:type_name -> overspan.v1.Staleness
@@ -3754,93 +3847,103 @@ var file_overspan_v1_api_proto_depIdxs = []int32{
 	0,  // 13: overspan.v1.ConnectRequest.wait:type_name -> overspan.v1.Wait
 	17, // 14: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
 	17, // 15: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	66, // 16: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
-	17, // 17: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
-	6,  // 18: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
-	17, // 19: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
-	6,  // 20: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
-	67, // 21: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
-	22, // 22: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
-	6,  // 23: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 24: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
-	6,  // 25: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
-	67, // 26: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
-	67, // 27: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
-	68, // 28: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
-	35, // 29: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
-	68, // 30: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
-	17, // 31: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
-	35, // 32: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
-	40, // 33: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
-	6,  // 34: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 35: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
-	65, // 36: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	49, // 37: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
-	6,  // 38: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 39: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
-	65, // 40: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
-	45, // 41: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
-	69, // 42: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
-	46, // 43: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
-	70, // 44: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
-	46, // 45: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
-	52, // 46: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
-	55, // 47: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
-	65, // 48: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
-	63, // 49: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
-	4,  // 50: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 51: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	1,  // 52: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
-	3,  // 53: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
-	7,  // 54: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
-	9,  // 55: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
-	11, // 56: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
-	13, // 57: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
-	15, // 58: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
-	18, // 59: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
-	20, // 60: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
-	23, // 61: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
-	25, // 62: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
-	27, // 63: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
-	29, // 64: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
-	31, // 65: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
-	33, // 66: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
-	36, // 67: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
-	38, // 68: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
-	43, // 69: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
-	50, // 70: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
-	41, // 71: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
-	53, // 72: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
-	56, // 73: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
-	47, // 74: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
-	2,  // 75: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
-	5,  // 76: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
-	8,  // 77: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
-	10, // 78: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
-	12, // 79: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
-	14, // 80: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
-	16, // 81: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
-	19, // 82: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
-	21, // 83: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
-	24, // 84: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
-	26, // 85: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
-	28, // 86: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
-	30, // 87: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
-	32, // 88: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
-	34, // 89: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
-	37, // 90: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
-	39, // 91: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
-	44, // 92: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
-	51, // 93: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
-	42, // 94: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
-	54, // 95: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
-	57, // 96: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
-	48, // 97: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
-	75, // [75:98] is the sub-list for method output_type
-	52, // [52:75] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	71, // 16: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
+	63, // 17: overspan.v1.ListEndpointsRequest.filters:type_name -> overspan.v1.ListEndpointsRequest.FiltersEntry
+	17, // 18: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
+	6,  // 19: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
+	17, // 20: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
+	6,  // 21: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
+	72, // 22: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
+	64, // 23: overspan.v1.ListNodesRequest.filters:type_name -> overspan.v1.ListNodesRequest.FiltersEntry
+	22, // 24: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
+	6,  // 25: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 26: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
+	6,  // 27: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
+	72, // 28: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
+	72, // 29: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
+	73, // 30: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
+	65, // 31: overspan.v1.ListSandboxesRequest.filters:type_name -> overspan.v1.ListSandboxesRequest.FiltersEntry
+	35, // 32: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
+	73, // 33: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
+	17, // 34: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
+	35, // 35: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
+	66, // 36: overspan.v1.ListBlocksRequest.filters:type_name -> overspan.v1.ListBlocksRequest.FiltersEntry
+	40, // 37: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
+	6,  // 38: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 39: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
+	70, // 40: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	49, // 41: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
+	6,  // 42: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 43: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
+	70, // 44: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
+	45, // 45: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
+	74, // 46: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
+	46, // 47: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
+	75, // 48: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
+	46, // 49: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
+	52, // 50: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
+	67, // 51: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
+	55, // 52: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
+	70, // 53: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
+	68, // 54: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
+	4,  // 55: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 56: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 57: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 58: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 59: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 60: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 61: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	1,  // 62: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
+	3,  // 63: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
+	7,  // 64: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
+	9,  // 65: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
+	11, // 66: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
+	13, // 67: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
+	15, // 68: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
+	18, // 69: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
+	20, // 70: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
+	23, // 71: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
+	25, // 72: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
+	27, // 73: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
+	29, // 74: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
+	31, // 75: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
+	33, // 76: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
+	36, // 77: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
+	38, // 78: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
+	43, // 79: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
+	50, // 80: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
+	41, // 81: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
+	53, // 82: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
+	56, // 83: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
+	47, // 84: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
+	2,  // 85: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
+	5,  // 86: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
+	8,  // 87: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
+	10, // 88: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
+	12, // 89: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
+	14, // 90: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
+	16, // 91: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
+	19, // 92: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
+	21, // 93: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
+	24, // 94: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
+	26, // 95: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
+	28, // 96: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
+	30, // 97: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
+	32, // 98: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
+	34, // 99: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
+	37, // 100: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
+	39, // 101: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
+	44, // 102: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
+	51, // 103: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
+	42, // 104: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
+	54, // 105: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
+	57, // 106: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
+	48, // 107: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
+	85, // [85:108] is the sub-list for method output_type
+	62, // [62:85] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_api_proto_init() }
@@ -3855,7 +3958,7 @@ func file_overspan_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_api_proto_rawDesc), len(file_overspan_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   63,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

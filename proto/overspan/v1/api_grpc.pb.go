@@ -963,7 +963,8 @@ type SystemServiceClient interface {
 	// Verify compares what the kernel should hold with what it holds.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
 	ListBlocks(ctx context.Context, in *ListBlocksRequest, opts ...grpc.CallOption) (*ListBlocksResponse, error)
-	// Events streams what this agent sees happen, from the call on.
+	// Events streams what this agent sees happen: what it keeps of the past, as
+	// far as that was asked for, then from the call on.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 	// Accept ends a freeze: what etcd holds now is the truth from then on.
@@ -1055,7 +1056,8 @@ type SystemServiceServer interface {
 	// Verify compares what the kernel should hold with what it holds.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
 	ListBlocks(context.Context, *ListBlocksRequest) (*ListBlocksResponse, error)
-	// Events streams what this agent sees happen, from the call on.
+	// Events streams what this agent sees happen: what it keeps of the past, as
+	// far as that was asked for, then from the call on.
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// Accept ends a freeze: what etcd holds now is the truth from then on.

@@ -1,0 +1,166 @@
+package daemon
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// news tells what a user would call news between two snapshots; nothing at the
+// first. What this node does to its own endpoints it tells of as it does it, and
+// not here. It costs what has changed, and a look at each network that this node
+// follows.
+func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
+	if old == nil {
+		return nil
+	}
+	out := freezeEvents(old, new)
+	if !sameMap(old.Nodes, new.Nodes) {
+		out = append(out, nodeEvents(old, new)...)
+	}
+	if !sameMap(old.Networks, new.Networks) {
+		out = append(out, networkEvents(old, new, self)...)
+	}
+	for _, id := range slices.Sorted(maps.Keys(new.Segments)) {
+		was, is := old.Segments[id], new.Segments[id]
+		if was != nil && was != is { // what is in a network that is new here is no news
+			out = append(out, remoteEvents(old, new, id, self)...)
+		}
+	}
+	return out
+}
+
+// freezeEvents tells of the begin and the end of a freeze.
+func freezeEvents(old, new *overspan.Snapshot) []Event {
+	switch {
+	case old.Frozen == nil && new.Frozen != nil:
+		f := new.Frozen
+		return []Event{{
+			Type: "cluster", Action: "freeze", ID: new.Meta.ClusterID,
+			Attributes: map[string]string{"reason": f.Reason, "node": f.NodeName},
+		}}
+	case old.Frozen != nil && new.Frozen == nil:
+		return []Event{{
+			Type: "cluster", Action: "accept", ID: new.Meta.ClusterID,
+			Attributes: map[string]string{"accepted": strconv.FormatUint(new.Accepted, 10)},
+		}}
+	}
+	return nil
+}
+
+// nodeEvents tells of nodes that came, went, or changed what they take.
+func nodeEvents(old, new *overspan.Snapshot) []Event {
+	var out []Event
+	for _, id := range slices.Sorted(maps.Keys(new.Nodes)) {
+		was, n := old.Nodes[id], new.Nodes[id]
+		switch up := n.Presence != nil; {
+		case up && (was == nil || was.Presence == nil):
+			out = append(out, nodeEvent("up", n))
+		case !up && was != nil && was.Presence != nil:
+			out = append(out, nodeEvent("down", n))
+		}
+		switch {
+		case was == nil || was.Draining == n.Draining:
+		case n.Draining:
+			out = append(out, nodeEvent("drain", n))
+		default:
+			out = append(out, nodeEvent("undrain", n))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(old.Nodes)) {
+		if new.Nodes[id] == nil {
+			out = append(out, nodeEvent("remove", old.Nodes[id]))
+		}
+	}
+	return out
+}
+
+func nodeEvent(action string, n *overspan.Node) Event {
+	return Event{
+		Type: "node", Action: action, ID: string(n.ID), Name: n.Name,
+		Attributes: map[string]string{"addresses": words(n.VTEPs)},
+	}
+}
+
+// networkEvents tells of networks that came and went, as far as this node may
+// know them.
+func networkEvents(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
+	var out []Event
+	for _, id := range slices.Sorted(maps.Keys(new.Networks)) {
+		if n := new.Networks[id]; old.Networks[id] == nil && n.On(self) {
+			out = append(out, networkEvent("create", new, n))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(old.Networks)) {
+		if n := old.Networks[id]; new.Networks[id] == nil && n.On(self) {
+			out = append(out, networkEvent("destroy", old, n))
+		}
+	}
+	return out
+}
+
+// networkEvent tells of a network. Its labels are attributes, as docker has it.
+func networkEvent(action string, s *overspan.Snapshot, n *overspan.Network) Event {
+	attributes := map[string]string{}
+	maps.Copy(attributes, n.Labels)
+	attributes["driver"], attributes["scope"] = string(n.Driver), n.Driver.Scope()
+	if n.Node != "" {
+		attributes["node"] = nodeName(s, n.Node)
+	}
+	return Event{Type: "network", Action: action, ID: string(n.ID), Name: n.Name, Attributes: attributes}
+}
+
+// remoteEvents tells which endpoints of other nodes were connected to and
+// disconnected from a network. What cannot be read is unknown, not absent.
+func remoteEvents(old, new *overspan.Snapshot, id overspan.NetworkID, self overspan.NodeID) []Event {
+	was, is := old.Segments[id], new.Segments[id]
+	n := cmp.Or(new.Networks[id], old.Networks[id])
+	if n == nil || was.Bad > 0 || is.Bad > 0 {
+		return nil
+	}
+	var gone, came []Event
+	for slot := range is.Endpoints.Changes(was.Endpoints) {
+		before, after := was.Endpoints.Get(slot), is.Endpoints.Get(slot)
+		if before != nil && after != nil && before.ID == after.ID {
+			continue
+		}
+		if before != nil && before.Slot == slot && before.Node != self {
+			gone = append(gone, endpointEvent("disconnect", *before, n.Name, nodeName(old, before.Node)))
+		}
+		if after != nil && after.Slot == slot && after.Node != self {
+			came = append(came, endpointEvent("connect", *after, n.Name, nodeName(new, after.Node)))
+		}
+	}
+	return append(gone, came...)
+}
+
+// endpointEvent tells of an endpoint of any node.
+func endpointEvent(action string, e overspan.Endpoint, network, node string) Event {
+	return Event{
+		Type:   "endpoint",
+		Action: action,
+		ID:     string(e.ID),
+		Name:   e.Name,
+		Attributes: map[string]string{
+			"network":   network,
+			"node":      node,
+			"sandbox":   e.Sandbox,
+			"interface": e.Interface,
+			"addresses": words(e.Addrs()),
+		},
+	}
+}
+
+// words lists addresses as an attribute does: with spaces between them.
+func words(addresses []netip.Addr) string {
+	var out []string
+	for _, a := range addresses {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, " ")
+}
