@@ -22,7 +22,7 @@ const (
 
 // complete offers the names that list returns, but for those that are on the
 // command line already.
-func (a *app) complete(limit int, list func(context.Context) ([]string, error)) cobra.CompletionFunc {
+func (a *app) complete(limit int, list valueList) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp
 		if limit == len(args) {
@@ -40,60 +40,68 @@ func (a *app) complete(limit int, list func(context.Context) ([]string, error)) 
 }
 
 func (a *app) completeNetworks(limit int) cobra.CompletionFunc {
-	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
-		networks, err := a.networks()
-		if err != nil {
-			return nil, err
-		}
-		custom := map[string]*overspanv1.FilterValues{"type": {Values: []string{"custom"}}}
-		resp, err := networks.ListNetworks(ctx, &overspanv1.ListNetworksRequest{Filters: custom})
-		for _, n := range resp.GetNetworks() {
-			found = append(found, n.GetName())
-		}
-		return found, err
-	})
+	return a.complete(limit, a.networkNames)
+}
+
+func (a *app) networkNames(ctx context.Context) (found []string, err error) {
+	networks, err := a.networks()
+	if err != nil {
+		return nil, err
+	}
+	custom := map[string]*overspanv1.FilterValues{"type": {Values: []string{"custom"}}}
+	resp, err := networks.ListNetworks(ctx, &overspanv1.ListNetworksRequest{Filters: custom})
+	for _, n := range resp.GetNetworks() {
+		found = append(found, n.GetName())
+	}
+	return found, err
 }
 
 func (a *app) completeSandboxes(limit int) cobra.CompletionFunc {
-	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
-		sandboxes, err := a.sandboxes()
-		if err != nil {
-			return nil, err
-		}
-		resp, err := sandboxes.ListSandboxes(ctx, &overspanv1.ListSandboxesRequest{})
-		for _, s := range resp.GetSandboxes() {
-			found = append(found, s.GetSandbox().GetName())
-		}
-		return found, err
-	})
+	return a.complete(limit, a.sandboxNames)
+}
+
+func (a *app) sandboxNames(ctx context.Context) (found []string, err error) {
+	sandboxes, err := a.sandboxes()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := sandboxes.ListSandboxes(ctx, &overspanv1.ListSandboxesRequest{})
+	for _, s := range resp.GetSandboxes() {
+		found = append(found, s.GetSandbox().GetName())
+	}
+	return found, err
 }
 
 func (a *app) completeNodes(limit int) cobra.CompletionFunc {
-	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
-		nodes, err := a.nodes()
-		if err != nil {
-			return nil, err
-		}
-		resp, err := nodes.ListNodes(ctx, &overspanv1.ListNodesRequest{})
-		for _, n := range resp.GetNodes() {
-			found = append(found, n.GetNode().GetName())
-		}
-		return found, err
-	})
+	return a.complete(limit, a.nodeNames)
+}
+
+func (a *app) nodeNames(ctx context.Context) (found []string, err error) {
+	nodes, err := a.nodes()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := nodes.ListNodes(ctx, &overspanv1.ListNodesRequest{})
+	for _, n := range resp.GetNodes() {
+		found = append(found, n.GetNode().GetName())
+	}
+	return found, err
 }
 
 func (a *app) completeEndpoints(limit int) cobra.CompletionFunc {
-	return a.complete(limit, func(ctx context.Context) (found []string, err error) {
-		endpoints, err := a.endpoints()
-		if err != nil {
-			return nil, err
-		}
-		resp, err := endpoints.ListEndpoints(ctx, &overspanv1.ListEndpointsRequest{})
-		for _, e := range resp.GetEndpoints() {
-			found = append(found, e.GetEndpoint().GetName())
-		}
-		return found, err
-	})
+	return a.complete(limit, a.endpointNames)
+}
+
+func (a *app) endpointNames(ctx context.Context) (found []string, err error) {
+	endpoints, err := a.endpoints()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := endpoints.ListEndpoints(ctx, &overspanv1.ListEndpointsRequest{})
+	for _, e := range resp.GetEndpoints() {
+		found = append(found, e.GetEndpoint().GetName())
+	}
+	return found, err
 }
 
 // completeConnect completes NETWORK TARGET.

@@ -89,6 +89,7 @@ func (a *app) endpointListCommand() *cobra.Command {
 		},
 		id: func(e endpointItem) string { return e.ID },
 	}
+	var filters filterFlag
 	cmd := &cobra.Command{
 		Use:               "ls [flags] [NETWORK]",
 		Aliases:           []string{"list"},
@@ -97,12 +98,20 @@ func (a *app) endpointListCommand() *cobra.Command {
 		ValidArgsFunction: a.completeNetworks(oneArg),
 	}
 	list.flags(a, cmd)
+	filters.add(a, cmd, "f", map[string]valueList{
+		"address": anything, "id": anything, "interface": anything, "name": a.endpointNames, "network": a.networkNames,
+		"node": a.nodeNames, "sandbox": a.sandboxNames, "status": either("up", "lost"),
+	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		parsed, err := filters.parse()
+		if err != nil {
+			return err
+		}
 		endpoints, err := a.endpoints()
 		if err != nil {
 			return err
 		}
-		resp, err := endpoints.ListEndpoints(cmd.Context(), &overspanv1.ListEndpointsRequest{Network: optional(args)})
+		resp, err := endpoints.ListEndpoints(cmd.Context(), &overspanv1.ListEndpointsRequest{Network: optional(args), Filters: parsed})
 		if err != nil {
 			return err
 		}
@@ -129,7 +138,7 @@ func (a *app) endpointInspectCommand() *cobra.Command {
 		ValidArgsFunction: a.completeEndpoints(manyArgs),
 	}
 	cmd.Flags().StringVar(&network, "network", "", "the network that a name belongs to")
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		endpoints, err := a.endpoints()
 		if err != nil {

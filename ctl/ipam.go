@@ -60,6 +60,7 @@ func (a *app) ipamListCommand() *cobra.Command {
 			b.NetworkID, b.NodeID = overspan.ShortID(b.NetworkID), overspan.ShortID(b.NodeID)
 		},
 	}
+	var filters filterFlag
 	cmd := &cobra.Command{
 		Use:               "ls [flags] [NETWORK]",
 		Aliases:           []string{"list"},
@@ -68,13 +69,20 @@ func (a *app) ipamListCommand() *cobra.Command {
 		ValidArgsFunction: a.completeNetworks(oneArg),
 	}
 	cmd.Flags().BoolVar(&list.noTrunc, "no-trunc", false, "whole ids")
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "")
+	filters.add(a, cmd, "f", map[string]valueList{
+		"network": a.networkNames, "node": a.nodeNames, "status": either("up", "down"),
+	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		parsed, err := filters.parse()
+		if err != nil {
+			return err
+		}
 		system, err := a.system()
 		if err != nil {
 			return err
 		}
-		resp, err := system.ListBlocks(cmd.Context(), &overspanv1.ListBlocksRequest{Network: optional(args)})
+		resp, err := system.ListBlocks(cmd.Context(), &overspanv1.ListBlocksRequest{Network: optional(args), Filters: parsed})
 		if err != nil {
 			return err
 		}

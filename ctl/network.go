@@ -100,17 +100,22 @@ func (a *app) networkRemoveCommand() *cobra.Command {
 
 func (a *app) networkPruneCommand() *cobra.Command {
 	var force bool
-	var filters []string
+	var filters filterFlag
 	cmd := &cobra.Command{
-		Use:               "prune [flags]",
-		Short:             "Remove all networks that nothing is connected to",
+		Use:   "prune [flags]",
+		Short: "Remove all networks that nothing is connected to",
+		Long: `Prune removes the networks of the cluster, and the local ones of this host, that
+no container is connected to. The filter until=TIME leaves those that were made
+after that: how long ago (10m, 1h30m), a date (2026-11-21T08:00:00Z), or seconds
+since 1970. The filter label!=KEY leaves those with the label.`,
+		Example:           "  ctl network prune --filter until=24h --filter label!=keep",
 		Args:              wants(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, filterHelp)
+	filters.add(a, cmd, "", networkFilterKeys(map[string]valueList{"label!": anything, "until": anything}))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		parsed, err := parseFilters(filters)
+		parsed, err := filters.parse()
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,10 @@ type networkDetails struct {
 	EnableIPv6 bool
 	IPAM       ipamDetails
 	Internal   bool
+	Attachable bool // overlays: to containers that no service starts
+	Ingress    bool
+	ConfigFrom configFrom
+	ConfigOnly bool
 	Containers map[string]containerDetails // by endpoint id
 	Options    map[string]string
 	Labels     map[string]string
@@ -30,6 +36,24 @@ type networkDetails struct {
 	Underlay string `json:",omitempty"` // family of the addresses that carry it
 	Node     string `json:",omitempty"` // of a local network
 	Blocks   []blockItem
+	Peers    []peerDetails `json:",omitempty"` // with --verbose
+}
+
+// ID returns what templates may call so, too.
+func (d networkDetails) ID() string { return d.Id }
+
+type configFrom struct {
+	Network string
+}
+
+// peerDetails is a node that takes part in a network.
+type peerDetails struct {
+	Name      string
+	ID        string
+	IP        string // that carries the network there
+	Status    string
+	Addresses uint64 // in its blocks
+	Used      uint64
 }
 
 type ipamDetails struct {
@@ -69,6 +93,7 @@ func inspectNetwork(resp *overspanv1.GetNetworkResponse) networkDetails {
 		EnableIPv6: n.GetIpv6() != nil,
 		IPAM:       ipamDetails{Driver: "default", Options: map[string]string{}, Config: []ipamConfig{}},
 		Internal:   n.GetInternal(),
+		Attachable: n.GetDriver() == string(overspan.DriverOverlay),
 		Containers: map[string]containerDetails{},
 		Options:    orEmpty(n.GetOptions()),
 		Labels:     orEmpty(n.GetLabels()),
@@ -114,13 +139,15 @@ func orEmpty(m map[string]string) map[string]string {
 }
 
 func (a *app) networkInspectCommand() *cobra.Command {
+	var verbose bool
 	cmd := &cobra.Command{
 		Use:               "inspect [flags] NETWORK...",
-		Short:             "Show networks in detail",
+		Short:             "Show networks in detail, with the endpoints of all nodes",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeNetworks(manyArgs),
 	}
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "also the nodes that take part (Peers)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		networks, err := a.networks()
 		if err != nil {
@@ -128,10 +155,45 @@ func (a *app) networkInspectCommand() *cobra.Command {
 		}
 		return inspectEach(a, args, func(ref string) (networkDetails, error) {
 			resp, err := networks.GetNetwork(cmd.Context(), &overspanv1.GetNetworkRequest{Network: ref})
-			return inspectNetwork(resp), err
+			details := inspectNetwork(resp)
+			if err == nil && verbose {
+				details.Peers, err = a.peers(cmd.Context(), resp)
+			}
+			return details, err
 		})
 	}
 	return cmd
+}
+
+// peers returns the nodes that hold addresses of a network, by name.
+func (a *app) peers(ctx context.Context, of *overspanv1.GetNetworkResponse) ([]peerDetails, error) {
+	nodes, err := a.nodes()
+	if err != nil {
+		return nil, err
+	}
+	all, err := nodes.ListNodes(ctx, &overspanv1.ListNodesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	peers := []peerDetails{}
+	for _, n := range all.GetNodes() {
+		peer := peerDetails{Name: n.GetNode().GetName(), ID: n.GetNode().GetId(), Status: nodeStatus(n)}
+		for _, b := range of.GetBlocks() {
+			if b.GetNode() == peer.ID {
+				peer.Addresses += b.GetSize()
+				peer.Used += b.GetUsed()
+			}
+		}
+		for _, vtep := range n.GetNode().GetVteps() {
+			if address, err := netip.ParseAddr(vtep); err == nil && string(overspan.FamilyOf(address)) == of.GetNetwork().GetUnderlay() {
+				peer.IP = vtep
+			}
+		}
+		if peer.Addresses > 0 {
+			peers = append(peers, peer)
+		}
+	}
+	return peers, nil
 }
 
 // inspectEach prints all that were found, and then fails if one was not.

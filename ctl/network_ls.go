@@ -14,14 +14,13 @@ import (
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
-const filterHelp = "key=value with the key driver, id, label, name, scope or type (custom, builtin); may be repeated"
-
-// networkItem is a network in a list; templates see its fields by docker's names.
+// networkItem is a network in a list, as -o shows it.
 type networkItem struct {
 	ID        string
 	Name      string
 	Driver    string
 	Scope     string
+	IPv4      bool
 	IPv6      bool
 	Internal  bool
 	Labels    labels
@@ -39,8 +38,39 @@ func (l labels) String() string {
 	return strings.Join(out, ",")
 }
 
+// networkRow is a network in a list as docker's formats see it: every field is
+// a text, in this order.
+type networkRow struct {
+	CreatedAt string
+	Driver    string
+	ID        string
+	IPv4      string
+	IPv6      string
+	Internal  string
+	Labels    string
+	Name      string
+	Scope     string
+
+	labels labels
+}
+
 // Label returns one label, for docker's {{.Label "key"}}.
-func (n networkItem) Label(key string) string { return n.Labels[key] }
+func (n networkRow) Label(key string) string { return n.labels[key] }
+
+func networkRowOf(n networkItem) any {
+	return networkRow{
+		CreatedAt: n.CreatedAt.String(),
+		Driver:    n.Driver,
+		ID:        n.ID,
+		IPv4:      strconv.FormatBool(n.IPv4),
+		IPv6:      strconv.FormatBool(n.IPv6),
+		Internal:  strconv.FormatBool(n.Internal),
+		Labels:    n.Labels.String(),
+		Name:      n.Name,
+		Scope:     n.Scope,
+		labels:    n.Labels,
+	}
+}
 
 func networkItemOf(n *overspanv1.Network) networkItem {
 	return networkItem{
@@ -48,6 +78,7 @@ func networkItemOf(n *overspanv1.Network) networkItem {
 		Name:      n.GetName(),
 		Driver:    n.GetDriver(),
 		Scope:     overspan.Driver(n.GetDriver()).Scope(),
+		IPv4:      n.GetIpv4() != nil,
 		IPv6:      n.GetIpv6() != nil,
 		Internal:  n.GetInternal(),
 		Labels:    orEmpty(n.GetLabels()),
@@ -65,8 +96,9 @@ func (a *app) networkListCommand() *cobra.Command {
 		},
 		short: func(n *networkItem) { n.ID = overspan.ShortID(n.ID) },
 		id:    func(n networkItem) string { return n.ID },
+		row:   networkRowOf,
 	}
-	var filters []string
+	var filters filterFlag
 	cmd := &cobra.Command{
 		Use:               "ls [flags]",
 		Aliases:           []string{"list"},
@@ -75,9 +107,9 @@ func (a *app) networkListCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	list.flags(a, cmd)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, filterHelp)
+	filters.add(a, cmd, "f", networkFilterKeys(map[string]valueList{"dangling": either("true", "false")}))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		parsed, err := parseFilters(filters)
+		parsed, err := filters.parse()
 		if err != nil {
 			return err
 		}
@@ -96,22 +128,6 @@ func (a *app) networkListCommand() *cobra.Command {
 		return list.print(a, items)
 	}
 	return cmd
-}
-
-// parseFilters groups key=value by key; the agent knows which keys there are.
-func parseFilters(in []string) (map[string]*overspanv1.FilterValues, error) {
-	out := map[string]*overspanv1.FilterValues{}
-	for _, text := range in {
-		key, value, ok := strings.Cut(text, "=")
-		if !ok || key == "" {
-			return nil, usagef("invalid filter %q: want key=value", text)
-		}
-		if out[key] == nil {
-			out[key] = &overspanv1.FilterValues{}
-		}
-		out[key].Values = append(out[key].Values, value)
-	}
-	return out, nil
 }
 
 func isNotFound(err error) bool { return errors.Is(err, overspan.ErrNotFound) }

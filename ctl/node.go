@@ -106,6 +106,7 @@ func (a *app) nodeListCommand() *cobra.Command {
 		short: func(n *nodeItem) { n.ID = overspan.ShortID(n.ID) },
 		id:    func(n nodeItem) string { return n.ID },
 	}
+	var filters filterFlag
 	cmd := &cobra.Command{
 		Use:               "ls [flags]",
 		Aliases:           []string{"list"},
@@ -114,12 +115,20 @@ func (a *app) nodeListCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	list.flags(a, cmd)
+	filters.add(a, cmd, "f", map[string]valueList{
+		"availability": either(availabilityActive, availabilityDrain), "id": anything, "name": a.nodeNames,
+		"network": a.networkNames, "status": either("up", "down", "removing"),
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		parsed, err := filters.parse()
+		if err != nil {
+			return err
+		}
 		nodes, err := a.nodes()
 		if err != nil {
 			return err
 		}
-		resp, err := nodes.ListNodes(cmd.Context(), &overspanv1.ListNodesRequest{})
+		resp, err := nodes.ListNodes(cmd.Context(), &overspanv1.ListNodesRequest{Filters: parsed})
 		if err != nil {
 			return err
 		}
@@ -139,7 +148,7 @@ func (a *app) nodeInspectCommand() *cobra.Command {
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeNodes(manyArgs),
 	}
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		nodes, err := a.nodes()
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +16,13 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// formatFlag adds docker's --format.
-func (a *app) formatFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&a.format, "format", "", "as docker has it: json (a line each), 'table TEMPLATE', or a Go template")
+// formatFlag adds docker's --format; short is its letter, "" where that means
+// something else.
+func (a *app) formatFlag(cmd *cobra.Command, short string) {
+	cmd.Flags().StringVarP(&a.format, "format", short, "", "as docker has it: json (a line each), 'table TEMPLATE', or a Go template")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{"json", "table"}, cobra.ShellCompDirectiveNoFileComp
+	}))
 }
 
 // A listing says how items of a type are listed.
@@ -27,7 +30,8 @@ type listing[T any] struct {
 	columns []column[T]
 	short   func(*T) // shortens ids for tables and docker's formats; may be nil
 	id      func(T) string
-	quiet   bool // ids alone
+	row     func(T) any // what docker's formats see of an item; nil: the item
+	quiet   bool        // ids alone
 	noTrunc bool
 }
 
@@ -41,7 +45,7 @@ type column[T any] struct {
 func (l *listing[T]) flags(a *app, cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&l.quiet, "quiet", "q", false, "only ids")
 	cmd.Flags().BoolVar(&l.noTrunc, "no-trunc", false, "whole ids")
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "")
 }
 
 // print lists the items as the flags say.
@@ -54,26 +58,53 @@ func (l *listing[T]) print(a *app, items []T) error {
 	}
 	docker := a.format
 	switch {
-	case l.quiet:
+	case l.quiet && (docker == "" || docker == "table"):
 		for _, item := range short {
 			fmt.Fprintln(a.stdout, l.id(item))
 		}
 		return nil
 	case docker == "json":
-		for _, item := range short {
-			if err := writeJSON(a.stdout, item, ""); err != nil {
+		for _, row := range l.rows(short) {
+			if err := writeJSON(a.stdout, row, ""); err != nil {
 				return err
 			}
 		}
 		return nil
 	case strings.HasPrefix(docker, "table "):
-		return tableTemplate(a.stdout, strings.TrimPrefix(docker, "table "), short)
+		return tableTemplate(a.stdout, strings.TrimPrefix(docker, "table "), l.titles(), l.rows(short))
 	case docker != "" && docker != "table":
-		return eachTemplate(a.stdout, docker, short)
+		return eachTemplate(a.stdout, docker, templateFuncs(), l.rows(short))
 	case docker == "" && a.output != "" && a.output != "table":
 		return a.structured(items, items)
 	}
 	return l.table(a.stdout, short)
+}
+
+// rows returns what docker's formats see.
+func (l *listing[T]) rows(items []T) []any {
+	var out []any
+	for _, item := range items {
+		if l.row != nil {
+			out = append(out, l.row(item))
+		} else {
+			out = append(out, item)
+		}
+	}
+	return out
+}
+
+// titles returns what stands above the fields of a row in a table.
+func (l *listing[T]) titles() titles {
+	var none T
+	out := titles{}
+	for i, typ := 0, reflect.TypeOf(l.rows([]T{none})[0]); i < typ.NumField(); i++ {
+		name := typ.Field(i).Name
+		out[name] = titleOf(name)
+	}
+	if l.columns[0].title != "" && l.id != nil {
+		out["ID"] = l.columns[0].title
+	}
+	return out
 }
 
 func (l *listing[T]) table(w io.Writer, items []T) error {
@@ -97,7 +128,7 @@ func (l *listing[T]) table(w io.Writer, items []T) error {
 func inspect[T any](a *app, items []T) error {
 	switch {
 	case a.format != "" && a.format != "json":
-		return eachTemplate(a.stdout, a.format, items)
+		return eachTemplate(a.stdout, a.format, templateFuncs(), items)
 	case a.output == "", a.output == "table":
 		return writeJSON(a.stdout, items, "    ")
 	}
@@ -117,7 +148,7 @@ func (a *app) structured(whole any, items any) error {
 		for i, v := 0, reflect.ValueOf(items); i < v.Len(); i++ {
 			all = append(all, v.Index(i).Interface())
 		}
-		return eachTemplate(a.stdout, text, all)
+		return eachTemplate(a.stdout, text, templateFuncs(), all)
 	}
 	return usagef("unknown output format %q: want table, json, yaml or go-template=TEMPLATE", a.output)
 }
@@ -126,7 +157,7 @@ func (a *app) structured(whole any, items any) error {
 func one[T any](a *app, item T, plain func() error) error {
 	switch {
 	case a.format != "" && a.format != "json":
-		return eachTemplate(a.stdout, a.format, []T{item})
+		return eachTemplate(a.stdout, a.format, templateFuncs(), []T{item})
 	case a.format == "json":
 		return writeJSON(a.stdout, item, "    ")
 	case a.output == "", a.output == "table":
@@ -172,62 +203,6 @@ func blockStyle(n *yaml.Node) {
 	for _, child := range n.Content {
 		blockStyle(child)
 	}
-}
-
-// templateFuncs are docker's.
-func templateFuncs() template.FuncMap {
-	return template.FuncMap{
-		"json": func(v any) (string, error) {
-			raw, err := json.Marshal(v)
-			return string(raw), err
-		},
-		"join":  strings.Join,
-		"lower": strings.ToLower,
-		"upper": strings.ToUpper,
-		"split": strings.Split,
-	}
-}
-
-func parseTemplate(text string) (*template.Template, error) {
-	// What a shell passes on as \t and \n is meant as such.
-	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
-	t, err := template.New("format").Funcs(templateFuncs()).Parse(text)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return t, nil
-}
-
-// eachTemplate applies a template to each item, and ends each with a newline.
-func eachTemplate[T any](w io.Writer, text string, items []T) error {
-	t, err := parseTemplate(text)
-	if err != nil {
-		return err
-	}
-	for _, item := range items {
-		if err := t.Execute(w, item); err != nil {
-			return usageError{err}
-		}
-		fmt.Fprintln(w)
-	}
-	return nil
-}
-
-// tableTemplate aligns what eachTemplate prints, below the names of the fields.
-func tableTemplate[T any](w io.Writer, text string, items []T) error {
-	titles := map[string]string{}
-	for i, typ := 0, reflect.TypeFor[T](); i < typ.NumField(); i++ {
-		name := typ.Field(i).Name
-		titles[name] = strings.ToUpper(name)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	if err := eachTemplate(t, text, []map[string]string{titles}); err != nil {
-		return err
-	}
-	if err := eachTemplate(t, text, items); err != nil {
-		return err
-	}
-	return t.Flush()
 }
 
 // timeOf keeps an unset time zero.

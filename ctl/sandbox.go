@@ -88,6 +88,7 @@ func (a *app) sandboxListCommand() *cobra.Command {
 		short: func(s *sandboxItem) { s.ID = overspan.ShortID(s.ID) },
 		id:    func(s sandboxItem) string { return s.ID },
 	}
+	var filters filterFlag
 	cmd := &cobra.Command{
 		Use:               "ls [flags]",
 		Aliases:           []string{"list"},
@@ -96,12 +97,19 @@ func (a *app) sandboxListCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	list.flags(a, cmd)
+	filters.add(a, cmd, "f", map[string]valueList{
+		"id": anything, "kind": either("docker", "netns", "pid", "sandbox"), "name": a.sandboxNames, "network": a.networkNames,
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		parsed, err := filters.parse()
+		if err != nil {
+			return err
+		}
 		sandboxes, err := a.sandboxes()
 		if err != nil {
 			return err
 		}
-		resp, err := sandboxes.ListSandboxes(cmd.Context(), &overspanv1.ListSandboxesRequest{})
+		resp, err := sandboxes.ListSandboxes(cmd.Context(), &overspanv1.ListSandboxesRequest{Filters: parsed})
 		if err != nil {
 			return err
 		}
@@ -121,7 +129,7 @@ func (a *app) sandboxInspectCommand() *cobra.Command {
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeSandboxes(manyArgs),
 	}
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		sandboxes, err := a.sandboxes()
 		if err != nil {

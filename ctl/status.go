@@ -92,7 +92,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Args:              wants(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		system, err := a.system()
 		if err != nil {

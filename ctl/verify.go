@@ -29,7 +29,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every node of the cluster, not only this one")
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		system, err := a.system()
 		if err != nil {

@@ -51,7 +51,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:              wants(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	a.formatFlag(cmd)
+	a.formatFlag(cmd, "f")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d := versionDetails{Client: ownVersion()}
 		system, err := a.system()
