@@ -8,8 +8,8 @@ import (
 
 // Diff returns the ops that lead from have to want, in an order in which they
 // can be carried out: what stands in the way goes first, then devices before
-// what hangs on them, a veth's enslaving last of all, then deletions. Equal
-// inputs give equal ops.
+// what hangs on them, a veth's enslaving last of all but for routes that move to
+// another container's end, then deletions. Equal inputs give equal ops.
 //
 // If either state is partial, nothing is deleted and nothing made anew: what
 // is missing is unknown. Sysctls are never deleted, and a veth's container end
@@ -38,6 +38,7 @@ func Diff(have, want State) []Op {
 	d.setSysctls()
 	d.setLinks(KindVeth)
 	d.setStatics()
+	d.setRoutes()
 	d.delLinks()
 	d.delChains()
 	d.delSets()

@@ -73,6 +73,21 @@ func TestDiffCases(t *testing.T) {
 			ops: []string{"del link osv-0000000000", "add link osv-", "set link osv-", "add fdb"},
 		},
 		{
+			name: "a route leads through another interface: added there, on its bridge, before it goes here",
+			have: func(s *State) {
+				other := s.Links[veth]
+				other.Master, other.Port = "", Port{}
+				s.Links["osv-0000000000"], s.Insides["osv-0000000000"] = other, s.Insides[veth]
+				edit(s.Insides, "osv-0000000000", func(in *Inside) { in.Name, in.Routes = "eth1", nil })
+			},
+			want: func(s *State) {
+				s.Links["osv-0000000000"], s.Insides["osv-0000000000"] = s.Links[veth], s.Insides[veth]
+				edit(s.Insides, "osv-0000000000", func(in *Inside) { in.Name = "eth1" })
+				edit(s.Insides, veth, func(in *Inside) { in.Routes = nil })
+			},
+			ops: []string{"set link osv-0000000000 master", "set inside osv-0000000000", "set inside " + veth},
+		},
+		{
 			name: "a deleted address takes the others of its subnet along",
 			have: func(s *State) { put(&s.Addrs, Addr{bridge, netip.MustParsePrefix("10.0.0.3/24")}, struct{}{}) },
 			ops:  []string{"del addr 10.0.0.3/24", "add addr 10.0.0.1/24"},

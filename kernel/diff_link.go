@@ -142,14 +142,58 @@ func (l Link) asWanted(want Link) Link {
 }
 
 // setInsides comes before new veths are made: a name that is to change may be
-// wanted by one of them.
+// wanted by one of them. What differs in routes alone waits for setRoutes.
 func (d *differ) setInsides() {
 	for _, veth := range slices.Sorted(maps.Keys(d.want.Insides)) {
 		have, read := d.have.Insides[veth]
-		if want := d.want.Insides[veth]; read && !have.equal(want) {
+		want := d.want.Insides[veth]
+		kept := have
+		kept.Routes = want.Routes
+		if read && !kept.equal(want) {
 			d.do(SetInside{veth, have, want})
 		}
 	}
+}
+
+// setRoutes moves routes between the interfaces of a container: to one that is
+// on its bridge by now, before they leave the other, so that there is one all
+// the time.
+func (d *differ) setRoutes() {
+	veths := slices.DeleteFunc(slices.Sorted(maps.Keys(d.want.Insides)), func(veth string) bool {
+		have, read := d.have.Insides[veth]
+		return !read || have.equal(d.want.Insides[veth])
+	})
+	losing := func(veth string) int { return len(missingOf(d.want.Insides[veth].Routes, d.have.Insides[veth].Routes)) }
+	slices.SortStableFunc(veths, func(a, b string) int { return cmp.Compare(losing(a), losing(b)) })
+	for _, veth := range veths {
+		d.do(SetInside{veth, d.have.Insides[veth], d.want.Insides[veth]})
+	}
+	d.dropRoutes()
+}
+
+// dropRoutes takes the routes off an interface that is about to go, of a
+// container that has others. A doomed one is there until it is reaped, and a
+// route that leads nowhere would go before those that lead somewhere.
+func (d *differ) dropRoutes() {
+	for _, veth := range slices.Sorted(maps.Keys(d.have.Insides)) {
+		have := d.have.Insides[veth]
+		if _, wanted := d.want.Insides[veth]; wanted || have.Missing || len(have.Routes) == 0 || !d.staysIn(have.Netns) {
+			continue
+		}
+		without := have
+		without.Routes = nil
+		d.do(SetInside{veth, have, without})
+	}
+}
+
+// staysIn reports whether a container keeps an interface.
+func (d *differ) staysIn(netns string) bool {
+	for _, in := range d.want.Insides {
+		if in.Netns == netns {
+			return true
+		}
+	}
+	return false
 }
 
 // delLinks removes ports before their bridges. Only veths are doomed: they are

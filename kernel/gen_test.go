@@ -142,6 +142,9 @@ func (d *draw) veth(e overspan.EndpointID, i int) {
 		inside.Addrs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", i+2))}
 		inside.Routes = []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("10.0.0.1")}}
 	}
+	if d.maybe("inside sysctl") {
+		inside.Sysctls = []Sysctl{{"net/ipv4/conf/" + inside.Name + "/log_martians", pick(d, "value", "0", "1")}}
+	}
 	put(&d.s.Insides, overspan.VethName(e), inside)
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vishvananda/netns"
 )
 
 // Apply carries out ops in order. An op that fails ends its own branch: what
@@ -161,11 +163,16 @@ func (h *Host) writeSysctl(path, value string) error {
 // readSysctls reads settings of the host's namespace. One that does not exist
 // is left out: its device is not there yet.
 func (h *Host) readSysctls(paths []string) (map[string]string, error) {
+	return readSysctlsIn(h.ns, paths)
+}
+
+// readSysctlsIn reads settings of a namespace.
+func readSysctlsIn(ns netns.NsHandle, paths []string) (map[string]string, error) {
 	values := map[string]string{}
 	if len(paths) == 0 {
 		return values, nil
 	}
-	err := do(h.ns, func() error {
+	err := do(ns, func() error {
 		var errs []error
 		for _, path := range paths {
 			file, err := sysctlFile(path)

@@ -32,9 +32,13 @@ const (
 )
 
 // fillInside gives the container's end of a veth, the link index in a
-// namespace, the alias of its host end, its addresses and routes, and sets it
-// and lo up. It adds only.
+// namespace, the alias of its host end, its sysctls, addresses and routes, and
+// sets it and lo up. It adds only. What the sysctls say of router advertisements
+// is there before the first can arrive.
 func fillInside(ns netns.NsHandle, c *conn, index int, alias string, want Inside) error {
+	if err := writeInside(ns, want.Sysctls); err != nil {
+		return err
+	}
 	err := firstError(c.execAll(insideMessages(index, alias, want)))
 	// Docker and others switch IPv6 off where they have no use for it.
 	if !errors.Is(err, unix.EACCES) {
@@ -159,8 +163,9 @@ func (h *Host) isIn(d device, ns netns.NsHandle) (bool, error) {
 }
 
 // readInside reads the container's end of a veth of ours. ok is false if there
-// is no such namespace any more: then there is nothing to put right.
-func (h *Host) readInside(host device, path string) (in Inside, ok bool, err error) {
+// is no such namespace any more: then there is nothing to put right. Of its
+// sysctls it reads some.
+func (h *Host) readInside(host device, path string, sysctls []string) (in Inside, ok bool, err error) {
 	ns, err := openNetns(path)
 	if errors.Is(err, overspan.ErrNotFound) || errors.Is(err, overspan.ErrInvalid) {
 		return Inside{}, false, nil
@@ -191,7 +196,10 @@ func (h *Host) readInside(host device, path string) (in Inside, ok bool, err err
 	if in.Addrs, err = c.addrsOf(end.index); err != nil {
 		return Inside{}, false, err
 	}
-	in.Routes, err = c.routes(end.index)
+	if in.Routes, err = c.routes(end.index); err != nil {
+		return Inside{}, false, err
+	}
+	in.Sysctls, err = readInsideSysctls(ns, sysctls)
 	return in, err == nil, err
 }
 
@@ -275,8 +283,9 @@ func addrMessage(kind, index int, p netip.Prefix) message {
 }
 
 // routeMessage adds or deletes a route of ours. The metric follows from the
-// interface's number, so that several networks can each have a default route:
-// the lowest interface's is used, and the next one's when that is gone.
+// interface's number: a default route that moves from one interface to another
+// stands by way of both for a moment, and never by neither; and one of others'
+// that a container came with has its own.
 func routeMessage(kind, index int, name string, r Route) message {
 	head := nl.NewRtMsg()
 	head.Family = uint8(afInet(r.Dst.Addr()))

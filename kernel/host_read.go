@@ -244,7 +244,7 @@ func (r *reader) readInsides() error {
 		if !ok || key.Netns == "" {
 			continue
 		}
-		in, ok, err := r.readInside(d, key.Netns)
+		in, ok, err := r.readInside(d, key.Netns, r.scope.InsideSysctls[name])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read the inside of %s: %w", name, err))
 		} else if ok {

@@ -25,7 +25,7 @@ func TestHostLeadsThere(t *testing.T) {
 	at := map[overspan.EndpointID]string{} // the namespace that it was last in
 	for seed := range drawnStates {
 		want := feasible(h, genWant().Example(seed))
-		scope := Scope{All: true, Sysctls: slices.Collect(maps.Keys(want.Sysctls))}
+		scope := Scope{All: true}.WithSysctls(want)
 		for _, e := range world.endpoints {
 			if in, ok := want.Insides[overspan.VethName(e)]; ok {
 				at[e] = in.Netns
@@ -45,9 +45,9 @@ func TestHostLeadsThere(t *testing.T) {
 			t.Fatalf("seed %d: the second run does:\n%s\nafter:\n%s", seed, texts(again), texts(ops))
 		}
 		for _, part := range []Scope{
-			{Networks: world.networks[:1], Global: true, Sysctls: scope.Sysctls, Endpoints: scope.Endpoints},
+			{Networks: world.networks[:1], Global: true, Sysctls: scope.Sysctls, Endpoints: scope.Endpoints, InsideSysctls: scope.InsideSysctls},
 			{Networks: world.networks, Sysctls: scope.Sysctls},
-			{Endpoints: scope.Endpoints},
+			{Endpoints: scope.Endpoints, InsideSysctls: scope.InsideSysctls},
 			someEntries(got, world),
 		} {
 			some := read(t, h, part)

@@ -90,7 +90,7 @@ func (s State) Equal(o State) bool {
 func (i Inside) equal(o Inside) bool {
 	return i.Netns == o.Netns && i.Missing == o.Missing && i.Name == o.Name &&
 		i.MAC == o.MAC && i.MTU == o.MTU && i.Up == o.Up &&
-		slices.Equal(i.Addrs, o.Addrs) && slices.Equal(i.Routes, o.Routes)
+		slices.Equal(i.Addrs, o.Addrs) && slices.Equal(i.Routes, o.Routes) && slices.Equal(i.Sysctls, o.Sysctls)
 }
 
 func (a AddrSet) equal(o AddrSet) bool {

@@ -137,7 +137,8 @@ func (o SetInside) String() string {
 	text := "set inside " + o.Veth + " netns " + o.Want.Netns + " dev " + o.Have.Name
 	text += changes(o.Have.attrs(), o.Want.attrs())
 	text += listChanges("addr", o.Have.Addrs, o.Want.Addrs)
-	return text + listChanges("route", o.Have.Routes, o.Want.Routes)
+	text += listChanges("route", o.Have.Routes, o.Want.Routes)
+	return text + listChanges("sysctl", o.Have.Sysctls, o.Want.Sysctls)
 }
 
 func (o SetInside) apply(s *State) { put(&s.Insides, o.Veth, o.Want) }
@@ -231,6 +232,9 @@ func (i Inside) text() string {
 	}
 	for _, r := range i.Routes {
 		words = append(words, "route", r.String())
+	}
+	for _, s := range i.Sysctls {
+		words = append(words, "sysctl", s.String())
 	}
 	if i.Missing {
 		words = append(words, "missing")

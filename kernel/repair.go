@@ -253,6 +253,9 @@ func (o SetInside) changes() string {
 	for _, r := range missingOf(o.Want.Routes, o.Have.Routes) {
 		parts = append(parts, "route "+r+" "+deleted)
 	}
+	for _, s := range missingOf(o.Have.Sysctls, o.Want.Sysctls) {
+		parts = append(parts, "sysctl "+s)
+	}
 	return strings.Join(parts, ", ")
 }
 

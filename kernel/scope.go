@@ -16,6 +16,9 @@ func (s State) Within(scope Scope) State {
 	for _, key := range scope.Endpoints {
 		veth := overspan.VethName(key.Endpoint)
 		if in, ok := s.Insides[veth]; ok && key.Netns != "" {
+			in.Sysctls = slices.DeleteFunc(slices.Clone(in.Sysctls), func(s Sysctl) bool {
+				return !slices.Contains(scope.InsideSysctls[veth], s.Path)
+			})
 			put(&out.Insides, veth, in)
 		}
 	}
@@ -29,6 +32,19 @@ func (s State) Within(scope Scope) State {
 		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains
 	}
 	return out
+}
+
+// WithSysctls returns the scope with the sysctls that a plan sets: of the host,
+// and of the containers' ends.
+func (sc Scope) WithSysctls(want State) Scope {
+	sc.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
+	sc.InsideSysctls = make(map[string][]string)
+	for veth, in := range want.Insides {
+		for _, s := range in.Sysctls {
+			sc.InsideSysctls[veth] = append(sc.InsideSysctls[veth], s.Path)
+		}
+	}
+	return sc
 }
 
 // devicesWithin returns the links of a scope and what hangs on them. The time

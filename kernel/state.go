@@ -99,6 +99,7 @@ type Inside struct {
 	Up      bool
 	Addrs   []netip.Prefix // sorted by netip.Prefix.Compare; link-local ones are not ours
 	Routes  []Route        // sorted; the subnets' own connected routes are not listed
+	Sysctls []Sysctl       // sorted by path; of the interface, and only those that are wanted
 }
 
 // A Route is a route in a container: to Dst by way of Via.
@@ -188,6 +189,10 @@ type Scope struct {
 	// of the host's thousands matter only a plan knows. An absent one (its
 	// device is not there yet) is no error.
 	Sysctls []string
+
+	// InsideSysctls are those that are wanted of the containers' ends, sorted, by
+	// the name of the host end.
+	InsideSysctls map[string][]string
 }
 
 // An EndpointKey finds an endpoint's veth without looking at any other.
