@@ -256,10 +256,23 @@ type Attachment struct {
 	// the endpoint's record was written; 0: not known.
 	Registration int64
 
+	// GatewayPriority decides which of a sandbox's endpoints has its default
+	// routes: the highest one's, the oldest of several.
+	GatewayPriority int32
+
+	// DriverOptions are what the user said of the interface, by docker's names or
+	// short ones: see bridge.ParseEndpointOptions.
+	DriverOptions map[string]string
+
 	// Lost says why the endpoint is off its network, and what to do: a slot of it
 	// is another's by now, its name is, or the network is gone. It follows from
 	// the snapshot and is never stored.
 	Lost string
+
+	// Gateway says that a default route of the sandbox, of one family or both,
+	// leads through the endpoint. It follows from the sandbox's attachments and is
+	// never stored.
+	Gateway bool
 }
 
 // A Pool is a prefix that automatic subnets of Bits length are cut from.

@@ -25,6 +25,13 @@ type Port struct {
 	// endpoint's record is not committed, and for good once its slot is no
 	// longer this node's: such a port speaks to nobody.
 	Enslaved bool
+
+	// Secondary are the families whose default route leads through another
+	// endpoint of the sandbox.
+	Secondary []overspan.Family
+
+	// Options are those of the endpoint, as the user wrote them.
+	Options map[string]string
 }
 
 // Plan returns what the kernel should hold for a network on this node: the
@@ -99,6 +106,19 @@ func addPort(s *kernel.State, n *overspan.Network, p Port) {
 	s.Insides[dev] = inside(n, p)
 }
 
+// HasGateway reports whether endpoints of the network can have the default route
+// of their sandboxes, for a family.
+func HasGateway(n *overspan.Network, f overspan.Family) bool {
+	return !n.Internal && subnetOf(n, f).Gateway.IsValid()
+}
+
+func subnetOf(n *overspan.Network, f overspan.Family) overspan.Subnet {
+	if f == overspan.IPv6 {
+		return n.IPv6
+	}
+	return n.IPv4
+}
+
 // inside plans the container's end. The default routes go by the gateway,
 // which is on this node whatever node that is.
 func inside(n *overspan.Network, p Port) kernel.Inside {
@@ -108,14 +128,17 @@ func inside(n *overspan.Network, p Port) kernel.Inside {
 		MAC:   p.Endpoint.MAC,
 		MTU:   n.MTU,
 		Up:    true,
+
+		Sysctls: EndpointOptionsOf(p.Options).sysctls(p.Endpoint.Interface),
 	}
 	for _, a := range p.Endpoint.Addrs() {
-		subnet, everywhere := n.IPv4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if overspan.FamilyOf(a) == overspan.IPv6 {
-			subnet, everywhere = n.IPv6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		family, everywhere := overspan.FamilyOf(a), netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if family == overspan.IPv6 {
+			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
+		subnet := subnetOf(n, family)
 		in.Addrs = append(in.Addrs, within(subnet, a))
-		if subnet.Gateway.IsValid() && !n.Internal {
+		if HasGateway(n, family) && !slices.Contains(p.Secondary, family) {
 			in.Routes = append(in.Routes, kernel.Route{Dst: everywhere, Via: subnet.Gateway})
 		}
 	}

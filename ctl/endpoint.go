@@ -25,7 +25,13 @@ type endpointItem struct {
 	Sandbox     string
 	Interface   string
 	Lost        string `json:",omitempty"`
-	CreatedAt   time.Time
+
+	// Of this node's endpoints alone.
+	Gateway    bool              `json:",omitempty"`
+	GwPriority int32             `json:",omitempty"`
+	DriverOpts map[string]string `json:",omitempty"`
+
+	CreatedAt time.Time
 }
 
 func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
@@ -44,6 +50,9 @@ func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 		Sandbox:     e.GetSandbox(),
 		Interface:   e.GetInterface(),
 		Lost:        v.GetLost(),
+		Gateway:     v.GetGateway(),
+		GwPriority:  v.GetGatewayPriority(),
+		DriverOpts:  v.GetDriverOptions(),
 		CreatedAt:   timeOf(e.GetCreated()),
 	}
 }

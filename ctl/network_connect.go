@@ -14,14 +14,19 @@ import (
 const targetHelp = `TARGET is the name of a sandbox, pid:N, netns:/path, the name of a namespace of
 'ip netns', or docker:NAME.`
 
+// endpointOptions says what --driver-opt takes.
+const endpointOptions = "com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,…, com.docker.network.endpoint.ifname=NAME"
+
 func (a *app) networkConnectCommand() *cobra.Command {
 	var req overspanv1.ConnectRequest
 	var wait string
+	var driverOpts, linkLocal []string
 	cmd := &cobra.Command{
-		Use:               "connect [flags] NETWORK TARGET",
-		Short:             "Connect a container of this host to a network",
-		Long:              "Connect gives a container an interface, an address and a name in a network.\n\n" + targetHelp,
-		Example:           "  ctl network connect demo web1\n  ctl network connect --ip 10.0.0.9 --name db demo pid:4711",
+		Use:   "connect [flags] NETWORK TARGET",
+		Short: "Connect a container of this host to a network",
+		Long:  "Connect gives a container an interface, an address and a name in a network.\n\n" + targetHelp,
+		Example: "  ctl network connect demo web1\n  ctl network connect --ip 10.0.0.9 --name db demo pid:4711\n" +
+			"  ctl network connect --gw-priority 1 demo web1",
 		Args:              wants(cobra.ExactArgs(2)),
 		ValidArgsFunction: a.completeConnect,
 	}
@@ -31,12 +36,22 @@ func (a *app) networkConnectCommand() *cobra.Command {
 	f.StringVar(&req.Name, "name", "", "name in the network (default: the target's)")
 	f.StringVar(&req.Mac, "mac-address", "", "MAC address")
 	f.StringVar(&req.Interface, "ifname", "", "name of the interface (default: the first free ethN)")
+	f.Int32Var(&req.GatewayPriority, "gw-priority", 0, "the container's default routes lead through its network of the highest number, the oldest of several")
+	f.StringArrayVar(&driverOpts, "driver-opt", nil, "option of the interface, as key=value: "+endpointOptions)
+	f.StringSliceVar(&linkLocal, "link-local-ip", nil, "not supported: link-local addresses do not pass between nodes")
+	cobra.CheckErr(f.MarkHidden("link-local-ip"))
 	f.StringVar(&wait, "wait", "peers", "what to wait for: peers, local, none")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"peers", "local", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		req.Network, req.Target = args[0], args[1]
 		if req.Wait, err = parseWait(wait); err != nil {
 			return err
+		}
+		if req.DriverOptions, err = keyValues("driver-opt", driverOpts, true); err != nil {
+			return err
+		}
+		if len(linkLocal) > 0 {
+			return usagef("--link-local-ip is not supported, since link-local addresses do not pass between nodes: use --ip or --ip6")
 		}
 		e, err := a.connect(cmd.Context(), &req)
 		if err != nil {

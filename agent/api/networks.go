@@ -185,6 +185,9 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 		MAC:       req.GetMac(),
 		Interface: req.GetInterface(),
 		Wait:      wait,
+
+		GatewayPriority: req.GetGatewayPriority(),
+		DriverOptions:   req.GetDriverOptions(),
 	})
 	if err != nil {
 		return nil, err

@@ -11,12 +11,16 @@ import (
 
 // endpointView shows an endpoint; n is nil if its network is not known.
 func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint) *overspanv1.EndpointView {
+	here := v.attachments[e.ID] // zero of another node's
 	out := &overspanv1.EndpointView{
-		Endpoint:    overspanv1.EndpointRecord(e),
-		NetworkName: cmp.Or(v.attachments[e.ID].NetworkName, overspan.ShortID(e.Network)),
-		NodeName:    v.nodeName(e.Node),
-		Local:       e.Node == v.self,
-		Lost:        v.attachments[e.ID].Lost,
+		Endpoint:        overspanv1.EndpointRecord(e),
+		NetworkName:     cmp.Or(here.NetworkName, overspan.ShortID(e.Network)),
+		NodeName:        v.nodeName(e.Node),
+		Local:           e.Node == v.self,
+		Lost:            here.Lost,
+		Gateway:         here.Gateway,
+		GatewayPriority: here.GatewayPriority,
+		DriverOptions:   here.DriverOptions,
 	}
 	if n != nil {
 		out.NetworkName = n.Name

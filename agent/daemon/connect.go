@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
@@ -41,6 +42,9 @@ type ConnectRequest struct {
 	MAC       string
 	Interface string
 	Wait      Wait
+
+	GatewayPriority int32
+	DriverOptions   map[string]string
 }
 
 // A Wait says what Connect waits for.
@@ -84,6 +88,9 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 	var res ConnectResult
 	n, err := d.usable(ctx, req.Network)
 	if err == nil {
+		err = want.options.CheckFor(n)
+	}
+	if err == nil {
 		res, err = d.plug(ctx, n, sb, want, req.Wait)
 	}
 	if err != nil {
@@ -117,10 +124,17 @@ type connectWant struct {
 	name      string
 	ifname    string
 	waitLocal bool
+
+	gatewayPriority int32
+	driverOptions   map[string]string
+	options         bridge.EndpointOptions // what driverOptions mean
 }
 
 func parseConnect(req ConnectRequest) (connectWant, error) {
-	w := connectWant{name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone}
+	w := connectWant{
+		name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone,
+		gatewayPriority: req.GatewayPriority, driverOptions: req.DriverOptions,
+	}
 	var err error
 	if w.ip, err = parseIP(req.IP, overspan.IPv4); err != nil {
 		return w, err
@@ -141,7 +155,15 @@ func parseConnect(req ConnectRequest) (connectWant, error) {
 			return w, err
 		}
 	}
-	return w, checkInterfaceName(req.Interface)
+	if w.options, err = bridge.ParseEndpointOptions(req.DriverOptions); err != nil {
+		return w, err
+	}
+	if w.ifname == "" {
+		w.ifname = w.options.Interface
+	} else if w.options.Interface != "" && w.options.Interface != w.ifname {
+		return w, overspan.Errorf(overspan.ErrInvalid, "the interface is to be called both %s and %s", w.ifname, w.options.Interface)
+	}
+	return w, checkInterfaceName(w.ifname)
 }
 
 func parseIP(s string, f overspan.Family) (netip.Addr, error) {
@@ -241,7 +263,10 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	e.ID = overspan.EndpointID(overspan.NewID())
 	d.releaser.lent.add(e.ID)
 	e = address(n, e, lease, want)
-	a := overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name}
+	a := overspan.Attachment{
+		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name,
+		GatewayPriority: want.gatewayPriority, DriverOptions: want.driverOptions,
+	}
 	d.local.putAttachment(a)
 
 	// The transaction takes longer: it goes first, and on this goroutine, which
@@ -354,7 +379,8 @@ func endpointScope(a overspan.Attachment) kernel.Scope {
 }
 
 // portScope is the endpoint's veth without the container's end, which an attach
-// has just made: nothing but the port is about to change.
+// has just made: nothing but the port is about to change. Where default routes
+// move to it or from it, the reconciler looks at the ends concerned.
 func portScope(a overspan.Attachment) kernel.Scope {
 	key := endpointKey(a)
 	key.Netns = ""

@@ -378,7 +378,8 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		Gone:      map[overspan.EndpointID]struct{}{},
 		Lost:      d.publisher.lost(),
 	}
-	in.Local, in.Sandboxes, in.Attachments = d.local.all()
+	here := d.local.view()
+	in.Local, in.Sandboxes, in.Attachments, in.Siblings = here.version, here.sandboxes, here.attachments, here.siblings
 	for _, a := range in.Attachments {
 		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}

@@ -71,7 +71,8 @@ func textsOf(ops []kernel.Op) map[string]struct{} {
 
 // judge draws the conclusions from what a pass did and left undone: what was a
 // repair, what is to be tried again, and what stands in the way.
-func (r *reconciler) judge(scope kernel.Scope, cause string, res *passResult, failed error) {
+// What somebody has asked for he is told, and decides about.
+func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passResult, failed error) {
 	for _, op := range res.Done {
 		// Before everything was once looked at, nobody knows who changed what.
 		if p := res.find.of(op); r.looked && !r.moved.has(p) && !res.input.gone(p) {
@@ -90,12 +91,13 @@ func (r *reconciler) judge(scope kernel.Scope, cause string, res *passResult, fa
 	r.rebase(scope, res.input, left)
 	r.moved.settle(scope, left)
 	r.failed.settle(scope, left)
-	if cause != causeRequest { // who asked is told, and decides
-		for p := range left {
-			_, before := r.failed[p]
-			r.fresh = r.fresh || !before
+	for p := range left {
+		if cause == causeRequest && p.within(asked) {
+			continue
 		}
-		maps.Copy(r.failed, left)
+		_, before := r.failed[p]
+		r.fresh = r.fresh || !before
+		r.failed.add(p)
 	}
 	r.lagging.Store(len(r.failed) > 0)
 	maps.DeleteFunc(res.Segments, func(id overspan.NetworkID, _ int64) bool {

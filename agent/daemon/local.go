@@ -15,16 +15,46 @@ type local struct {
 	version     uint64     // grows with each change
 	sandboxes   *chronicle[overspan.SandboxID, overspan.Sandbox]
 	attachments *chronicle[overspan.EndpointID, overspan.Attachment]
+	homes       map[overspan.SandboxID]map[overspan.EndpointID]struct{} // of each sandbox
+	shared      map[overspan.SandboxID]struct{}                         // sandboxes with several endpoints
 }
 
 func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
-	return &local{
+	l := &local{
+		homes:  map[overspan.SandboxID]map[overspan.EndpointID]struct{}{},
+		shared: map[overspan.SandboxID]struct{}{},
 		sandboxes: newChronicle(
 			func(s *overspan.Sandbox) overspan.SandboxID { return s.ID },
 			func(s *overspan.Sandbox) time.Time { return s.Created }, sandboxes),
 		attachments: newChronicle(
 			func(a *overspan.Attachment) overspan.EndpointID { return a.Endpoint.ID },
 			func(a *overspan.Attachment) time.Time { return a.Endpoint.Created }, attachments),
+	}
+	for i := range attachments {
+		l.house(attachments[i])
+	}
+	return l
+}
+
+// house notes that a sandbox has an endpoint.
+func (l *local) house(a overspan.Attachment) {
+	if l.homes[a.Sandbox] == nil {
+		l.homes[a.Sandbox] = map[overspan.EndpointID]struct{}{}
+	}
+	l.homes[a.Sandbox][a.Endpoint.ID] = struct{}{}
+	if len(l.homes[a.Sandbox]) > 1 {
+		l.shared[a.Sandbox] = struct{}{}
+	}
+}
+
+// leave is the opposite of house.
+func (l *local) leave(a overspan.Attachment) {
+	delete(l.homes[a.Sandbox], a.Endpoint.ID)
+	switch len(l.homes[a.Sandbox]) {
+	case 0:
+		delete(l.homes, a.Sandbox)
+	case 1:
+		delete(l.shared, a.Sandbox)
 	}
 }
 
@@ -47,6 +77,7 @@ func (l *local) putAttachment(a overspan.Attachment) {
 	defer l.mu.Unlock()
 	l.version++
 	l.attachments.put(a)
+	l.house(a)
 }
 
 // dropAttachment reports whether the attachment was still there, so that of
@@ -55,6 +86,9 @@ func (l *local) dropAttachment(id overspan.EndpointID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.version++
+	if a, there := l.attachments.get(id); there {
+		l.leave(a)
+	}
 	return l.attachments.remove(id)
 }
 
@@ -85,12 +119,26 @@ func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
 	return l.attachments.get(id)
 }
 
-// all returns everything of one moment: the version, and sandboxes and
-// attachments, oldest first. The lists are shared: nobody changes them.
-func (l *local) all() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
+// A localView is what local holds at one moment. The lists are shared: nobody
+// changes them.
+type localView struct {
+	version     uint64
+	sandboxes   []overspan.Sandbox    // oldest first
+	attachments []overspan.Attachment // oldest first
+	siblings    []overspan.Attachment // those of sandboxes that have several
+}
+
+func (l *local) view() localView {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.version, l.sandboxes.all(), l.attachments.all()
+	v := localView{version: l.version, sandboxes: l.sandboxes.all(), attachments: l.attachments.all()}
+	for sb := range l.shared {
+		for id := range l.homes[sb] {
+			a, _ := l.attachments.get(id)
+			v.siblings = append(v.siblings, a)
+		}
+	}
+	return v
 }
 
 // allSandboxes returns the sandboxes, oldest first; nobody changes the list.

@@ -185,6 +185,9 @@ func moved(old, new planInput) partSet {
 	if old.Local != new.Local || !maps.Equal(old.Lost, new.Lost) {
 		out.addLocal(old, new)
 	}
+	for _, k := range rerouted(old, new) {
+		out.add(part{k.Network, k.Endpoint})
+	}
 	if old.Snapshot == new.Snapshot {
 		return out
 	}

@@ -16,6 +16,7 @@ type planInput struct {
 	Self        overspan.NodeID
 	Sandboxes   []overspan.Sandbox
 	Attachments []overspan.Attachment
+	Siblings    []overspan.Attachment // those of Attachments whose sandbox has several, in any order
 	VXLANPort   uint16
 	Local       uint64 // version of sandboxes and attachments
 
@@ -44,14 +45,15 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 	if scope.All {
 		networks = in.members()
 	}
+	ways := in.gateways()
 	for _, id := range networks {
-		part, warns := in.network(id)
+		part, warns := in.network(id, ways)
 		state.Take(part)
 		warnings = append(warnings, warns...)
 	}
 	if !scope.All {
 		for _, key := range scope.Endpoints {
-			state.Take(in.endpoint(key))
+			state.Take(in.endpoint(key, ways))
 		}
 	}
 	if scope.All || scope.Global {
@@ -118,11 +120,11 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 // network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.
-func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
+func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State, []string) {
 	var ports []bridge.Port
 	for _, a := range in.Attachments {
 		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.Network == id && !gone && !in.adrift(a) {
-			ports = append(ports, in.port(a))
+			ports = append(ports, in.port(a, ways))
 		}
 	}
 	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
@@ -143,7 +145,7 @@ func (in planInput) network(id overspan.NetworkID) (kernel.State, []string) {
 }
 
 // endpoint plans one veth.
-func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
+func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State {
 	for _, a := range in.Attachments {
 		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.ID != key.Endpoint || gone || in.adrift(a) {
 			continue
@@ -152,19 +154,26 @@ func (in planInput) endpoint(key kernel.EndpointKey) kernel.State {
 		if n == nil {
 			return kernel.State{Partial: true}
 		}
-		return bridge.PlanPort(n, in.port(a))
+		return bridge.PlanPort(n, in.port(a, ways))
 	}
 	return kernel.State{}
 }
 
 // port says how an attachment is plugged in: on the bridge once its record
 // stands in etcd, and only while it is not lost.
-func (in planInput) port(a overspan.Attachment) bridge.Port {
+func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
 	return bridge.Port{
-		Endpoint: a.Endpoint,
-		Netns:    a.Netns,
-		Enslaved: a.Committed && in.lost(a.Endpoint) == "",
+		Endpoint:  a.Endpoint,
+		Netns:     a.Netns,
+		Enslaved:  in.works(a),
+		Secondary: ways.secondary(a),
+		Options:   a.DriverOptions,
 	}
+}
+
+// works reports whether packets pass by an endpoint.
+func (in planInput) works(a overspan.Attachment) bool {
+	return a.Committed && in.lost(a.Endpoint) == ""
 }
 
 // lost says why an endpoint is off its network, and what to do; "" if it is on

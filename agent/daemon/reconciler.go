@@ -206,11 +206,28 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 	if !ok {
 		return passResult{}, errNoSnapshot
 	}
+	return r.compareWith(ctx, in, scope, changed)
+}
+
+// widen adds to a scope the containers' ends whose routes have moved since the
+// last pass, and returns what it is planned from: of each scope another part is
+// asked for.
+func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
+	for {
+		in, ok := r.input(scope)
+		more := slices.DeleteFunc(rerouted(r.seen, in), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
+		if !ok || len(more) == 0 {
+			return scope, in, ok
+		}
+		scope.Endpoints = slices.Concat(scope.Endpoints, more)
+	}
+}
+
+func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
 	look, entries := r.narrow(in, scope, changed)
 	want, warnings := plan(in, look)
 	want.Take(entries)
-	look.Sysctls = slices.Sorted(maps.Keys(want.Sysctls))
-	have, err := r.kernel.Read(ctx, look)
+	have, err := r.kernel.Read(ctx, look.WithSysctls(want))
 	return passResult{
 		input:    in,
 		Revision: in.Snapshot.Revision,
@@ -227,12 +244,13 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 
 // passOver brings a scope in line. Of the networks in changed only the plan may
 // have changed since they were.
-func (r *reconciler) passOver(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID, cause string) (passResult, error) {
+func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed []overspan.NetworkID, cause string) (passResult, error) {
 	begin := time.Now()
-	res, err := r.compare(ctx, scope, changed)
-	if errors.Is(err, errNoSnapshot) {
-		return res, err
+	scope, in, known := r.widen(asked)
+	if !known {
+		return passResult{}, errNoSnapshot
 	}
+	res, err := r.compareWith(ctx, in, scope, changed)
 	res.partial = err != nil
 	maps.Copy(r.moved, moved(r.seen, res.input))
 	r.seen = res.input
@@ -243,7 +261,7 @@ func (r *reconciler) passOver(ctx context.Context, scope kernel.Scope, changed [
 	if err != nil && ctx.Err() != nil {
 		return res, errStopping
 	}
-	r.judge(scope, cause, &res, failed)
+	r.judge(asked, scope, cause, &res, failed)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
 	return res, err

@@ -17,15 +17,17 @@ import (
 func (d *Daemon) Sandboxes() []overspan.Sandbox { return d.local.allSandboxes() }
 
 // Attachments returns this node's endpoints, oldest first, and says of each
-// whether it is lost.
+// whether it is lost, and whether its sandbox's default routes lead through it.
 func (d *Daemon) Attachments() []overspan.Attachment {
 	in, known := d.planInput(kernel.Scope{})
 	if !known {
 		return d.local.allAttachments()
 	}
+	ways := gatewaysOf(in.Attachments, in.Snapshot.Networks, in.works)
 	out := slices.Clone(in.Attachments)
 	for i, a := range out {
 		out[i].Lost = in.lost(a.Endpoint)
+		out[i].Gateway = len(ways.secondary(a)) < len(families)
 	}
 	return out
 }

@@ -160,7 +160,10 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 		}
 	}
 	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(segment, e) })
-	d.attachments = append(d.attachments, overspan.Attachment{Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name, Committed: true})
+	d.attachments = append(d.attachments, overspan.Attachment{
+		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name, Committed: true,
+		GatewayPriority: r.GatewayPriority, DriverOptions: r.DriverOptions, Gateway: d.plugged(sb.ID) == 0,
+	})
 	result := daemon.ConnectResult{Endpoint: e}
 	if r.Wait == daemon.WaitPeers && strings.HasPrefix(e.Name, "late") {
 		result.Unconfirmed = []string{"h2"}

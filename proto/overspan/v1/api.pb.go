@@ -758,8 +758,13 @@ type ConnectRequest struct {
 	Ip6  string `protobuf:"bytes,5,opt,name=ip6,proto3" json:"ip6,omitempty"`
 	Mac  string `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
 	// "" takes the first free ethN.
-	Interface     string `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
-	Wait          Wait   `protobuf:"varint,8,opt,name=wait,proto3,enum=overspan.v1.Wait" json:"wait,omitempty"`
+	Interface string `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
+	Wait      Wait   `protobuf:"varint,8,opt,name=wait,proto3,enum=overspan.v1.Wait" json:"wait,omitempty"`
+	// The highest of a sandbox's endpoints has its default routes; of several, the
+	// oldest.
+	GatewayPriority int32 `protobuf:"varint,13,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	// Of the interface: com.docker.network.endpoint.sysctls and …ifname.
+	DriverOptions map[string]string `protobuf:"bytes,14,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -848,6 +853,20 @@ func (x *ConnectRequest) GetWait() Wait {
 		return x.Wait
 	}
 	return Wait_WAIT_UNSPECIFIED
+}
+
+func (x *ConnectRequest) GetGatewayPriority() int32 {
+	if x != nil {
+		return x.GatewayPriority
+	}
+	return 0
+}
+
+func (x *ConnectRequest) GetDriverOptions() map[string]string {
+	if x != nil {
+		return x.DriverOptions
+	}
+	return nil
 }
 
 type ConnectResponse struct {
@@ -1029,9 +1048,14 @@ type EndpointView struct {
 	Ipv6Bits uint32 `protobuf:"varint,5,opt,name=ipv6_bits,json=ipv6Bits,proto3" json:"ipv6_bits,omitempty"`
 	Local    bool   `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
 	// Why a local endpoint is off the network; "" if it is on it.
-	Lost          string `protobuf:"bytes,7,opt,name=lost,proto3" json:"lost,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Lost string `protobuf:"bytes,7,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Whether a local endpoint has a default route of its sandbox.
+	Gateway bool `protobuf:"varint,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// What a local endpoint was connected with.
+	GatewayPriority int32             `protobuf:"varint,20,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	DriverOptions   map[string]string `protobuf:"bytes,21,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *EndpointView) Reset() {
@@ -1111,6 +1135,27 @@ func (x *EndpointView) GetLost() string {
 		return x.Lost
 	}
 	return ""
+}
+
+func (x *EndpointView) GetGateway() bool {
+	if x != nil {
+		return x.Gateway
+	}
+	return false
+}
+
+func (x *EndpointView) GetGatewayPriority() int32 {
+	if x != nil {
+		return x.GatewayPriority
+	}
+	return 0
+}
+
+func (x *EndpointView) GetDriverOptions() map[string]string {
+	if x != nil {
+		return x.DriverOptions
+	}
+	return nil
 }
 
 type ListEndpointsRequest struct {
@@ -3496,7 +3541,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
 	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xcf\x01\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x93\x03\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x12\n" +
@@ -3505,7 +3550,12 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03ip6\x18\x05 \x01(\tR\x03ip6\x12\x10\n" +
 	"\x03mac\x18\x06 \x01(\tR\x03mac\x12\x1c\n" +
 	"\tinterface\x18\a \x01(\tR\tinterface\x12%\n" +
-	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\"j\n" +
+	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\x12)\n" +
+	"\x10gateway_priority\x18\r \x01(\x05R\x0fgatewayPriority\x12U\n" +
+	"\x0edriver_options\x18\x0e \x03(\v2..overspan.v1.ConnectRequest.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
+	"\x12DriverOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
 	"\x0fConnectResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12 \n" +
 	"\vunconfirmed\x18\x02 \x03(\tR\vunconfirmed\"[\n" +
@@ -3515,7 +3565,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"e\n" +
 	"\x12DisconnectResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12\x18\n" +
-	"\apending\x18\x02 \x01(\bR\apending\"\xe5\x01\n" +
+	"\apending\x18\x02 \x01(\bR\apending\"\xc1\x03\n" +
 	"\fEndpointView\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12!\n" +
 	"\fnetwork_name\x18\x02 \x01(\tR\vnetworkName\x12\x1b\n" +
@@ -3523,7 +3573,13 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\tipv4_bits\x18\x04 \x01(\rR\bipv4Bits\x12\x1b\n" +
 	"\tipv6_bits\x18\x05 \x01(\rR\bipv6Bits\x12\x14\n" +
 	"\x05local\x18\x06 \x01(\bR\x05local\x12\x12\n" +
-	"\x04lost\x18\a \x01(\tR\x04lost\"\xd1\x01\n" +
+	"\x04lost\x18\a \x01(\tR\x04lost\x12\x18\n" +
+	"\agateway\x18\b \x01(\bR\agateway\x12)\n" +
+	"\x10gateway_priority\x18\x14 \x01(\x05R\x0fgatewayPriority\x12S\n" +
+	"\x0edriver_options\x18\x15 \x03(\v2,.overspan.v1.EndpointView.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
+	"\x12DriverOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x01\n" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12H\n" +
 	"\afilters\x18\x02 \x03(\v2..overspan.v1.ListEndpointsRequest.FiltersEntryR\afilters\x1aU\n" +
@@ -3751,7 +3807,7 @@ func file_overspan_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_overspan_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_overspan_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_overspan_v1_api_proto_goTypes = []any{
 	(Wait)(0),                     // 0: overspan.v1.Wait
 	(*CreateNetworkRequest)(nil),  // 1: overspan.v1.CreateNetworkRequest
@@ -3816,134 +3872,138 @@ var file_overspan_v1_api_proto_goTypes = []any{
 	nil,                           // 60: overspan.v1.CreateNetworkRequest.LabelsEntry
 	nil,                           // 61: overspan.v1.ListNetworksRequest.FiltersEntry
 	nil,                           // 62: overspan.v1.PruneNetworksRequest.FiltersEntry
-	nil,                           // 63: overspan.v1.ListEndpointsRequest.FiltersEntry
-	nil,                           // 64: overspan.v1.ListNodesRequest.FiltersEntry
-	nil,                           // 65: overspan.v1.ListSandboxesRequest.FiltersEntry
-	nil,                           // 66: overspan.v1.ListBlocksRequest.FiltersEntry
-	nil,                           // 67: overspan.v1.EventsRequest.FiltersEntry
-	nil,                           // 68: overspan.v1.Event.AttributesEntry
-	(*Network)(nil),               // 69: overspan.v1.Network
-	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
-	(*Endpoint)(nil),              // 71: overspan.v1.Endpoint
-	(*Node)(nil),                  // 72: overspan.v1.Node
-	(*Sandbox)(nil),               // 73: overspan.v1.Sandbox
-	(*Frozen)(nil),                // 74: overspan.v1.Frozen
-	(*Report)(nil),                // 75: overspan.v1.Report
+	nil,                           // 63: overspan.v1.ConnectRequest.DriverOptionsEntry
+	nil,                           // 64: overspan.v1.EndpointView.DriverOptionsEntry
+	nil,                           // 65: overspan.v1.ListEndpointsRequest.FiltersEntry
+	nil,                           // 66: overspan.v1.ListNodesRequest.FiltersEntry
+	nil,                           // 67: overspan.v1.ListSandboxesRequest.FiltersEntry
+	nil,                           // 68: overspan.v1.ListBlocksRequest.FiltersEntry
+	nil,                           // 69: overspan.v1.EventsRequest.FiltersEntry
+	nil,                           // 70: overspan.v1.Event.AttributesEntry
+	(*Network)(nil),               // 71: overspan.v1.Network
+	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
+	(*Endpoint)(nil),              // 73: overspan.v1.Endpoint
+	(*Node)(nil),                  // 74: overspan.v1.Node
+	(*Sandbox)(nil),               // 75: overspan.v1.Sandbox
+	(*Frozen)(nil),                // 76: overspan.v1.Frozen
+	(*Report)(nil),                // 77: overspan.v1.Report
 }
 var file_overspan_v1_api_proto_depIdxs = []int32{
 	58, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
 	59, // 1: overspan.v1.CreateNetworkRequest.options:type_name -> overspan.v1.CreateNetworkRequest.OptionsEntry
 	60, // 2: overspan.v1.CreateNetworkRequest.labels:type_name -> overspan.v1.CreateNetworkRequest.LabelsEntry
-	69, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
+	71, // 3: overspan.v1.CreateNetworkResponse.network:type_name -> overspan.v1.Network
 	61, // 4: overspan.v1.ListNetworksRequest.filters:type_name -> overspan.v1.ListNetworksRequest.FiltersEntry
-	69, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
+	71, // 5: overspan.v1.ListNetworksResponse.networks:type_name -> overspan.v1.Network
 	6,  // 6: overspan.v1.ListNetworksResponse.stale:type_name -> overspan.v1.Staleness
-	70, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
-	69, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
+	72, // 7: overspan.v1.Staleness.since:type_name -> google.protobuf.Timestamp
+	71, // 8: overspan.v1.GetNetworkResponse.network:type_name -> overspan.v1.Network
 	17, // 9: overspan.v1.GetNetworkResponse.endpoints:type_name -> overspan.v1.EndpointView
 	40, // 10: overspan.v1.GetNetworkResponse.blocks:type_name -> overspan.v1.BlockView
 	6,  // 11: overspan.v1.GetNetworkResponse.stale:type_name -> overspan.v1.Staleness
 	62, // 12: overspan.v1.PruneNetworksRequest.filters:type_name -> overspan.v1.PruneNetworksRequest.FiltersEntry
 	0,  // 13: overspan.v1.ConnectRequest.wait:type_name -> overspan.v1.Wait
-	17, // 14: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	17, // 15: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	71, // 16: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
-	63, // 17: overspan.v1.ListEndpointsRequest.filters:type_name -> overspan.v1.ListEndpointsRequest.FiltersEntry
-	17, // 18: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
-	6,  // 19: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
-	17, // 20: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
-	6,  // 21: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
-	72, // 22: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
-	64, // 23: overspan.v1.ListNodesRequest.filters:type_name -> overspan.v1.ListNodesRequest.FiltersEntry
-	22, // 24: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
-	6,  // 25: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 26: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
-	6,  // 27: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
-	72, // 28: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
-	72, // 29: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
-	73, // 30: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
-	65, // 31: overspan.v1.ListSandboxesRequest.filters:type_name -> overspan.v1.ListSandboxesRequest.FiltersEntry
-	35, // 32: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
-	73, // 33: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
-	17, // 34: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
-	35, // 35: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
-	66, // 36: overspan.v1.ListBlocksRequest.filters:type_name -> overspan.v1.ListBlocksRequest.FiltersEntry
-	40, // 37: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
-	6,  // 38: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 39: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
-	70, // 40: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	49, // 41: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
-	6,  // 42: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 43: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
-	70, // 44: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
-	45, // 45: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
-	74, // 46: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
-	46, // 47: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
-	75, // 48: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
-	46, // 49: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
-	52, // 50: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
-	67, // 51: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
-	55, // 52: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
-	70, // 53: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
-	68, // 54: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
-	4,  // 55: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 56: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 57: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 58: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 59: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 60: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 61: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	1,  // 62: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
-	3,  // 63: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
-	7,  // 64: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
-	9,  // 65: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
-	11, // 66: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
-	13, // 67: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
-	15, // 68: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
-	18, // 69: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
-	20, // 70: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
-	23, // 71: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
-	25, // 72: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
-	27, // 73: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
-	29, // 74: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
-	31, // 75: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
-	33, // 76: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
-	36, // 77: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
-	38, // 78: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
-	43, // 79: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
-	50, // 80: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
-	41, // 81: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
-	53, // 82: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
-	56, // 83: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
-	47, // 84: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
-	2,  // 85: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
-	5,  // 86: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
-	8,  // 87: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
-	10, // 88: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
-	12, // 89: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
-	14, // 90: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
-	16, // 91: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
-	19, // 92: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
-	21, // 93: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
-	24, // 94: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
-	26, // 95: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
-	28, // 96: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
-	30, // 97: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
-	32, // 98: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
-	34, // 99: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
-	37, // 100: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
-	39, // 101: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
-	44, // 102: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
-	51, // 103: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
-	42, // 104: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
-	54, // 105: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
-	57, // 106: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
-	48, // 107: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
-	85, // [85:108] is the sub-list for method output_type
-	62, // [62:85] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	63, // 14: overspan.v1.ConnectRequest.driver_options:type_name -> overspan.v1.ConnectRequest.DriverOptionsEntry
+	17, // 15: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
+	17, // 16: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
+	73, // 17: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
+	64, // 18: overspan.v1.EndpointView.driver_options:type_name -> overspan.v1.EndpointView.DriverOptionsEntry
+	65, // 19: overspan.v1.ListEndpointsRequest.filters:type_name -> overspan.v1.ListEndpointsRequest.FiltersEntry
+	17, // 20: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
+	6,  // 21: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
+	17, // 22: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
+	6,  // 23: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
+	74, // 24: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
+	66, // 25: overspan.v1.ListNodesRequest.filters:type_name -> overspan.v1.ListNodesRequest.FiltersEntry
+	22, // 26: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
+	6,  // 27: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 28: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
+	6,  // 29: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
+	74, // 30: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
+	74, // 31: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
+	75, // 32: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
+	67, // 33: overspan.v1.ListSandboxesRequest.filters:type_name -> overspan.v1.ListSandboxesRequest.FiltersEntry
+	35, // 34: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
+	75, // 35: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
+	17, // 36: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
+	35, // 37: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
+	68, // 38: overspan.v1.ListBlocksRequest.filters:type_name -> overspan.v1.ListBlocksRequest.FiltersEntry
+	40, // 39: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
+	6,  // 40: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 41: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
+	72, // 42: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	49, // 43: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
+	6,  // 44: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 45: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
+	72, // 46: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
+	45, // 47: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
+	76, // 48: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
+	46, // 49: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
+	77, // 50: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
+	46, // 51: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
+	52, // 52: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
+	69, // 53: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
+	55, // 54: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
+	72, // 55: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
+	70, // 56: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
+	4,  // 57: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 58: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 59: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 60: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 61: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 62: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 63: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	1,  // 64: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
+	3,  // 65: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
+	7,  // 66: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
+	9,  // 67: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
+	11, // 68: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
+	13, // 69: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
+	15, // 70: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
+	18, // 71: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
+	20, // 72: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
+	23, // 73: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
+	25, // 74: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
+	27, // 75: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
+	29, // 76: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
+	31, // 77: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
+	33, // 78: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
+	36, // 79: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
+	38, // 80: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
+	43, // 81: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
+	50, // 82: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
+	41, // 83: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
+	53, // 84: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
+	56, // 85: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
+	47, // 86: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
+	2,  // 87: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
+	5,  // 88: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
+	8,  // 89: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
+	10, // 90: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
+	12, // 91: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
+	14, // 92: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
+	16, // 93: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
+	19, // 94: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
+	21, // 95: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
+	24, // 96: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
+	26, // 97: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
+	28, // 98: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
+	30, // 99: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
+	32, // 100: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
+	34, // 101: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
+	37, // 102: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
+	39, // 103: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
+	44, // 104: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
+	51, // 105: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
+	42, // 106: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
+	54, // 107: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
+	57, // 108: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
+	48, // 109: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
+	87, // [87:110] is the sub-list for method output_type
+	64, // [64:87] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_api_proto_init() }
@@ -3958,7 +4018,7 @@ func file_overspan_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_api_proto_rawDesc), len(file_overspan_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -49,6 +49,9 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 
 		NetworkName:  a.NetworkName,
 		Registration: a.Registration,
+
+		GatewayPriority: a.GatewayPriority,
+		DriverOptions:   a.DriverOptions,
 	}
 }
 
@@ -67,6 +70,9 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 
 		NetworkName:  x.GetNetworkName(),
 		Registration: x.GetRegistration(),
+
+		GatewayPriority: x.GetGatewayPriority(),
+		DriverOptions:   x.GetDriverOptions(),
 	}
 	return result(a, r)
 }

@@ -1463,7 +1463,11 @@ type Attachment struct {
 	// record was written.
 	Registration int64 `protobuf:"varint,5,opt,name=registration,proto3" json:"registration,omitempty"`
 	// As users know the network, also when it is gone.
-	NetworkName   string `protobuf:"bytes,6,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	NetworkName string `protobuf:"bytes,6,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	// The highest of a sandbox's attachments has its default routes.
+	GatewayPriority int32 `protobuf:"varint,7,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	// As the user wrote them.
+	DriverOptions map[string]string `protobuf:"bytes,8,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1538,6 +1542,20 @@ func (x *Attachment) GetNetworkName() string {
 		return x.NetworkName
 	}
 	return ""
+}
+
+func (x *Attachment) GetGatewayPriority() int32 {
+	if x != nil {
+		return x.GatewayPriority
+	}
+	return 0
+}
+
+func (x *Attachment) GetDriverOptions() map[string]string {
+	if x != nil {
+		return x.DriverOptions
+	}
+	return nil
 }
 
 var File_overspan_v1_records_proto protoreflect.FileDescriptor
@@ -1670,7 +1688,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tnetns_dev\x18\x05 \x01(\x04R\bnetnsDev\x12\x1b\n" +
 	"\tnetns_ino\x18\x06 \x01(\x04R\bnetnsIno\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x03R\x03pid\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xd4\x01\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x94\x03\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
@@ -1678,7 +1696,12 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x1c\n" +
 	"\tcommitted\x18\x04 \x01(\bR\tcommitted\x12\"\n" +
 	"\fregistration\x18\x05 \x01(\x03R\fregistration\x12!\n" +
-	"\fnetwork_name\x18\x06 \x01(\tR\vnetworkNameB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\fnetwork_name\x18\x06 \x01(\tR\vnetworkName\x12)\n" +
+	"\x10gateway_priority\x18\a \x01(\x05R\x0fgatewayPriority\x12Q\n" +
+	"\x0edriver_options\x18\b \x03(\v2*.overspan.v1.Attachment.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
+	"\x12DriverOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_records_proto_rawDescOnce sync.Once
@@ -1692,7 +1715,7 @@ func file_overspan_v1_records_proto_rawDescGZIP() []byte {
 	return file_overspan_v1_records_proto_rawDescData
 }
 
-var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_overspan_v1_records_proto_goTypes = []any{
 	(*Meta)(nil),                  // 0: overspan.v1.Meta
 	(*Pool)(nil),                  // 1: overspan.v1.Pool
@@ -1716,31 +1739,33 @@ var file_overspan_v1_records_proto_goTypes = []any{
 	nil,                           // 19: overspan.v1.Subnet.AuxEntry
 	nil,                           // 20: overspan.v1.Network.OptionsEntry
 	nil,                           // 21: overspan.v1.Network.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	nil,                           // 22: overspan.v1.Attachment.DriverOptionsEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_overspan_v1_records_proto_depIdxs = []int32{
 	1,  // 0: overspan.v1.Meta.overlay_pool:type_name -> overspan.v1.Pool
 	1,  // 1: overspan.v1.Meta.bridge_pool:type_name -> overspan.v1.Pool
 	1,  // 2: overspan.v1.Meta.ipv6_pool:type_name -> overspan.v1.Pool
-	22, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
-	22, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
-	22, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
+	23, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
+	23, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
+	23, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
 	19, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
 	8,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
 	8,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
 	20, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
 	21, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
-	22, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
-	22, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	22, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
-	22, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
-	22, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	23, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
+	23, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	23, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
+	23, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
+	23, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
 	13, // 16: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	22, // 17: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
@@ -1754,7 +1779,7 @@ func file_overspan_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_records_proto_rawDesc), len(file_overspan_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
+	"github.com/overspan/overspan/kernel"
+)
+
+// A gateway is the endpoint that a sandbox's default route leads through, by
+// family; "" where none can have it.
+type gateway map[overspan.Family]overspan.EndpointID
+
+// gateways are those of the sandboxes that have several endpoints. In all others
+// the one there is has what there is.
+type gateways map[overspan.SandboxID]gateway
+
+var families = []overspan.Family{overspan.IPv4, overspan.IPv6}
+
+// gatewaysOf chooses which of each sandbox's endpoints its default routes lead
+// through: of those in networks that are not internal one that works, before one
+// that does not; then the one of the highest priority; then the oldest. It is
+// pure, and the order of the attachments does not matter.
+func gatewaysOf(attachments []overspan.Attachment, networks map[overspan.NetworkID]*overspan.Network, works func(overspan.Attachment) bool) gateways {
+	bySandbox := map[overspan.SandboxID][]overspan.Attachment{}
+	for _, a := range attachments {
+		bySandbox[a.Sandbox] = append(bySandbox[a.Sandbox], a)
+	}
+	out := gateways{}
+	for sb, several := range bySandbox {
+		slices.SortFunc(several, func(a, b overspan.Attachment) int {
+			return cmp.Or(
+				cmp.Compare(idle(works(a)), idle(works(b))),
+				cmp.Compare(b.GatewayPriority, a.GatewayPriority),
+				a.Endpoint.Created.Compare(b.Endpoint.Created),
+				cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
+			)
+		})
+		out[sb] = gateway{}
+		for _, f := range families {
+			first := slices.IndexFunc(several, func(a overspan.Attachment) bool {
+				n := networks[a.Endpoint.Network]
+				return n != nil && hasAddr(a.Endpoint, f) && bridge.HasGateway(n, f)
+			})
+			if first >= 0 {
+				out[sb][f] = several[first].Endpoint.ID
+			}
+		}
+	}
+	return out
+}
+
+// idle puts what works first.
+func idle(works bool) int {
+	if works {
+		return 0
+	}
+	return 1
+}
+
+func hasAddr(e overspan.Endpoint, f overspan.Family) bool {
+	return slices.ContainsFunc(e.Addrs(), func(a netip.Addr) bool { return overspan.FamilyOf(a) == f })
+}
+
+// gateways chooses among this node's endpoints.
+func (in planInput) gateways() gateways {
+	return gatewaysOf(in.Siblings, in.Snapshot.Networks, in.works)
+}
+
+// secondary returns the families whose default route leads through another
+// endpoint of the sandbox than this one.
+func (g gateways) secondary(a overspan.Attachment) []overspan.Family {
+	way, several := g[a.Sandbox]
+	if !several {
+		return nil
+	}
+	var out []overspan.Family
+	for _, f := range families {
+		if way[f] != a.Endpoint.ID {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// rerouted returns the endpoints that have got or lost a default route between
+// two inputs: their containers' ends are to be looked at, whatever it was that
+// changed.
+func rerouted(old, new planInput) []kernel.EndpointKey {
+	if old.Snapshot == nil || len(old.Siblings)+len(new.Siblings) == 0 {
+		return nil
+	}
+	if old.Local == new.Local && old.Snapshot == new.Snapshot && maps.Equal(old.Lost, new.Lost) {
+		return nil
+	}
+	before, now := old.gateways(), new.gateways()
+	differ := map[overspan.EndpointID]struct{}{}
+	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
+		if !slices.Equal(before.secondary(a), now.secondary(a)) {
+			differ[a.Endpoint.ID] = struct{}{}
+		}
+	}
+	if len(differ) == 0 {
+		return nil
+	}
+	var out []kernel.EndpointKey
+	for _, a := range new.Attachments { // but for those that are on their way out
+		if _, moved := differ[a.Endpoint.ID]; moved {
+			out = append(out, endpointKey(a))
+		}
+	}
+	return out
+}

@@ -1,0 +1,186 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/kernel"
+)
+
+// homes is the networks that a sandbox may be in: dual has both families, in is
+// internal.
+func homes() map[overspan.NetworkID]*overspan.Network {
+	out := map[overspan.NetworkID]*overspan.Network{}
+	for i, name := range []string{"four", "dual", "in", "six"} {
+		n := &overspan.Network{ID: overspan.NetworkID(name), Name: name, Internal: name == "in"}
+		if name != "six" {
+			n.IPv4 = overspan.Subnet{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", i)), Gateway: netip.MustParseAddr(fmt.Sprintf("10.%d.0.1", i))}
+		}
+		if name == "six" || name == "dual" {
+			n.IPv6 = overspan.Subnet{Prefix: netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/64", i)), Gateway: netip.MustParseAddr(fmt.Sprintf("fd00:%d::1", i))}
+		}
+		out[n.ID] = n
+	}
+	return out
+}
+
+// home is an attachment of sandbox s to a network, made at some second.
+func home(network string, second int, priority int32) overspan.Attachment {
+	n := homes()[overspan.NetworkID(network)]
+	e := overspan.Endpoint{ID: overspan.EndpointID(network), Created: time.Unix(int64(second), 0), IPv4: n.IPv4.Addr(2), IPv6: n.IPv6.Addr(2)}
+	e.Network = overspan.NetworkID(network)
+	return overspan.Attachment{Endpoint: e, Sandbox: "s", Committed: true, GatewayPriority: priority}
+}
+
+func TestGatewaysOf(t *testing.T) {
+	pending := func(a overspan.Attachment) overspan.Attachment { a.Committed = false; return a }
+	for _, test := range []struct {
+		name   string
+		homes  []overspan.Attachment
+		v4, v6 overspan.EndpointID
+	}{
+		{"the oldest", []overspan.Attachment{home("four", 2, 0), home("dual", 1, 0)}, "dual", "dual"},
+		{"each family by itself", []overspan.Attachment{home("four", 1, 0), home("dual", 2, 0), home("six", 3, 1)}, "four", "six"},
+		{"the highest priority", []overspan.Attachment{home("four", 1, 0), home("dual", 2, 1)}, "dual", "dual"},
+		{"a negative one is the last", []overspan.Attachment{home("four", 1, -1), home("dual", 2, 0)}, "dual", "dual"},
+		{"never an internal network", []overspan.Attachment{home("in", 1, 9), home("four", 2, -9)}, "four", ""},
+		{"nothing but internal ones", []overspan.Attachment{home("in", 1, 9)}, "", ""},
+		{"not before it works", []overspan.Attachment{home("four", 1, 0), pending(home("dual", 2, 9))}, "four", "dual"},
+		{"unless nothing else is there", []overspan.Attachment{home("in", 1, 0), pending(home("four", 2, 0))}, "four", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			works := func(a overspan.Attachment) bool { return a.Committed }
+			want := gateway{}
+			for f, id := range map[overspan.Family]overspan.EndpointID{overspan.IPv4: test.v4, overspan.IPv6: test.v6} {
+				if id != "" {
+					want[f] = id
+				}
+			}
+			for range 2 {
+				got := gatewaysOf(test.homes, homes(), works)
+				if diff := cmp.Diff(gateways{"s": want}, got); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+				slices.Reverse(test.homes)
+			}
+		})
+	}
+}
+
+// byInterface returns the interfaces of a container by the family whose default
+// route leads through them.
+func (n *testNode) byInterface() map[overspan.Family]string {
+	out := map[overspan.Family]string{}
+	for _, in := range n.kernel.State().Insides {
+		for _, r := range in.Routes {
+			f := overspan.FamilyOf(r.Via)
+			out[f] = strings.TrimSpace(out[f] + " " + in.Name)
+		}
+	}
+	return out
+}
+
+// chosen returns the same as the rule has it.
+func (n *testNode) chosen() map[overspan.Family]string {
+	in, _ := n.planInput(kernel.Scope{})
+	ways := gatewaysOf(in.Attachments, in.Snapshot.Networks, in.works)
+	out := map[overspan.Family]string{}
+	for _, a := range in.Attachments {
+		for f, id := range ways[a.Sandbox] {
+			if id == a.Endpoint.ID {
+				out[f] = a.Endpoint.Interface
+			}
+		}
+	}
+	return out
+}
+
+// TestDefaultRoutesFollowTheAttachments connects and disconnects a container in
+// any order: after each step its default routes are where the rule says, and
+// nobody calls it a repair.
+func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "a"}})
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "b", IPv6: true}})
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "c"}})
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "in"}, Internal: true})
+	target := n.container("web")
+	n.eventually("nothing is left to look at", n.rec.settled)
+	n.rec.passed = func(scope kernel.Scope, cause string, res passResult, err error) {
+		if len(res.Repaired) > 0 {
+			t.Errorf("told as a repair: %v", res.Repaired)
+		}
+		n.passed(scope, cause, res, err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var plugged []string
+		for range rapid.IntRange(1, 10).Draw(t, "steps") {
+			network := rapid.SampledFrom([]string{"a", "b", "c", "in"}).Draw(t, "network")
+			if i := slices.Index(plugged, network); i >= 0 {
+				n.disconnect(network, target)
+				plugged = slices.Delete(plugged, i, i+1)
+			} else {
+				n.connect(ConnectRequest{Network: network, Target: target, GatewayPriority: rapid.Int32Range(-1, 1).Draw(t, "priority")})
+				plugged = append(plugged, network)
+			}
+			if diff := cmp.Diff(n.chosen(), n.byInterface()); diff != "" {
+				t.Fatalf("default routes (-want +got):\n%s", diff)
+			}
+		}
+		for _, network := range plugged {
+			n.disconnect(network, target)
+		}
+	})
+	n.clean()
+}
+
+func (n *testNode) disconnect(network, target string) {
+	n.t.Helper()
+	if _, _, err := n.Disconnect(n.t.Context(), network, target); err != nil {
+		n.t.Fatalf("disconnect %s on %s: %v", target, n.cfg.NodeName, err)
+	}
+}
+
+// TestDefaultRouteLeavesALostEndpoint: what has become another node's is no way
+// out any more. Priority and options outlive the agent.
+func TestDefaultRouteLeavesALostEndpoint(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "a"}})
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "b"}})
+	target := h1.container("web")
+	const sysctl = "com.docker.network.endpoint.sysctls"
+	options := map[string]string{sysctl: "net.ipv4.conf.IFNAME.log_martians=1"}
+	web := h1.connect(ConnectRequest{Network: "a", Target: target, Name: "web", GatewayPriority: 3, DriverOptions: options})
+	h1.connect(ConnectRequest{Network: "b", Target: target, Name: "web"})
+	by := func(ifname string) func() bool {
+		return func() bool { return maps.Equal(h1.byInterface(), map[overspan.Family]string{overspan.IPv4: ifname}) }
+	}
+	h1.eventually("it leaves by network a", by("eth0"))
+	h1.stop()
+	c.remove(h1)
+	h2.eventually("h2 has seen it", func() bool { return h2.Snapshot().Nodes[h1.Self()] == nil })
+	h2.connect(ConnectRequest{Network: "a", Target: h2.container("thief"), IP: web.IPv4.String()})
+
+	h1.start()
+	h1.eventually("it leaves by network b", by("eth1"))
+	a, _ := h1.local.attachment(web.ID)
+	if diff := cmp.Diff(options, a.DriverOptions); diff != "" || a.GatewayPriority != 3 {
+		t.Errorf("after the restart the priority is %d, the options are (-want +got):\n%s", a.GatewayPriority, diff)
+	}
+	if got := h1.kernel.State().Insides[overspan.VethName(web.ID)].Sysctls; len(got) != 1 || got[0].Path != "net/ipv4/conf/eth0/log_martians" {
+		t.Errorf("sysctls of the interface: %v", got)
+	}
+	h1.clean()
+}
