@@ -190,8 +190,8 @@ func TestDanglingNetworks(t *testing.T) {
 	}{
 		{"alone", map[string][]string{"dangling": {"true"}}, []string{"empty", "other"}},
 		{"in docker's other word", map[string][]string{"dangling": {"1"}}, []string{"empty", "other"}},
-		{"left out", map[string][]string{"dangling": {"false"}}, []string{"far", "host", "none", "used"}},
-		{"both", map[string][]string{"dangling": {"true", "false"}}, []string{"empty", "far", "host", "none", "other", "used"}},
+		{"left out", map[string][]string{"dangling": {"false"}}, []string{"bridge", "far", "host", "none", "used"}},
+		{"both", map[string][]string{"dangling": {"true", "false"}}, []string{"bridge", "empty", "far", "host", "none", "other", "used"}},
 		{"and a name", map[string][]string{"dangling": {"true"}, "name": {"^e"}}, []string{"empty"}},
 	} {
 		if diff := cmp.Diff(tt.want, c.names(t, filters(tt.filters))); diff != "" {
