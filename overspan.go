@@ -179,9 +179,10 @@ type Endpoint struct {
 	ID        EndpointID
 	Network   NetworkID
 	Node      NodeID
-	Name      string // unique in the network
-	Slot      Slot   // the slot that MAC follows from, unless the MAC was chosen
-	Slots     []Slot // every slot that it owns, Slot first: one record stands at each
+	Name      string   // unique in the network
+	Aliases   []string // further names, which others may bear too
+	Slot      Slot     // the slot that MAC follows from, unless the MAC was chosen
+	Slots     []Slot   // every slot that it owns, Slot first: one record stands at each
 	IPv4      netip.Addr
 	IPv6      netip.Addr
 	MAC       MAC
@@ -228,6 +229,15 @@ type Sandbox struct {
 	Inode   NetnsID // which namespace that path named when it was first seen
 	PID     int     // of SandboxPID and SandboxDocker
 	Created time.Time
+
+	SandboxSettings
+}
+
+// SandboxSettings are what a user says about a sandbox; all may be empty.
+type SandboxSettings struct {
+	Hostname string   // that its commands see; "": its name
+	Resolver Resolver // how names of the world are looked up; else as on the host
+	Hosts    []HostName
 }
 
 // A NetnsID identifies a network namespace while it lives: device and inode of
@@ -247,6 +257,9 @@ type Attachment struct {
 	// NetworkName is what users call the network, also when that is gone; "" of
 	// a journal older than the field.
 	NetworkName string
+
+	// Links are names by which this sandbox alone knows others in the network.
+	Links []Link
 
 	// Committed says that the endpoint's record stands in etcd. Until then the
 	// veth is prepared but not enslaved.
@@ -273,6 +286,12 @@ type Attachment struct {
 	// leads through the endpoint. It follows from the sandbox's attachments and is
 	// never stored.
 	Gateway bool
+}
+
+// A Link is one more name for the endpoint, or the endpoints, of a name.
+type Link struct {
+	Name  string
+	Alias string
 }
 
 // A Pool is a prefix that automatic subnets of Bits length are cut from.

@@ -14,6 +14,7 @@ import (
 type endpointItem struct {
 	ID          string
 	Name        string
+	Aliases     []string `json:",omitempty"`
 	Network     string
 	NetworkID   string
 	Node        string
@@ -39,6 +40,7 @@ func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 	return endpointItem{
 		ID:          e.GetId(),
 		Name:        e.GetName(),
+		Aliases:     e.GetAliases(),
 		Network:     v.GetNetworkName(),
 		NetworkID:   e.GetNetwork(),
 		Node:        v.GetNodeName(),

@@ -7,9 +7,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan"
 )
 
 // enter moves the calling thread into a sandbox: into its network namespace,
@@ -35,7 +36,7 @@ func enter(sb sandboxItem, hostname string) error {
 	}
 	files := map[string][]byte{
 		"/etc/hosts":       hostsFile(sb, hostname),
-		"/etc/resolv.conf": resolvFile(resolv),
+		"/etc/resolv.conf": resolvFile(resolv, sb),
 	}
 	if err := overlayFiles(files); err != nil {
 		return err
@@ -80,7 +81,7 @@ func overlayFiles(files map[string][]byte) error {
 	return nil
 }
 
-// hostsFile names the sandbox's own addresses.
+// hostsFile names the sandbox's own addresses, and what its user wants named.
 func hostsFile(sb sandboxItem, hostname string) []byte {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
@@ -93,21 +94,26 @@ func hostsFile(sb sandboxItem, hostname string) []byte {
 			fmt.Fprintf(&b, "%s\t%s\n", a, names)
 		}
 	}
+	for _, h := range sb.ExtraHosts {
+		fmt.Fprintf(&b, "%s\t%s\n", h.Address, h.Name)
+	}
 	return b.Bytes()
 }
 
-// resolvFile is the host's without the servers on its loopback: within the
-// sandbox there is nobody at that address.
-func resolvFile(host []byte) []byte {
-	var b bytes.Buffer
-	for line := range strings.Lines(string(host)) {
-		fields := strings.Fields(line)
-		if len(fields) >= 2 && fields[0] == "nameserver" {
-			if a, err := netip.ParseAddr(fields[1]); err == nil && a.IsLoopback() {
-				continue
-			}
+// resolvFile has the gateways of the sandbox's networks asked first of all, and
+// the rest as on the host unless the user has said otherwise.
+func resolvFile(host []byte, sb sandboxItem) []byte {
+	want := overspan.Resolver{Servers: addrsOf(sb.DNS), Search: sb.DNSSearch, Options: sb.DNSOptions}
+	return []byte(overspan.ParseResolver(string(host)).Within(addrsOf(sb.Nameservers), want).String())
+}
+
+// addrsOf reads addresses as the agent writes them.
+func addrsOf(texts []string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range texts {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, a)
 		}
-		b.WriteString(line)
 	}
-	return b.Bytes()
+	return out
 }

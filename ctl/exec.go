@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ func (a *app) execCommand() *cobra.Command {
 		ValidArgsFunction: a.completeSandboxes(oneArg),
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringVar(&hostname, "hostname", "", "hostname that the command sees (default: the sandbox's name)")
+	cmd.Flags().StringVar(&hostname, "hostname", "", "hostname that the command sees (default: the sandbox's)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		// Soon this process is the command: what ends that ends this.
 		signal.Reset()
@@ -47,7 +48,7 @@ func (a *app) execCommand() *cobra.Command {
 		}
 		sb := sandboxItemOf(resp.GetSandbox())
 		if hostname == "" {
-			hostname = sb.Name
+			hostname = cmp.Or(sb.Hostname, sb.Name)
 		}
 		return become(sb, hostname, command)
 	}

@@ -21,6 +21,7 @@ func (a *app) networkConnectCommand() *cobra.Command {
 	var req overspanv1.ConnectRequest
 	var wait string
 	var driverOpts, linkLocal []string
+	var links []string
 	cmd := &cobra.Command{
 		Use:   "connect [flags] NETWORK TARGET",
 		Short: "Connect a container of this host to a network",
@@ -40,6 +41,8 @@ func (a *app) networkConnectCommand() *cobra.Command {
 	f.StringArrayVar(&driverOpts, "driver-opt", nil, "option of the interface, as key=value: "+endpointOptions)
 	f.StringSliceVar(&linkLocal, "link-local-ip", nil, "not supported: link-local addresses do not pass between nodes")
 	cobra.CheckErr(f.MarkHidden("link-local-ip"))
+	f.StringArrayVar(&req.Aliases, "alias", nil, "further name in the network, which others may have too; may be repeated")
+	f.StringArrayVar(&links, "link", nil, "NAME:ALIAS: a name that the target alone knows another by; may be repeated")
 	f.StringVar(&wait, "wait", "peers", "what to wait for: peers, local, none")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"peers", "local", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
@@ -52,6 +55,9 @@ func (a *app) networkConnectCommand() *cobra.Command {
 		}
 		if len(linkLocal) > 0 {
 			return usagef("--link-local-ip is not supported, since link-local addresses do not pass between nodes: use --ip or --ip6")
+		}
+		if req.Links, err = parseLinks(links); err != nil {
+			return err
 		}
 		e, err := a.connect(cmd.Context(), &req)
 		if err != nil {
@@ -72,6 +78,22 @@ func parseWait(text string) (overspanv1.Wait, error) {
 		return overspanv1.Wait_WAIT_NONE, nil
 	}
 	return 0, usagef("invalid --wait %q: want peers, local or none", text)
+}
+
+// parseLinks reads NAME:ALIAS; NAME alone is its own alias.
+func parseLinks(texts []string) ([]*overspanv1.Link, error) {
+	var out []*overspanv1.Link
+	for _, text := range texts {
+		name, alias, both := strings.Cut(text, ":")
+		if !both {
+			alias = name
+		}
+		if name == "" || alias == "" {
+			return nil, usagef("invalid --link %q: want NAME:ALIAS", text)
+		}
+		out = append(out, &overspanv1.Link{Name: name, Alias: alias})
+	}
+	return out, nil
 }
 
 // connect has the agent connect a target; peers that are late are told on stderr.

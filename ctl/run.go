@@ -20,8 +20,10 @@ type runRequest struct {
 	networks []string
 	name     string
 	ip, ip6  string
-	hostname string
+	aliases  []string
+	links    []string
 	command  []string
+	settings sandboxFlags
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -45,7 +47,9 @@ func (a *app) runCommand() *cobra.Command {
 	f.StringVar(&req.name, "name", "", "name of the sandbox and its endpoints (default: drawn)")
 	f.StringVar(&req.ip, "ip", "", "IPv4 address, with one network")
 	f.StringVar(&req.ip6, "ip6", "", "IPv6 address, with one network")
-	f.StringVar(&req.hostname, "hostname", "", "hostname that the command sees (default: the name)")
+	f.StringArrayVar(&req.aliases, "alias", nil, "further name in the networks, which others may have too; may be repeated")
+	f.StringArrayVar(&req.links, "link", nil, "NAME:ALIAS: a name that this sandbox alone knows another by; may be repeated")
+	req.settings.register(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		return a.completeNetworks(manyArgs)(cmd, req.networks, prefix)
 	}))
@@ -94,7 +98,15 @@ func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServiceClient, networks []string, req runRequest, signals <-chan os.Signal) (err error) {
 	// Not to be interrupted: what was made must be known, to be removed.
 	lasting := context.WithoutCancel(ctx)
-	created, err := sandboxes.CreateSandbox(lasting, &overspanv1.CreateSandboxRequest{Name: req.name})
+	create, err := req.settings.request(req.name)
+	if err != nil {
+		return err
+	}
+	links, err := parseLinks(req.links)
+	if err != nil {
+		return err
+	}
+	created, err := sandboxes.CreateSandbox(lasting, create)
 	if err != nil {
 		return err
 	}
@@ -110,7 +122,9 @@ func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServ
 		}
 	}()
 	for _, network := range networks {
-		_, err := a.connect(ctx, &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6})
+		_, err := a.connect(ctx, &overspanv1.ConnectRequest{
+			Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Aliases: req.aliases, Links: links,
+		})
 		if err != nil {
 			return err
 		}
@@ -128,9 +142,6 @@ func (a *app) execCommandLine(sb *overspanv1.Sandbox, req runRequest) *exec.Cmd 
 		"--host", a.client.host, "--timeout", a.timeout.String(),
 		"--tls-ca", a.client.tls.ca, "--tls-cert", a.client.tls.cert, "--tls-key", a.client.tls.key,
 		"exec",
-	}
-	if req.hostname != "" {
-		args = append(args, "--hostname", req.hostname)
 	}
 	args = append(args, sb.GetId(), "--")
 	cmd := exec.Command("/proc/self/exe", append(args, req.command...)...)

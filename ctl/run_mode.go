@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -65,12 +67,15 @@ func (r runRequest) checkSpecial(network string, m runMode) error {
 	if r.ip != "" || r.ip6 != "" {
 		return usagef("user specified IP address is supported on user defined networks only: it does not go with --network %s", network)
 	}
-	if !m.host && m.shared == "" {
-		return nil
+	given := map[string]bool{"alias": len(r.aliases) > 0, "link": len(r.links) > 0}
+	if m.host || m.shared != "" {
+		given["name"], given["hostname"] = r.name != "", r.settings.hostname != ""
+		given["dns"], given["dns-search"] = len(r.settings.servers) > 0, len(r.settings.search) > 0
+		given["dns-option"], given["add-host"] = len(r.settings.options) > 0, len(r.settings.add) > 0
 	}
-	for _, option := range []struct{ name, value string }{{"hostname", r.hostname}, {"name", r.name}} {
-		if option.value != "" {
-			return usagef("conflicting options: %s and the network mode: --%s does not go with --network %s", option.name, option.name, network)
+	for _, option := range slices.Sorted(maps.Keys(given)) {
+		if given[option] {
+			return usagef("conflicting options: %s and the network mode: --%s does not go with --network %s", option, option, network)
 		}
 	}
 	return nil

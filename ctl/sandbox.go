@@ -20,7 +20,17 @@ type sandboxItem struct {
 	PID       int64 `json:",omitempty"`
 	Endpoints []endpointItem
 	CreatedAt time.Time
+
+	Hostname    string     `json:",omitempty"`
+	Nameservers []string   `json:",omitempty"` // that answer within
+	DNS         []string   `json:",omitempty"` // that are asked for names of the world
+	DNSSearch   []string   `json:",omitempty"`
+	DNSOptions  []string   `json:",omitempty"`
+	ExtraHosts  []hostItem `json:",omitempty"`
 }
+
+// hostItem is a line of the sandbox's /etc/hosts.
+type hostItem struct{ Name, Address string }
 
 func sandboxItemOf(v *overspanv1.SandboxView) sandboxItem {
 	s := v.GetSandbox()
@@ -32,6 +42,15 @@ func sandboxItemOf(v *overspanv1.SandboxView) sandboxItem {
 		PID:       s.GetPid(),
 		Endpoints: []endpointItem{},
 		CreatedAt: timeOf(s.GetCreated()),
+
+		Hostname:    s.GetHostname(),
+		Nameservers: v.GetNameservers(),
+		DNS:         s.GetResolver().GetServers(),
+		DNSSearch:   s.GetResolver().GetSearch(),
+		DNSOptions:  s.GetResolver().GetOptions(),
+	}
+	for _, h := range s.GetHosts() {
+		item.ExtraHosts = append(item.ExtraHosts, hostItem{h.GetName(), h.GetAddress()})
 	}
 	for _, e := range v.GetEndpoints() {
 		item.Endpoints = append(item.Endpoints, endpointItemOf(e))
@@ -54,18 +73,24 @@ func (a *app) sandboxCommand() *cobra.Command {
 }
 
 func (a *app) sandboxCreateCommand() *cobra.Command {
+	var settings sandboxFlags
 	cmd := &cobra.Command{
-		Use:               "create [NAME]",
+		Use:               "create [flags] [NAME]",
 		Short:             "Make a lasting network namespace; prints its id",
 		Args:              wants(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	settings.register(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req, err := settings.request(optional(args))
+		if err != nil {
+			return err
+		}
 		sandboxes, err := a.sandboxes()
 		if err != nil {
 			return err
 		}
-		resp, err := sandboxes.CreateSandbox(cmd.Context(), &overspanv1.CreateSandboxRequest{Name: optional(args)})
+		resp, err := sandboxes.CreateSandbox(cmd.Context(), req)
 		if err != nil {
 			return err
 		}

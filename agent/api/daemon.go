@@ -86,7 +86,7 @@ type Sandboxes interface {
 	Attachments() []overspan.Attachment
 
 	// CreateSandbox makes a network namespace; it draws a name if given "".
-	CreateSandbox(ctx context.Context, name string) (overspan.Sandbox, error)
+	CreateSandbox(ctx context.Context, r daemon.SandboxRequest) (overspan.Sandbox, error)
 	RemoveSandbox(ctx context.Context, ref string) error
 }
 

@@ -184,6 +184,8 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 		IP6:       req.GetIp6(),
 		MAC:       req.GetMac(),
 		Interface: req.GetInterface(),
+		Aliases:   req.GetAliases(),
+		Links:     overspanv1.LinksOf(req.GetLinks()),
 		Wait:      wait,
 
 		GatewayPriority: req.GetGatewayPriority(),

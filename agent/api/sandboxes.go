@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/daemon"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -14,7 +15,11 @@ type sandboxService struct {
 }
 
 func (s *sandboxService) CreateSandbox(ctx context.Context, req *overspanv1.CreateSandboxRequest) (*overspanv1.CreateSandboxResponse, error) {
-	sb, err := s.sandboxes.CreateSandbox(ctx, req.GetName())
+	settings, err := overspanv1.SettingsOf(req.GetHostname(), req.GetResolver(), req.GetHosts())
+	if err != nil {
+		return nil, err
+	}
+	sb, err := s.sandboxes.CreateSandbox(ctx, daemon.SandboxRequest{Name: req.GetName(), SandboxSettings: settings})
 	if err != nil {
 		return nil, err
 	}

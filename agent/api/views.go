@@ -173,10 +173,19 @@ func slotAddress(n *overspan.Network, s overspan.Slot) string {
 // sandboxView shows a sandbox with its endpoints.
 func (v *view) sandboxView(s overspan.Sandbox) *overspanv1.SandboxView {
 	out := &overspanv1.SandboxView{Sandbox: overspanv1.SandboxRecord(s)}
+	var networks []*overspan.Network
 	for _, a := range v.attached() {
-		if a.Sandbox == s.ID {
-			out.Endpoints = append(out.Endpoints, v.endpointView(v.Networks[a.Endpoint.Network], a.Endpoint))
+		if a.Sandbox != s.ID {
+			continue
 		}
+		n := v.Networks[a.Endpoint.Network]
+		out.Endpoints = append(out.Endpoints, v.endpointView(n, a.Endpoint))
+		if n != nil && a.Lost == "" {
+			networks = append(networks, n)
+		}
+	}
+	for _, a := range overspan.Nameservers(networks...) {
+		out.Nameservers = append(out.Nameservers, a.String())
 	}
 	return out
 }

@@ -41,6 +41,8 @@ type ConnectRequest struct {
 	IP6       string
 	MAC       string
 	Interface string
+	Aliases   []string        // further names, which others may bear too
+	Links     []overspan.Link // names that the target alone knows others by
 	Wait      Wait
 
 	GatewayPriority int32
@@ -123,6 +125,8 @@ type connectWant struct {
 	mac       overspan.MAC
 	name      string
 	ifname    string
+	aliases   []string
+	links     []overspan.Link
 	waitLocal bool
 
 	gatewayPriority int32
@@ -134,6 +138,7 @@ func parseConnect(req ConnectRequest) (connectWant, error) {
 	w := connectWant{
 		name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone,
 		gatewayPriority: req.GatewayPriority, driverOptions: req.DriverOptions,
+		aliases: req.Aliases, links: req.Links,
 	}
 	var err error
 	if w.ip, err = parseIP(req.IP, overspan.IPv4); err != nil {
@@ -163,7 +168,31 @@ func parseConnect(req ConnectRequest) (connectWant, error) {
 	} else if w.options.Interface != "" && w.options.Interface != w.ifname {
 		return w, overspan.Errorf(overspan.ErrInvalid, "the interface is to be called both %s and %s", w.ifname, w.options.Interface)
 	}
+	if err := checkNames(req.Aliases, req.Links); err != nil {
+		return w, err
+	}
 	return w, checkInterfaceName(w.ifname)
+}
+
+// namesMost bounds how many aliases and how many links an endpoint has: they
+// are kept by every node of its network.
+const namesMost = 64
+
+func checkNames(aliases []string, links []overspan.Link) error {
+	if len(aliases) > namesMost || len(links) > namesMost {
+		return overspan.Errorf(overspan.ErrInvalid, "%d aliases and %d links: an endpoint may have at most %d of each", len(aliases), len(links), namesMost)
+	}
+	for _, alias := range aliases {
+		if err := overspan.CheckName("alias", alias); err != nil {
+			return err
+		}
+	}
+	for _, l := range links {
+		if err := errors.Join(overspan.CheckName("link", l.Name), overspan.CheckName("link", l.Alias)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func parseIP(s string, f overspan.Family) (netip.Addr, error) {
@@ -243,6 +272,7 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 		Network:   n.ID,
 		Node:      d.Self(),
 		Name:      name,
+		Aliases:   want.aliases,
 		Sandbox:   sb.Name,
 		Interface: ifname,
 		Created:   time.Now().UTC(),
@@ -265,7 +295,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	e = address(n, e, lease, want)
 	a := overspan.Attachment{
 		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name,
-		GatewayPriority: want.gatewayPriority, DriverOptions: want.driverOptions,
+		GatewayPriority: want.gatewayPriority, DriverOptions: want.driverOptions, Links: want.links,
 	}
 	d.local.putAttachment(a)
 
@@ -287,7 +317,12 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		defer steps.At(steps.AttachNoted)
 		return d.noteAttachment(sb, a)
 	})
-	beside.Go(func() error { return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision) })
+	beside.Go(func() error {
+		// Names are answered from the snapshot: the endpoint's own is known when
+		// its record is shown.
+		d.names.Settle()
+		return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision)
+	})
 	if err := errors.Join(d.open(ctx, a, want.waitLocal), beside.Wait()); err != nil {
 		d.undo(ctx, session, a, nil)
 		return a, false, err

@@ -52,6 +52,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 		return d.rec.do(ctx, endpointScope(a))
 	})
 	err = g.Wait()
+	d.names.Settle()
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
 	if err != nil {

@@ -32,13 +32,22 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 	return out
 }
 
+// A SandboxRequest is what a user says about a new sandbox; all may be empty.
+type SandboxRequest struct {
+	Name string
+	overspan.SandboxSettings
+}
+
 // CreateSandbox makes a lasting network namespace. It needs no etcd.
-func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandbox, error) {
-	id := overspan.NewID()
+func (d *Daemon) CreateSandbox(ctx context.Context, req SandboxRequest) (overspan.Sandbox, error) {
+	id, name := overspan.NewID(), req.Name
 	if name == "" {
 		name = "sandbox-" + overspan.ShortID(id)
 	}
 	if err := overspan.CheckName("sandbox", name); err != nil {
+		return overspan.Sandbox{}, err
+	}
+	if err := req.Check(); err != nil {
 		return overspan.Sandbox{}, err
 	}
 	sb := overspan.Sandbox{
@@ -47,6 +56,8 @@ func (d *Daemon) CreateSandbox(ctx context.Context, name string) (overspan.Sandb
 		Kind:    overspan.SandboxMade,
 		Netns:   filepath.Join(d.cfg.NetnsDir(), overspan.ShortID(id)),
 		Created: time.Now().UTC(),
+
+		SandboxSettings: req.SandboxSettings,
 	}
 	// Nobody removes it, or plugs it in, before it is whole.
 	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)

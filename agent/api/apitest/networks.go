@@ -153,6 +153,7 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 		Sandbox:   sb.Name,
 		Interface: cmp.Or(r.Interface, fmt.Sprintf("eth%d", d.plugged(sb.ID))),
 		Created:   Created,
+		Aliases:   r.Aliases,
 	}
 	if r.MAC != "" {
 		if e.MAC, err = overspan.ParseMAC(r.MAC); err != nil {
@@ -162,7 +163,7 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(segment, e) })
 	d.attachments = append(d.attachments, overspan.Attachment{
 		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name, Committed: true,
-		GatewayPriority: r.GatewayPriority, DriverOptions: r.DriverOptions, Gateway: d.plugged(sb.ID) == 0,
+		GatewayPriority: r.GatewayPriority, DriverOptions: r.DriverOptions, Gateway: d.plugged(sb.ID) == 0, Links: r.Links,
 	})
 	result := daemon.ConnectResult{Endpoint: e}
 	if r.Wait == daemon.WaitPeers && strings.HasPrefix(e.Name, "late") {

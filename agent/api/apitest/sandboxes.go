@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/daemon"
 )
 
 // Sandboxes implements api.Daemon.
@@ -23,15 +24,17 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 }
 
 // CreateSandbox implements api.Daemon.
-func (d *Daemon) CreateSandbox(_ context.Context, name string) (overspan.Sandbox, error) {
+func (d *Daemon) CreateSandbox(_ context.Context, r daemon.SandboxRequest) (overspan.Sandbox, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	id := overspan.SandboxID(d.newID())
 	sb := overspan.Sandbox{
 		ID:      id,
-		Name:    cmp.Or(name, "sandbox-"+overspan.ShortID(id)),
+		Name:    cmp.Or(r.Name, "sandbox-"+overspan.ShortID(id)),
 		Kind:    overspan.SandboxMade,
 		Created: Created,
+
+		SandboxSettings: r.SandboxSettings,
 	}
 	if err := overspan.CheckName("sandbox", sb.Name); err != nil {
 		return overspan.Sandbox{}, err

@@ -765,6 +765,10 @@ type ConnectRequest struct {
 	GatewayPriority int32 `protobuf:"varint,13,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	// Of the interface: com.docker.network.endpoint.sysctls and …ifname.
 	DriverOptions map[string]string `protobuf:"bytes,14,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Further names in the network, which others may bear too.
+	Aliases []string `protobuf:"bytes,9,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// Names by which the target alone knows others in the network.
+	Links         []*Link `protobuf:"bytes,15,rep,name=links,proto3" json:"links,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -865,6 +869,20 @@ func (x *ConnectRequest) GetGatewayPriority() int32 {
 func (x *ConnectRequest) GetDriverOptions() map[string]string {
 	if x != nil {
 		return x.DriverOptions
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -1862,7 +1880,12 @@ func (x *DrainNodeResponse) GetNode() *Node {
 type CreateSandboxRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "" draws one.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// That its commands see; "" is its name.
+	Hostname string    `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Resolver *Resolver `protobuf:"bytes,3,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	// Further lines of /etc/hosts.
+	Hosts         []*HostName `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1902,6 +1925,27 @@ func (x *CreateSandboxRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *CreateSandboxRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *CreateSandboxRequest) GetResolver() *Resolver {
+	if x != nil {
+		return x.Resolver
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetHosts() []*HostName {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
 }
 
 type CreateSandboxResponse struct {
@@ -2038,9 +2082,11 @@ func (x *ListSandboxesResponse) GetSandboxes() []*SandboxView {
 }
 
 type SandboxView struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sandbox       *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	Endpoints     []*EndpointView        `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Sandbox   *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	Endpoints []*EndpointView        `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Who answers its commands' questions for names: its networks' gateways.
+	Nameservers   []string `protobuf:"bytes,3,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2085,6 +2131,13 @@ func (x *SandboxView) GetSandbox() *Sandbox {
 func (x *SandboxView) GetEndpoints() []*EndpointView {
 	if x != nil {
 		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *SandboxView) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
 	}
 	return nil
 }
@@ -3541,7 +3594,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
 	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\x93\x03\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xd6\x03\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x12\n" +
@@ -3552,7 +3605,9 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\tinterface\x18\a \x01(\tR\tinterface\x12%\n" +
 	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\x12)\n" +
 	"\x10gateway_priority\x18\r \x01(\x05R\x0fgatewayPriority\x12U\n" +
-	"\x0edriver_options\x18\x0e \x03(\v2..overspan.v1.ConnectRequest.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
+	"\x0edriver_options\x18\x0e \x03(\v2..overspan.v1.ConnectRequest.DriverOptionsEntryR\rdriverOptions\x12\x18\n" +
+	"\aaliases\x18\t \x03(\tR\aaliases\x12'\n" +
+	"\x05links\x18\x0f \x03(\v2\x11.overspan.v1.LinkR\x05links\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
@@ -3626,9 +3681,12 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04undo\x18\x02 \x01(\bR\x04undo\":\n" +
 	"\x11DrainNodeResponse\x12%\n" +
-	"\x04node\x18\x01 \x01(\v2\x11.overspan.v1.NodeR\x04node\"*\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.overspan.v1.NodeR\x04node\"\xa6\x01\n" +
 	"\x14CreateSandboxRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x121\n" +
+	"\bresolver\x18\x03 \x01(\v2\x15.overspan.v1.ResolverR\bresolver\x12+\n" +
+	"\x05hosts\x18\x04 \x03(\v2\x15.overspan.v1.HostNameR\x05hosts\"G\n" +
 	"\x15CreateSandboxResponse\x12.\n" +
 	"\asandbox\x18\x01 \x01(\v2\x14.overspan.v1.SandboxR\asandbox\"\xb7\x01\n" +
 	"\x14ListSandboxesRequest\x12H\n" +
@@ -3637,10 +3695,11 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
 	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"O\n" +
 	"\x15ListSandboxesResponse\x126\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x18.overspan.v1.SandboxViewR\tsandboxes\"v\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x18.overspan.v1.SandboxViewR\tsandboxes\"\x98\x01\n" +
 	"\vSandboxView\x12.\n" +
 	"\asandbox\x18\x01 \x01(\v2\x14.overspan.v1.SandboxR\asandbox\x127\n" +
-	"\tendpoints\x18\x02 \x03(\v2\x19.overspan.v1.EndpointViewR\tendpoints\"-\n" +
+	"\tendpoints\x18\x02 \x03(\v2\x19.overspan.v1.EndpointViewR\tendpoints\x12 \n" +
+	"\vnameservers\x18\x03 \x03(\tR\vnameservers\"-\n" +
 	"\x11GetSandboxRequest\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\"H\n" +
 	"\x12GetSandboxResponse\x122\n" +
@@ -3882,11 +3941,14 @@ var file_overspan_v1_api_proto_goTypes = []any{
 	nil,                           // 70: overspan.v1.Event.AttributesEntry
 	(*Network)(nil),               // 71: overspan.v1.Network
 	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
-	(*Endpoint)(nil),              // 73: overspan.v1.Endpoint
-	(*Node)(nil),                  // 74: overspan.v1.Node
-	(*Sandbox)(nil),               // 75: overspan.v1.Sandbox
-	(*Frozen)(nil),                // 76: overspan.v1.Frozen
-	(*Report)(nil),                // 77: overspan.v1.Report
+	(*Link)(nil),                  // 73: overspan.v1.Link
+	(*Endpoint)(nil),              // 74: overspan.v1.Endpoint
+	(*Node)(nil),                  // 75: overspan.v1.Node
+	(*Resolver)(nil),              // 76: overspan.v1.Resolver
+	(*HostName)(nil),              // 77: overspan.v1.HostName
+	(*Sandbox)(nil),               // 78: overspan.v1.Sandbox
+	(*Frozen)(nil),                // 79: overspan.v1.Frozen
+	(*Report)(nil),                // 80: overspan.v1.Report
 }
 var file_overspan_v1_api_proto_depIdxs = []int32{
 	58, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
@@ -3904,106 +3966,109 @@ var file_overspan_v1_api_proto_depIdxs = []int32{
 	62, // 12: overspan.v1.PruneNetworksRequest.filters:type_name -> overspan.v1.PruneNetworksRequest.FiltersEntry
 	0,  // 13: overspan.v1.ConnectRequest.wait:type_name -> overspan.v1.Wait
 	63, // 14: overspan.v1.ConnectRequest.driver_options:type_name -> overspan.v1.ConnectRequest.DriverOptionsEntry
-	17, // 15: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	17, // 16: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
-	73, // 17: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
-	64, // 18: overspan.v1.EndpointView.driver_options:type_name -> overspan.v1.EndpointView.DriverOptionsEntry
-	65, // 19: overspan.v1.ListEndpointsRequest.filters:type_name -> overspan.v1.ListEndpointsRequest.FiltersEntry
-	17, // 20: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
-	6,  // 21: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
-	17, // 22: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
-	6,  // 23: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
-	74, // 24: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
-	66, // 25: overspan.v1.ListNodesRequest.filters:type_name -> overspan.v1.ListNodesRequest.FiltersEntry
-	22, // 26: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
-	6,  // 27: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 28: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
-	6,  // 29: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
-	74, // 30: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
-	74, // 31: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
-	75, // 32: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
-	67, // 33: overspan.v1.ListSandboxesRequest.filters:type_name -> overspan.v1.ListSandboxesRequest.FiltersEntry
-	35, // 34: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
-	75, // 35: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
-	17, // 36: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
-	35, // 37: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
-	68, // 38: overspan.v1.ListBlocksRequest.filters:type_name -> overspan.v1.ListBlocksRequest.FiltersEntry
-	40, // 39: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
-	6,  // 40: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 41: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
-	72, // 42: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	49, // 43: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
-	6,  // 44: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
-	22, // 45: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
-	72, // 46: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
-	45, // 47: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
-	76, // 48: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
-	46, // 49: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
-	77, // 50: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
-	46, // 51: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
-	52, // 52: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
-	69, // 53: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
-	55, // 54: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
-	72, // 55: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
-	70, // 56: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
-	4,  // 57: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 58: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 59: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 60: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 61: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 62: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 63: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	1,  // 64: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
-	3,  // 65: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
-	7,  // 66: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
-	9,  // 67: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
-	11, // 68: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
-	13, // 69: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
-	15, // 70: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
-	18, // 71: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
-	20, // 72: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
-	23, // 73: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
-	25, // 74: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
-	27, // 75: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
-	29, // 76: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
-	31, // 77: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
-	33, // 78: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
-	36, // 79: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
-	38, // 80: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
-	43, // 81: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
-	50, // 82: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
-	41, // 83: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
-	53, // 84: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
-	56, // 85: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
-	47, // 86: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
-	2,  // 87: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
-	5,  // 88: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
-	8,  // 89: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
-	10, // 90: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
-	12, // 91: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
-	14, // 92: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
-	16, // 93: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
-	19, // 94: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
-	21, // 95: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
-	24, // 96: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
-	26, // 97: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
-	28, // 98: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
-	30, // 99: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
-	32, // 100: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
-	34, // 101: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
-	37, // 102: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
-	39, // 103: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
-	44, // 104: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
-	51, // 105: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
-	42, // 106: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
-	54, // 107: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
-	57, // 108: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
-	48, // 109: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
-	87, // [87:110] is the sub-list for method output_type
-	64, // [64:87] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	73, // 15: overspan.v1.ConnectRequest.links:type_name -> overspan.v1.Link
+	17, // 16: overspan.v1.ConnectResponse.endpoint:type_name -> overspan.v1.EndpointView
+	17, // 17: overspan.v1.DisconnectResponse.endpoint:type_name -> overspan.v1.EndpointView
+	74, // 18: overspan.v1.EndpointView.endpoint:type_name -> overspan.v1.Endpoint
+	64, // 19: overspan.v1.EndpointView.driver_options:type_name -> overspan.v1.EndpointView.DriverOptionsEntry
+	65, // 20: overspan.v1.ListEndpointsRequest.filters:type_name -> overspan.v1.ListEndpointsRequest.FiltersEntry
+	17, // 21: overspan.v1.ListEndpointsResponse.endpoints:type_name -> overspan.v1.EndpointView
+	6,  // 22: overspan.v1.ListEndpointsResponse.stale:type_name -> overspan.v1.Staleness
+	17, // 23: overspan.v1.GetEndpointResponse.endpoint:type_name -> overspan.v1.EndpointView
+	6,  // 24: overspan.v1.GetEndpointResponse.stale:type_name -> overspan.v1.Staleness
+	75, // 25: overspan.v1.NodeView.node:type_name -> overspan.v1.Node
+	66, // 26: overspan.v1.ListNodesRequest.filters:type_name -> overspan.v1.ListNodesRequest.FiltersEntry
+	22, // 27: overspan.v1.ListNodesResponse.nodes:type_name -> overspan.v1.NodeView
+	6,  // 28: overspan.v1.ListNodesResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 29: overspan.v1.GetNodeResponse.node:type_name -> overspan.v1.NodeView
+	6,  // 30: overspan.v1.GetNodeResponse.stale:type_name -> overspan.v1.Staleness
+	75, // 31: overspan.v1.RemoveNodeResponse.node:type_name -> overspan.v1.Node
+	75, // 32: overspan.v1.DrainNodeResponse.node:type_name -> overspan.v1.Node
+	76, // 33: overspan.v1.CreateSandboxRequest.resolver:type_name -> overspan.v1.Resolver
+	77, // 34: overspan.v1.CreateSandboxRequest.hosts:type_name -> overspan.v1.HostName
+	78, // 35: overspan.v1.CreateSandboxResponse.sandbox:type_name -> overspan.v1.Sandbox
+	67, // 36: overspan.v1.ListSandboxesRequest.filters:type_name -> overspan.v1.ListSandboxesRequest.FiltersEntry
+	35, // 37: overspan.v1.ListSandboxesResponse.sandboxes:type_name -> overspan.v1.SandboxView
+	78, // 38: overspan.v1.SandboxView.sandbox:type_name -> overspan.v1.Sandbox
+	17, // 39: overspan.v1.SandboxView.endpoints:type_name -> overspan.v1.EndpointView
+	35, // 40: overspan.v1.GetSandboxResponse.sandbox:type_name -> overspan.v1.SandboxView
+	68, // 41: overspan.v1.ListBlocksRequest.filters:type_name -> overspan.v1.ListBlocksRequest.FiltersEntry
+	40, // 42: overspan.v1.ListBlocksResponse.blocks:type_name -> overspan.v1.BlockView
+	6,  // 43: overspan.v1.ListBlocksResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 44: overspan.v1.StatusResponse.self:type_name -> overspan.v1.NodeView
+	72, // 45: overspan.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	49, // 46: overspan.v1.StatusResponse.etcd:type_name -> overspan.v1.EtcdMember
+	6,  // 47: overspan.v1.StatusResponse.stale:type_name -> overspan.v1.Staleness
+	22, // 48: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
+	72, // 49: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
+	45, // 50: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
+	79, // 51: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
+	46, // 52: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
+	80, // 53: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
+	46, // 54: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
+	52, // 55: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
+	69, // 56: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
+	55, // 57: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
+	72, // 58: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
+	70, // 59: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
+	4,  // 60: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 61: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 62: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 63: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 64: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 65: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 66: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	1,  // 67: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
+	3,  // 68: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
+	7,  // 69: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
+	9,  // 70: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
+	11, // 71: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
+	13, // 72: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
+	15, // 73: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
+	18, // 74: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
+	20, // 75: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
+	23, // 76: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
+	25, // 77: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
+	27, // 78: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
+	29, // 79: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
+	31, // 80: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
+	33, // 81: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
+	36, // 82: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
+	38, // 83: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
+	43, // 84: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
+	50, // 85: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
+	41, // 86: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
+	53, // 87: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
+	56, // 88: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
+	47, // 89: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
+	2,  // 90: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
+	5,  // 91: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
+	8,  // 92: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
+	10, // 93: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
+	12, // 94: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
+	14, // 95: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
+	16, // 96: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
+	19, // 97: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
+	21, // 98: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
+	24, // 99: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
+	26, // 100: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
+	28, // 101: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
+	30, // 102: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
+	32, // 103: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
+	34, // 104: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
+	37, // 105: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
+	39, // 106: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
+	44, // 107: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
+	51, // 108: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
+	42, // 109: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
+	54, // 110: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
+	57, // 111: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
+	48, // 112: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
+	90, // [90:113] is the sub-list for method output_type
+	67, // [67:90] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_api_proto_init() }

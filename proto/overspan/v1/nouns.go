@@ -232,6 +232,7 @@ func EndpointRecord(e overspan.Endpoint) *Endpoint {
 		Interface: e.Interface,
 		Created:   stamp(e.Created),
 		Ack:       e.Ack,
+		Aliases:   e.Aliases,
 	}
 	for _, s := range e.Slots {
 		out.Slots = append(out.Slots, uint64(s))
@@ -255,6 +256,10 @@ func (x *Endpoint) Noun() (overspan.Endpoint, error) {
 		Interface: x.GetInterface(),
 		Created:   r.time("created", x.GetCreated()),
 		Ack:       x.GetAck(),
+		Aliases:   x.GetAliases(),
+	}
+	for _, a := range e.Aliases {
+		r.name("alias", a)
 	}
 	for _, s := range x.GetSlots() {
 		r.check(!slices.Contains(e.Slots, overspan.Slot(s)), "slots", x.GetSlots(), "want each once")

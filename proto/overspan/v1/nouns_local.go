@@ -1,6 +1,8 @@
 package overspanv1
 
 import (
+	"net/netip"
+
 	"github.com/overspan/overspan"
 )
 
@@ -15,6 +17,9 @@ func SandboxRecord(s overspan.Sandbox) *Sandbox {
 		NetnsIno: s.Inode.Ino,
 		Pid:      int64(s.PID),
 		Created:  stamp(s.Created),
+		Hostname: s.Hostname,
+		Resolver: ResolverRecord(s.Resolver),
+		Hosts:    HostNameRecords(s.Hosts),
 	}
 }
 
@@ -30,6 +35,9 @@ func (x *Sandbox) Noun() (overspan.Sandbox, error) {
 		PID:     r.pid("pid", x.GetPid()),
 		Created: r.time("created", x.GetCreated()),
 	}
+	var err error
+	s.SandboxSettings, err = SettingsOf(x.GetHostname(), x.GetResolver(), x.GetHosts())
+	r.check(err == nil, "hostname, resolver and hosts", err, "want what a user may say")
 	switch s.Kind {
 	case overspan.SandboxMade, overspan.SandboxPID, overspan.SandboxNetns, overspan.SandboxDocker:
 	default:
@@ -37,6 +45,64 @@ func (x *Sandbox) Noun() (overspan.Sandbox, error) {
 	}
 	r.check(s.Netns != "", "netns", x.GetNetns(), "want a path")
 	return result(s, r)
+}
+
+// ResolverRecord returns how names are looked up, as a record; nil for the zero
+// Resolver.
+func ResolverRecord(r overspan.Resolver) *Resolver {
+	if len(r.Servers)+len(r.Search)+len(r.Options) == 0 {
+		return nil
+	}
+	return &Resolver{Servers: texts(r.Servers), Search: r.Search, Options: r.Options}
+}
+
+// HostNameRecords returns lines of hosts(5) as records.
+func HostNameRecords(hosts []overspan.HostName) []*HostName {
+	var out []*HostName
+	for _, h := range hosts {
+		out = append(out, &HostName{Name: h.Name, Address: h.Addr.String()})
+	}
+	return out
+}
+
+// SettingsOf reads what a user says about a sandbox, and refuses what the files
+// that it goes into cannot hold.
+func SettingsOf(hostname string, resolver *Resolver, hosts []*HostName) (overspan.SandboxSettings, error) {
+	s := overspan.SandboxSettings{Hostname: hostname}
+	s.Resolver.Search, s.Resolver.Options = resolver.GetSearch(), resolver.GetOptions()
+	for _, text := range resolver.GetServers() {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return s, overspan.Errorf(overspan.ErrInvalid, "invalid DNS server %s: want an IP address", quote(text))
+		}
+		s.Resolver.Servers = append(s.Resolver.Servers, a)
+	}
+	for _, h := range hosts {
+		a, err := netip.ParseAddr(h.GetAddress())
+		if err != nil {
+			return s, overspan.Errorf(overspan.ErrInvalid, "invalid address %s of host %s: want an IP address", quote(h.GetAddress()), quote(h.GetName()))
+		}
+		s.Hosts = append(s.Hosts, overspan.HostName{Name: h.GetName(), Addr: a})
+	}
+	return s, s.Check()
+}
+
+// LinkRecords returns a sandbox's own names for others as records.
+func LinkRecords(links []overspan.Link) []*Link {
+	var out []*Link
+	for _, l := range links {
+		out = append(out, &Link{Name: l.Name, Alias: l.Alias})
+	}
+	return out
+}
+
+// LinksOf reads a sandbox's own names for others.
+func LinksOf(links []*Link) []overspan.Link {
+	var out []overspan.Link
+	for _, l := range links {
+		out = append(out, overspan.Link{Name: l.GetName(), Alias: l.GetAlias()})
+	}
+	return out
 }
 
 // AttachmentRecord returns the record of an attachment.
@@ -52,6 +118,7 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 
 		GatewayPriority: a.GatewayPriority,
 		DriverOptions:   a.DriverOptions,
+		Links:           LinkRecords(a.Links),
 	}
 }
 
@@ -73,6 +140,11 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 
 		GatewayPriority: x.GetGatewayPriority(),
 		DriverOptions:   x.GetDriverOptions(),
+		Links:           LinksOf(x.GetLinks()),
+	}
+	for _, l := range a.Links {
+		r.name("link", l.Name)
+		r.name("link", l.Alias)
 	}
 	return result(a, r)
 }

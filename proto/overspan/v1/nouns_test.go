@@ -58,7 +58,7 @@ func testEndpoint() overspan.Endpoint {
 	return overspan.Endpoint{
 		ID: overspan.EndpointID(id("a")), Network: overspan.NetworkID(id("e")), Node: overspan.NodeID(id("d")), Name: "web1",
 		Slot: 5, Slots: []overspan.Slot{5, 9}, IPv4: netip.MustParseAddr("10.0.0.5"), IPv6: netip.MustParseAddr("fd00::9"),
-		MAC: overspan.MAC{2, 0x42, 10, 0, 0, 5}, Sandbox: "web1", Interface: "eth0", Created: created, Ack: true,
+		MAC: overspan.MAC{2, 0x42, 10, 0, 0, 5}, Sandbox: "web1", Interface: "eth0", Created: created, Ack: true, Aliases: []string{"www", "api"},
 	}
 }
 
@@ -66,6 +66,11 @@ func testSandbox() overspan.Sandbox {
 	return overspan.Sandbox{
 		ID: overspan.SandboxID(id("b")), Name: "web1", Kind: overspan.SandboxDocker, Netns: "/proc/7/ns/net",
 		Inode: overspan.NetnsID{Dev: 4, Ino: 1 << 63}, PID: 7, Created: created,
+		SandboxSettings: overspan.SandboxSettings{
+			Hostname: "web",
+			Resolver: overspan.Resolver{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Search: []string{"example.org"}, Options: []string{"ndots:1"}},
+			Hosts:    []overspan.HostName{{Name: "db", Addr: netip.MustParseAddr("2001:db8::9")}},
+		},
 	}
 }
 
@@ -98,7 +103,7 @@ func TestNounsSurviveTheirRecords(t *testing.T) {
 	block := overspan.Block{Range: overspan.Range{First: 64, Size: 8}, Node: testNode().ID, Ack: true}
 	gotBlock, err := BlockRecord(block).Noun(block.Range)
 	same(t, block, gotBlock, err)
-	attachment := overspan.Attachment{Endpoint: testEndpoint(), Sandbox: testSandbox().ID, Netns: "/proc/7/ns/net", NetworkName: "demo", Committed: true, Registration: 9}
+	attachment := overspan.Attachment{Endpoint: testEndpoint(), Sandbox: testSandbox().ID, Netns: "/proc/7/ns/net", NetworkName: "demo", Committed: true, Registration: 9, Links: []overspan.Link{{Name: "db", Alias: "store"}}}
 	told := attachment
 	told.Lost = "why" // follows from the snapshot and is not stored
 	gotAttachment, err := AttachmentRecord(told).Noun()

@@ -1038,19 +1038,21 @@ func (x *Want) GetRegistration() int64 {
 
 // Endpoint is the key net/<net>/endpoints/<slot>.
 type Endpoint struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Network       string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Slots         []uint64               `protobuf:"varint,5,rep,packed,name=slots,proto3" json:"slots,omitempty"`
-	Ipv4          string                 `protobuf:"bytes,6,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
-	Ipv6          string                 `protobuf:"bytes,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
-	Mac           string                 `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"`
-	Sandbox       string                 `protobuf:"bytes,9,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	Interface     string                 `protobuf:"bytes,10,opt,name=interface,proto3" json:"interface,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created,proto3" json:"created,omitempty"`
-	Ack           bool                   `protobuf:"varint,12,opt,name=ack,proto3" json:"ack,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Network   string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	Node      string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Name      string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Slots     []uint64               `protobuf:"varint,5,rep,packed,name=slots,proto3" json:"slots,omitempty"`
+	Ipv4      string                 `protobuf:"bytes,6,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
+	Ipv6      string                 `protobuf:"bytes,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Mac       string                 `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"`
+	Sandbox   string                 `protobuf:"bytes,9,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	Interface string                 `protobuf:"bytes,10,opt,name=interface,proto3" json:"interface,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created,proto3" json:"created,omitempty"`
+	Ack       bool                   `protobuf:"varint,12,opt,name=ack,proto3" json:"ack,omitempty"`
+	// Further names in the network, which others may bear too.
+	Aliases       []string `protobuf:"bytes,13,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1167,6 +1169,13 @@ func (x *Endpoint) GetAck() bool {
 		return x.Ack
 	}
 	return false
+}
+
+func (x *Endpoint) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
 }
 
 // Ack is the key acks/<net>/<node>.
@@ -1355,12 +1364,17 @@ type Sandbox struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// "sandbox", "pid", "netns" or "docker".
-	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
-	Netns         string                 `protobuf:"bytes,4,opt,name=netns,proto3" json:"netns,omitempty"`
-	NetnsDev      uint64                 `protobuf:"varint,5,opt,name=netns_dev,json=netnsDev,proto3" json:"netns_dev,omitempty"`
-	NetnsIno      uint64                 `protobuf:"varint,6,opt,name=netns_ino,json=netnsIno,proto3" json:"netns_ino,omitempty"`
-	Pid           int64                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
+	Kind     string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Netns    string                 `protobuf:"bytes,4,opt,name=netns,proto3" json:"netns,omitempty"`
+	NetnsDev uint64                 `protobuf:"varint,5,opt,name=netns_dev,json=netnsDev,proto3" json:"netns_dev,omitempty"`
+	NetnsIno uint64                 `protobuf:"varint,6,opt,name=netns_ino,json=netnsIno,proto3" json:"netns_ino,omitempty"`
+	Pid      int64                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
+	Created  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
+	// That its commands see; "" is its name.
+	Hostname string    `protobuf:"bytes,9,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Resolver *Resolver `protobuf:"bytes,10,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	// Further lines of /etc/hosts.
+	Hosts         []*HostName `protobuf:"bytes,11,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1451,6 +1465,141 @@ func (x *Sandbox) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Sandbox) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Sandbox) GetResolver() *Resolver {
+	if x != nil {
+		return x.Resolver
+	}
+	return nil
+}
+
+func (x *Sandbox) GetHosts() []*HostName {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+// Resolver is how names are looked up: resolv.conf(5).
+type Resolver struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Servers       []string               `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
+	Search        []string               `protobuf:"bytes,2,rep,name=search,proto3" json:"search,omitempty"`
+	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resolver) Reset() {
+	*x = Resolver{}
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resolver) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resolver) ProtoMessage() {}
+
+func (x *Resolver) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
+func (*Resolver) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Resolver) GetServers() []string {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *Resolver) GetSearch() []string {
+	if x != nil {
+		return x.Search
+	}
+	return nil
+}
+
+func (x *Resolver) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// HostName is a line of hosts(5).
+type HostName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostName) Reset() {
+	*x = HostName{}
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostName) ProtoMessage() {}
+
+func (x *HostName) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostName.ProtoReflect.Descriptor instead.
+func (*HostName) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HostName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HostName) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // Attachment is an endpoint of this node and its sandbox; only the journal
 // stores it.
 type Attachment struct {
@@ -1468,13 +1617,15 @@ type Attachment struct {
 	GatewayPriority int32 `protobuf:"varint,7,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	// As the user wrote them.
 	DriverOptions map[string]string `protobuf:"bytes,8,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Names by which the sandbox alone knows others in the network.
+	Links         []*Link `protobuf:"bytes,9,rep,name=links,proto3" json:"links,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1637,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1650,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Attachment) GetEndpoint() *Endpoint {
@@ -1556,6 +1707,66 @@ func (x *Attachment) GetDriverOptions() map[string]string {
 		return x.DriverOptions
 	}
 	return nil
+}
+
+func (x *Attachment) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+// Link is one more name for whoever bears a name.
+type Link struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Alias         string                 `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Link) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Link) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
 }
 
 var File_overspan_v1_records_proto protoreflect.FileDescriptor
@@ -1654,7 +1865,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x04Want\x12\x14\n" +
 	"\x05exact\x18\x01 \x01(\bR\x05exact\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\x04R\x04slot\x12\"\n" +
-	"\fregistration\x18\x03 \x01(\x03R\fregistration\"\xac\x02\n" +
+	"\fregistration\x18\x03 \x01(\x03R\fregistration\"\xc6\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x12\n" +
@@ -1668,7 +1879,8 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tinterface\x18\n" +
 	" \x01(\tR\tinterface\x124\n" +
 	"\acreated\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x10\n" +
-	"\x03ack\x18\f \x01(\bR\x03ack\"!\n" +
+	"\x03ack\x18\f \x01(\bR\x03ack\x12\x18\n" +
+	"\aaliases\x18\r \x03(\tR\aaliases\"!\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"`\n" +
 	"\bRemoving\x12\x0e\n" +
@@ -1679,7 +1891,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd9\x01\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd5\x02\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1688,7 +1900,18 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\tnetns_dev\x18\x05 \x01(\x04R\bnetnsDev\x12\x1b\n" +
 	"\tnetns_ino\x18\x06 \x01(\x04R\bnetnsIno\x12\x10\n" +
 	"\x03pid\x18\a \x01(\x03R\x03pid\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x94\x03\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1a\n" +
+	"\bhostname\x18\t \x01(\tR\bhostname\x121\n" +
+	"\bresolver\x18\n" +
+	" \x01(\v2\x15.overspan.v1.ResolverR\bresolver\x12+\n" +
+	"\x05hosts\x18\v \x03(\v2\x15.overspan.v1.HostNameR\x05hosts\"V\n" +
+	"\bResolver\x12\x18\n" +
+	"\aservers\x18\x01 \x03(\tR\aservers\x12\x16\n" +
+	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions\"8\n" +
+	"\bHostName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xbd\x03\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
@@ -1698,10 +1921,14 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\fregistration\x18\x05 \x01(\x03R\fregistration\x12!\n" +
 	"\fnetwork_name\x18\x06 \x01(\tR\vnetworkName\x12)\n" +
 	"\x10gateway_priority\x18\a \x01(\x05R\x0fgatewayPriority\x12Q\n" +
-	"\x0edriver_options\x18\b \x03(\v2*.overspan.v1.Attachment.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
+	"\x0edriver_options\x18\b \x03(\v2*.overspan.v1.Attachment.DriverOptionsEntryR\rdriverOptions\x12'\n" +
+	"\x05links\x18\t \x03(\v2\x11.overspan.v1.LinkR\x05links\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x04Link\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05aliasB;Z9github.com/overspan/overspan/proto/overspan/v1;overspanv1b\x06proto3"
 
 var (
 	file_overspan_v1_records_proto_rawDescOnce sync.Once
@@ -1715,7 +1942,7 @@ func file_overspan_v1_records_proto_rawDescGZIP() []byte {
 	return file_overspan_v1_records_proto_rawDescData
 }
 
-var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_overspan_v1_records_proto_goTypes = []any{
 	(*Meta)(nil),                  // 0: overspan.v1.Meta
 	(*Pool)(nil),                  // 1: overspan.v1.Pool
@@ -1735,37 +1962,43 @@ var file_overspan_v1_records_proto_goTypes = []any{
 	(*Removing)(nil),              // 15: overspan.v1.Removing
 	(*Eviction)(nil),              // 16: overspan.v1.Eviction
 	(*Sandbox)(nil),               // 17: overspan.v1.Sandbox
-	(*Attachment)(nil),            // 18: overspan.v1.Attachment
-	nil,                           // 19: overspan.v1.Subnet.AuxEntry
-	nil,                           // 20: overspan.v1.Network.OptionsEntry
-	nil,                           // 21: overspan.v1.Network.LabelsEntry
-	nil,                           // 22: overspan.v1.Attachment.DriverOptionsEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Resolver)(nil),              // 18: overspan.v1.Resolver
+	(*HostName)(nil),              // 19: overspan.v1.HostName
+	(*Attachment)(nil),            // 20: overspan.v1.Attachment
+	(*Link)(nil),                  // 21: overspan.v1.Link
+	nil,                           // 22: overspan.v1.Subnet.AuxEntry
+	nil,                           // 23: overspan.v1.Network.OptionsEntry
+	nil,                           // 24: overspan.v1.Network.LabelsEntry
+	nil,                           // 25: overspan.v1.Attachment.DriverOptionsEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
 }
 var file_overspan_v1_records_proto_depIdxs = []int32{
 	1,  // 0: overspan.v1.Meta.overlay_pool:type_name -> overspan.v1.Pool
 	1,  // 1: overspan.v1.Meta.bridge_pool:type_name -> overspan.v1.Pool
 	1,  // 2: overspan.v1.Meta.ipv6_pool:type_name -> overspan.v1.Pool
-	23, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
-	23, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
-	23, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
-	19, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
+	26, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
+	26, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
+	26, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
+	22, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
 	8,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
 	8,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
-	20, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
-	21, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
-	23, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
-	23, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	23, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
-	23, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
-	23, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	13, // 16: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	22, // 17: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	23, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
+	24, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
+	26, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
+	26, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	26, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
+	26, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
+	26, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	18, // 16: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
+	19, // 17: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
+	13, // 18: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
+	25, // 19: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
+	21, // 20: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
@@ -1779,7 +2012,7 @@ func file_overspan_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_records_proto_rawDesc), len(file_overspan_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
