@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"store":             {".", "proto/overspan/v1", "internal/steps"},
 	"agent/daemon":      {".", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store"},
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},
+	"agent/dns":         {"."},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
 	"ctl":               {".", "proto/overspan/v1"},
 	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
@@ -47,6 +48,7 @@ var onlyIn = map[string][]string{
 	"github.com/coreos/go-iptables":  {"kernel"},
 	"go.etcd.io/etcd":                {"store", "e2e"},
 	"go.etcd.io/bbolt":               {"store"},
+	"github.com/miekg/dns":           {"agent/dns", "e2e"},
 	"github.com/spf13/cobra":         {"agent", "ctl"},
 	"testing/synctest":               {},                    // with the race detector it can crash the test
 	module + "/internal/nstest":      {"bridge", "overlay"}, // for tests

@@ -14,9 +14,10 @@ import (
 
 // serveMetrics serves Prometheus metrics until ctx ends. That their port is
 // taken is logged and no reason to stop: networks matter more than numbers.
-func serveMetrics(ctx context.Context, addr string, source prometheus.Collector, log *slog.Logger) error {
+func serveMetrics(ctx context.Context, addr string, log *slog.Logger, sources ...prometheus.Collector) error {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(source, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(sources...)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}

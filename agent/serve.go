@@ -14,6 +14,7 @@ import (
 
 	"github.com/overspan/overspan/agent/api"
 	"github.com/overspan/overspan/agent/daemon"
+	"github.com/overspan/overspan/agent/dns"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -74,12 +75,15 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 // runAll runs the daemon and what serves it, until ctx ends or one fails.
 func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Listener, log *slog.Logger) error {
 	server := api.New(d, apiConfig(c), log.With("part", "api"))
+	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf"}, log.With("part", "dns"))
+	d.ServeNames(names)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return names.Run(ctx) })
 	g.Go(func() error { return spareMemory(ctx, c.Resync) })
 	g.Go(func() error { return server.Serve(ctx, listeners) })
 	if c.MetricsListen != "" {
-		g.Go(func() error { return serveMetrics(ctx, c.MetricsListen, d, log) })
+		g.Go(func() error { return serveMetrics(ctx, c.MetricsListen, log, d, names) })
 	}
 	g.Go(func() error {
 		if d.Ready(ctx) {

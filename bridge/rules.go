@@ -51,6 +51,9 @@ func Rules(networks []*overspan.Network) kernel.State {
 			// its own network's alone. The type of the address is looked up on
 			// the device that the packet came in by.
 			"-i osb-+ -m set --match-set "+set+" dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP",
+			// Names are answered there, whatever INPUT's policy is.
+			"-i osb-+ -p udp --dport 53 -m set --match-set "+set+" dst -j ACCEPT",
+			"-i osb-+ -p tcp --dport 53 -m set --match-set "+set+" dst -j ACCEPT",
 		)})
 	}
 	return s

@@ -19,6 +19,7 @@ test=(
 	sysctl:procps
 	tcpdump:tcpdump
 	unshare:util-linux
+	dnsmasq:dnsmasq-base # what names are measured beside
 	dockerd:docker.io # connected to as an engine of containers
 	docker:docker.io
 	busybox:busybox-static # what runs in them

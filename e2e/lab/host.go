@@ -39,7 +39,7 @@ type Host struct {
 // newHost makes a host without any interface.
 func newHost(ctx context.Context, name, dir string) (*Host, error) {
 	h := &Host{Name: name, Dir: filepath.Join(dir, name), pidfd: -1}
-	for _, sub := range []string{"run", "cgroup"} {
+	for _, sub := range []string{"run", "cgroup", "etc"} {
 		if err := os.MkdirAll(filepath.Join(h.Dir, sub), 0o755); err != nil {
 			return nil, err
 		}

@@ -83,7 +83,7 @@ func reap() {
 	}
 }
 
-// furnish gives the host its name, its own /proc, /sys, /run and machine id.
+// furnish gives the host its name, its own /proc, /sys, /run, /etc and machine id.
 // Control groups stay the machine's: a container engine on the host needs them.
 func furnish(name, dir string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
@@ -101,16 +101,38 @@ func furnish(name, dir string) error {
 		{"sysfs", "/sys", "sysfs", 0},
 		{aside, cgroups, "", unix.MS_MOVE},
 		{filepath.Join(dir, "run"), "/run", "", unix.MS_BIND},
-		{filepath.Join(dir, "machine-id"), "/etc/machine-id", "", unix.MS_BIND},
+		{"/etc", filepath.Join(dir, "etc"), "", unix.MS_BIND | unix.MS_REC},
+		{"tmpfs", "/etc", "tmpfs", 0},
 	}
 	for _, m := range mounts {
-		err := unix.Mount(m.source, m.target, m.kind, m.flags, "")
-		if errors.Is(err, unix.ENOENT) && m.target == "/etc/machine-id" {
-			continue // a system without one has none to hide
-		}
-		if err != nil {
+		if err := unix.Mount(m.source, m.target, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
-	return nil
+	if err := furnishEtc(filepath.Join(dir, "etc")); err != nil {
+		return err
+	}
+	err := unix.Mount(filepath.Join(dir, "machine-id"), "/etc/machine-id", "", unix.MS_BIND, "")
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a system without one has none to hide
+	}
+	return err
+}
+
+// furnishEtc fills an empty /etc with the machine's files, but for one that the
+// host has for itself: resolv.conf. What is made there is the host's own.
+func furnishEtc(machine string) error {
+	entries, err := os.ReadDir(machine)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "resolv.conf" || e.Name() == "netns" {
+			continue
+		}
+		if err := os.Symlink(filepath.Join(machine, e.Name()), filepath.Join("/etc", e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile("/etc/resolv.conf", nil, 0o644)
 }

@@ -1,0 +1,196 @@
+package dns
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// bearersMost bounds how many endpoints one answer names: more addresses fit
+// into no message.
+const bearersMost = 512
+
+// A spot is an address in a network: that of who asks, or is asked.
+type spot struct {
+	network overspan.NetworkID
+	addr    netip.Addr
+}
+
+// An asker is a sandbox of this node, as far as it concerns its names.
+type asker struct {
+	places  []place      // its networks, the oldest attachment first
+	servers []netip.Addr // asked for names of the world in place of the host's
+}
+
+// A place is a sandbox's place in a network.
+type place struct {
+	network overspan.NetworkID
+	links   map[string]string // its own names for others, in lower case
+}
+
+// local is this node's part of the names, at one version of its attachments.
+type local struct {
+	version uint64
+	askers  map[spot]*asker
+	here    map[overspan.EndpointID]struct{} // the endpoints of this node that are in use
+}
+
+func newLocal(version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
+	l := &local{version: version, askers: map[spot]*asker{}, here: map[overspan.EndpointID]struct{}{}}
+	bySandbox := map[overspan.SandboxID]*asker{}
+	for _, sb := range sandboxes {
+		bySandbox[sb.ID] = &asker{servers: sb.Resolver.Servers}
+	}
+	for _, a := range attachments {
+		who := bySandbox[a.Sandbox]
+		if who == nil {
+			continue // it is being forgotten
+		}
+		links := map[string]string{}
+		for _, link := range a.Links {
+			links[strings.ToLower(link.Alias)] = strings.ToLower(link.Name)
+		}
+		who.places = append(who.places, place{a.Endpoint.Network, links})
+		for _, addr := range a.Endpoint.Addrs() {
+			l.askers[spot{a.Endpoint.Network, addr}] = who
+		}
+		l.here[a.Endpoint.ID] = struct{}{}
+	}
+	return l
+}
+
+// names is what one asker may know at one moment. It is pure.
+type names struct {
+	snapshot *overspan.Snapshot
+	self     overspan.NodeID
+	local    *local
+	asker    *asker
+	index    func(overspan.NetworkID) *index
+
+	// intn returns a number below n: who is named first, and who at all where
+	// there are too many.
+	intn func(n int) int
+}
+
+// called returns who bears a name that was asked for, in lower case and without
+// the last dot: in the first of the asker's networks in which somebody does, and
+// somebody whose node is up wherever that is so.
+func (v names) called(name string) []*overspan.Endpoint {
+	var down []*overspan.Endpoint
+	for _, p := range v.asker.places {
+		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments[p.network]
+		if n == nil || seg == nil {
+			continue
+		}
+		labels := []string{name}
+		if base, qualified := strings.CutSuffix(name, "."+strings.ToLower(n.Name)); qualified {
+			labels = append(labels, base)
+		}
+		for _, label := range labels {
+			if linked := p.links[label]; linked != "" {
+				label = linked
+			}
+			found, up := v.choose(seg, v.index(n.ID).bearers(seg.Endpoints, label))
+			if up {
+				return found
+			}
+			if down == nil {
+				down = found
+			}
+		}
+	}
+	return down
+}
+
+// choose returns those bearers of a name that can be answered, in any order: of
+// nodes that are up, or, where there is none of these, of the others.
+func (v names) choose(seg *overspan.Segment, bearers []*overspan.Endpoint) (found []*overspan.Endpoint, up bool) {
+	if len(bearers) == 0 {
+		return nil, false
+	}
+	var live, down []*overspan.Endpoint
+	first := v.intn(len(bearers))
+	for i := range bearers {
+		e := bearers[(first+i)%len(bearers)]
+		switch {
+		case !v.stands(seg, e):
+		case v.up(e.Node):
+			live = append(live, e)
+		case len(down) < bearersMost:
+			down = append(down, e)
+		}
+		if len(live) == bearersMost {
+			break
+		}
+	}
+	found = down
+	if len(live) > 0 {
+		found = live
+	}
+	for i := len(found) - 1; i > 0; i-- {
+		j := v.intn(i + 1)
+		found[i], found[j] = found[j], found[i]
+	}
+	return found, len(live) > 0
+}
+
+// stands reports whether an endpoint's addresses are its own: its node holds
+// their slots. One of this node's that was disconnected while etcd is away has a
+// record, and none of a node that is removed will have one for long.
+func (v names) stands(seg *overspan.Segment, e *overspan.Endpoint) bool {
+	if e.Node == v.self {
+		if _, here := v.local.here[e.ID]; !here {
+			return false
+		}
+	} else if v.snapshot.Nodes[e.Node] == nil {
+		return false
+	}
+	return !slices.ContainsFunc(e.Slots, func(slot overspan.Slot) bool {
+		b, held := seg.Holder(slot)
+		return !held || b.Node != e.Node
+	})
+}
+
+func (v names) up(id overspan.NodeID) bool {
+	if id == v.self {
+		return true
+	}
+	n := v.snapshot.Nodes[id]
+	return n != nil && n.Presence != nil
+}
+
+// at returns what the endpoint at an address is called, with its network's name.
+// Ours says that the address lies in a network of the asker: nobody else knows
+// better.
+func (v names) at(addr netip.Addr) (name string, ours bool) {
+	for _, p := range v.asker.places {
+		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments[p.network]
+		if n == nil || seg == nil {
+			continue
+		}
+		subnet := n.IPv4
+		if overspan.FamilyOf(addr) == overspan.IPv6 {
+			subnet = n.IPv6
+		}
+		slot, within := subnet.Slot(addr)
+		if !within {
+			continue
+		}
+		if e := seg.Endpoints.Get(slot); e != nil && slices.Contains(e.Addrs(), addr) && v.stands(seg, e) {
+			return e.Name + "." + n.Name, true
+		}
+		ours = true
+	}
+	return "", ours
+}
+
+// outside reports whether the asker may ask for names of the world: one of its
+// networks at least is not internal.
+func (v names) outside() bool {
+	return slices.ContainsFunc(v.asker.places, func(p place) bool {
+		n := v.snapshot.Networks[p.network]
+		return n != nil && !n.Internal
+	})
+}

@@ -1,0 +1,294 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/overspan/overspan"
+)
+
+// A Node is the agent, as far as names follow from it.
+type Node interface {
+	Self() overspan.NodeID
+
+	// Snapshot returns the newest snapshot; nil before the first.
+	Snapshot() *overspan.Snapshot
+
+	// Plugged returns this node's sandboxes and attachments of one moment, oldest
+	// first, and a number that grows with each change of them.
+	Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment)
+
+	// Changed returns a channel that closes at the next change of Snapshot.
+	Changed() <-chan struct{}
+}
+
+// Config is what a server is told at its start.
+type Config struct {
+	Port       uint16 // where it answers and asks others
+	ResolvConf string // the host's resolv.conf(5)
+}
+
+// again is after how long what could not be done is tried once more.
+const again = 2 * time.Second
+
+// Server answers names on the gateways of this node's networks.
+type Server struct {
+	node    Node
+	cfg     Config
+	log     *slog.Logger
+	host    hostFile
+	forward *forwarder
+	results *prometheus.CounterVec
+
+	mu      sync.Mutex // guards all below, and is held while sockets are opened and closed
+	doors   map[spot]*door
+	trouble map[spot]string // what cannot be served, and why
+	closed  bool
+	running sync.WaitGroup // what serves the doors
+
+	known   sync.Mutex // guards all below
+	local   *local
+	indexes map[overspan.NetworkID]*index
+}
+
+// New returns a server without sockets.
+func New(node Node, cfg Config, log *slog.Logger) *Server {
+	return &Server{
+		node:    node,
+		cfg:     cfg,
+		log:     log,
+		host:    hostFile{path: cfg.ResolvConf},
+		forward: newForwarder(cfg.Port),
+		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "overspan_dns_queries_total",
+			Help: "Questions that containers asked, by what became of them.",
+		}, []string{"result"}),
+		doors:   map[spot]*door{},
+		trouble: map[spot]string{},
+		indexes: map[overspan.NetworkID]*index{},
+	}
+}
+
+// Run answers until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.close()
+	retry := time.NewTicker(again)
+	defer retry.Stop()
+	for {
+		changed := s.node.Changed()
+		s.Settle()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-retry.C:
+		}
+	}
+}
+
+// Settle opens sockets on the gateways of all networks that this node has an
+// endpoint in, and closes the others. It returns once that is so.
+func (s *Server) Settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snapshot := s.node.Snapshot()
+	if s.closed || snapshot == nil {
+		return
+	}
+	_, _, attachments := s.node.Plugged()
+	want := gateways(snapshot, attachments)
+	for at, d := range s.doors {
+		// That a record cannot be read does not mean that it is gone.
+		if _, wanted := want[at]; !wanted && len(snapshot.Bad) == 0 {
+			d.close()
+			delete(s.doors, at)
+		}
+	}
+	maps.DeleteFunc(s.trouble, func(at spot, _ string) bool { _, wanted := want[at]; return !wanted })
+	for at := range want {
+		if s.doors[at] != nil {
+			continue
+		}
+		d, err := s.open(at)
+		if err == nil {
+			s.doors[at] = d
+			delete(s.trouble, at)
+			continue
+		}
+		why := fmt.Sprintf("names are not served in network %s: %v: what else listens on this port must leave out the gateways' addresses", snapshot.Networks[at.network].Name, err)
+		if s.trouble[at] != why {
+			s.log.Warn("cannot serve names", "network", at.network, "error", err)
+		}
+		s.trouble[at] = why
+	}
+	s.forgetIndexes()
+}
+
+// gateways returns where names are to be served.
+func gateways(snapshot *overspan.Snapshot, attachments []overspan.Attachment) map[spot]struct{} {
+	out := map[spot]struct{}{}
+	for _, a := range attachments {
+		n := snapshot.Networks[a.Endpoint.Network]
+		if n == nil {
+			continue
+		}
+		for _, addr := range n.Gateways() {
+			out[spot{n.ID, addr}] = struct{}{}
+		}
+	}
+	return out
+}
+
+// Warnings tells what keeps names from being served.
+func (s *Server) Warnings() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Values(s.trouble))
+}
+
+// close ends all that is open.
+func (s *Server) close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, d := range s.doors {
+		d.close()
+	}
+	clear(s.doors)
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// forgetIndexes drops the indexes of networks that nobody here asks in any more.
+// The caller holds mu.
+func (s *Server) forgetIndexes() {
+	open := map[overspan.NetworkID]struct{}{}
+	for at := range s.doors {
+		open[at.network] = struct{}{}
+	}
+	s.known.Lock()
+	defer s.known.Unlock()
+	maps.DeleteFunc(s.indexes, func(id overspan.NetworkID, _ *index) bool { _, is := open[id]; return !is })
+}
+
+// names returns what may be known to who asks; ok is false if that is no sandbox
+// of this node, or nothing is known yet.
+func (s *Server) names(from spot) (v names, ok bool) {
+	v = names{snapshot: s.node.Snapshot(), self: s.node.Self(), index: s.index, intn: rand.IntN}
+	version, sandboxes, attachments := s.node.Plugged()
+	s.known.Lock()
+	if s.local == nil || s.local.version != version {
+		s.local = newLocal(version, sandboxes, attachments)
+	}
+	v.local = s.local
+	s.known.Unlock()
+	v.asker = v.local.askers[from]
+	return v, v.snapshot != nil && v.asker != nil
+}
+
+func (s *Server) index(id overspan.NetworkID) *index {
+	s.known.Lock()
+	defer s.known.Unlock()
+	x := s.indexes[id]
+	if x == nil {
+		x = newIndex()
+		s.indexes[id] = x
+	}
+	return x
+}
+
+// servers returns whom to ask for names of the world: those of the sandbox, else
+// those of the host, and never this node's own gateways.
+func (s *Server) servers(v names) ([]netip.Addr, error) {
+	servers := v.asker.servers
+	if len(servers) == 0 {
+		host, err := s.host.read()
+		if err != nil {
+			return nil, err
+		}
+		servers = host.Servers
+	}
+	return slices.DeleteFunc(slices.Clone(servers), func(a netip.Addr) bool {
+		for _, n := range v.snapshot.Networks {
+			if slices.Contains(n.Gateways(), a) {
+				return true
+			}
+		}
+		return false
+	}), nil
+}
+
+// reply returns the answer to a query that came over a transport, "udp" or "tcp",
+// and what kind of one it is.
+func (s *Server) reply(ctx context.Context, from spot, transport string, query *dns.Msg) (*dns.Msg, string) {
+	reply := new(dns.Msg).SetReply(query)
+	reply.RecursionAvailable = true
+	size := replySize(query, transport)
+	opt := query.IsEdns0()
+	if opt != nil {
+		reply.SetEdns0(udpSize, opt.Do())
+	}
+	refuse := func(code int) (*dns.Msg, string) {
+		reply.Rcode = code
+		return reply, resultRefused
+	}
+	switch {
+	case query.Opcode != dns.OpcodeQuery:
+		return refuse(dns.RcodeNotImplemented)
+	case len(query.Question) != 1:
+		return refuse(dns.RcodeFormatError)
+	case opt != nil && opt.Version() != 0:
+		return refuse(dns.RcodeBadVers)
+	}
+	v, known := s.names(from)
+	if !known {
+		return refuse(dns.RcodeRefused)
+	}
+	result := answer(v, reply)
+	if result == resultForward {
+		servers, err := s.servers(v)
+		var told *dns.Msg
+		if err == nil {
+			told, err = s.forward.ask(ctx, query, transport, servers)
+		}
+		if err != nil {
+			s.log.Debug("nobody answers", "name", query.Question[0].Name, "error", err)
+			reply.Rcode = dns.RcodeServerFailure
+			return reply, resultFailed
+		}
+		reply = told
+	}
+	reply.Compress = true
+	reply.Truncate(size)
+	return reply, result
+}
+
+// udpSize is the size up to which datagrams pass everywhere, and the most that an
+// answer by UDP has whatever the asker would take: DNS flag day 2020.
+const udpSize = 1232
+
+// replySize returns how large a reply may be, in bytes.
+func replySize(query *dns.Msg, transport string) int {
+	if transport != "udp" {
+		return dns.MaxMsgSize
+	}
+	if opt := query.IsEdns0(); opt != nil {
+		return min(max(int(opt.UDPSize()), dns.MinMsgSize), udpSize)
+	}
+	return dns.MinMsgSize
+}
+
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(c chan<- *prometheus.Desc) { s.results.Describe(c) }
+
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(c chan<- prometheus.Metric) { s.results.Collect(c) }

@@ -1,0 +1,340 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/e2e/lab"
+)
+
+// askBound is how long a program in a container waits for an answer.
+const askBound = 5 * time.Second
+
+// ask asks a sandbox's gateway as a program within would.
+func ask(box *lab.Sandbox, gateway netip.Addr, transport, name string, kind uint16) (*dns.Msg, error) {
+	query := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
+	var reply *dns.Msg
+	err := box.Do(func() (err error) {
+		client := dns.Client{Net: transport, Timeout: askBound}
+		reply, _, err = client.Exchange(query, netip.AddrPortFrom(gateway, 53).String())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s on %s asks %s for %s %s: %w", box.Name, box.Node.Name, gateway, dns.TypeToString[kind], name, err)
+	}
+	return reply, nil
+}
+
+// shownAnswers returns what a reply says, sorted: its code if it is no success,
+// and the data of its records.
+func shownAnswers(reply *dns.Msg) []string {
+	var out []string
+	if reply.Rcode != dns.RcodeSuccess {
+		out = append(out, dns.RcodeToString[reply.Rcode])
+	}
+	for _, rr := range reply.Answer {
+		out = append(out, strings.TrimPrefix(rr.String(), rr.Header().String()))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// told checks what a sandbox is answered by its gateway.
+func (c *cluster) told(box *lab.Sandbox, gateway netip.Addr, transport, name string, kind uint16, want ...string) *dns.Msg {
+	c.t.Helper()
+	reply, err := ask(box, gateway, transport, name, kind)
+	c.must(err)
+	slices.Sort(want)
+	if got := shownAnswers(reply); !slices.Equal(got, want) {
+		c.t.Errorf("%s on %s asks for %s %s by %s and is told %q; want %q", box.Name, box.Node.Name, dns.TypeToString[kind], name, transport, got, want)
+	}
+	return reply
+}
+
+// addrsOf returns a sandbox's IPv4 and IPv6 address.
+func (c *cluster) addrsOf(box *lab.Sandbox) (v4, v6 string) {
+	c.t.Helper()
+	addrs, err := box.Addrs(eth0)
+	c.must(err)
+	if len(addrs) != 2 {
+		c.t.Fatalf("%s has the addresses %v; want two", box.Name, addrs)
+	}
+	return addrs[0].String(), addrs[1].String()
+}
+
+// A world answers each question for an address with the same one, on a node's
+// own address, and counts them.
+type world struct {
+	asked  atomic.Int64
+	server *dns.Server
+}
+
+const worldAddr = "203.0.113.80"
+
+// outside starts a world on a node and has the node ask it.
+func (c *cluster) outside(n *lab.Node) *world {
+	c.t.Helper()
+	var conn net.PacketConn
+	c.must(n.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp", netip.AddrPortFrom(n.Addrs[0], 53).String())
+		return err
+	}))
+	w := &world{}
+	w.server = &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(out dns.ResponseWriter, query *dns.Msg) {
+		w.asked.Add(1)
+		reply := new(dns.Msg).SetReply(query)
+		reply.Answer = []dns.RR{&dns.A{
+			Hdr: dns.RR_Header{Name: query.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+			A:   netip.MustParseAddr(worldAddr).AsSlice(),
+		}}
+		out.WriteMsg(reply)
+	})}
+	started := make(chan struct{})
+	w.server.NotifyStartedFunc = func() { close(started) }
+	go w.server.ActivateAndServe()
+	<-started
+	c.t.Cleanup(func() { w.server.Shutdown() })
+	c.must(os.WriteFile(n.Path("/etc/resolv.conf"), []byte("nameserver "+n.Addrs[0].String()+"\n"), 0o644))
+	return w
+}
+
+// Scenario 32: "DNS: any case, name.network, shared alias on two nodes (both
+// answers, order varies), PTR, AAAA and MX of a known name NODATA, SRV, TCP,
+// 12-digit id; unknown names forwarded, upstream dead: SERVFAIL within 5 s;
+// --internal: nothing forwarded."
+func TestScenario32_NamesAreAnswered(t *testing.T) {
+	c := three(t)
+	h1, h2 := c.Nodes[0], c.Nodes[1]
+	c.create(h1, "demo")
+	c.create(h1, "--ipv6", "--internal", "secret")
+	w := c.outside(h1)
+	client := c.attach(h1, "demo", "client")
+	web := c.attach(h2, "demo", "Web-1", "--alias", "www")
+	db := c.attach(c.Nodes[2], "demo", "db", "--alias", "www", "--alias", "store")
+	demo, webAddr, dbAddr := c.gateway(c.Nodes[0], "demo"), c.addr(web).String(), c.addr(db).String()
+	c.eventually(settleWithin, func(context.Context) error {
+		reply, err := ask(client, demo, "udp", "db", dns.TypeA)
+		if err == nil && len(reply.Answer) == 0 {
+			err = errors.New("db is not known yet")
+		}
+		return err
+	})
+	reversed := func(a string) string {
+		name, err := dns.ReverseAddr(a)
+		c.must(err)
+		return name
+	}
+	var endpoints []struct{ ID string }
+	c.must(h1.CtlJSON(t.Context(), &endpoints, "endpoint", "inspect", "db"))
+	for _, transport := range []string{"udp", "tcp"} {
+		for _, q := range []struct {
+			name string
+			kind uint16
+			want []string
+		}{
+			{"web-1", dns.TypeA, []string{webAddr}},
+			{"WEB-1.Demo", dns.TypeA, []string{webAddr}},
+			{"store", dns.TypeA, []string{dbAddr}},
+			{"www", dns.TypeA, []string{webAddr, dbAddr}},
+			{overspan.ShortID(endpoints[0].ID), dns.TypeA, []string{dbAddr}},
+			{"db", dns.TypeAAAA, nil},
+			{"db", dns.TypeMX, nil},
+			{reversed(webAddr), dns.TypePTR, []string{"Web-1.demo."}},
+			{reversed(demo.String()), dns.TypePTR, []string{"NXDOMAIN"}},
+		} {
+			reply := c.told(client, demo, transport, q.name, q.kind, q.want...)
+			for _, rr := range reply.Answer {
+				if rr.Header().Ttl != 5 {
+					t.Errorf("%s may be kept for %d s; want 5", q.name, rr.Header().Ttl)
+				}
+			}
+		}
+	}
+	c.ordersVary(client, demo, "www")
+	if n := w.asked.Load(); n > 0 {
+		t.Errorf("the world was asked %d times for names of ours", n)
+	}
+
+	c.told(client, demo, "udp", "example.org", dns.TypeA, worldAddr)
+	c.must(w.server.Shutdown())
+	for _, upstream := range []string{h1.Addrs[0].String(), "192.0.2.250"} { // refuses at once; is silent
+		c.must(os.WriteFile(h1.Path("/etc/resolv.conf"), []byte("nameserver "+upstream+"\n"), 0o644))
+		c.told(client, demo, "udp", "example.org", dns.TypeA, "SERVFAIL")
+	}
+	c.internalIsSilent(h1, web)
+}
+
+// ordersVary checks that a shared name's answers do not always come in the same
+// order.
+func (c *cluster) ordersVary(box *lab.Sandbox, gateway netip.Addr, name string) {
+	c.t.Helper()
+	firsts := map[string]struct{}{}
+	for range 64 {
+		reply, err := ask(box, gateway, "udp", name, dns.TypeA)
+		c.must(err)
+		firsts[reply.Answer[0].String()] = struct{}{}
+	}
+	if len(firsts) < 2 {
+		c.t.Errorf("of 64 answers for %s all begin with %v", name, firsts)
+	}
+}
+
+// internalIsSilent checks the network secret: names within are answered, by both
+// families; nothing leaves it, and of other networks nothing is known.
+func (c *cluster) internalIsSilent(n *lab.Node, other *lab.Sandbox) {
+	c.t.Helper()
+	w := c.outside(n)
+	one, two := c.attach(n, "secret", "one"), c.attach(n, "secret", "two")
+	v4, v6 := c.addrsOf(two)
+	for _, config := range c.inspect(n, "secret").IPAM.Config {
+		gateway, err := netip.ParseAddr(config.Gateway)
+		c.must(err)
+		c.told(one, gateway, "udp", "two", dns.TypeA, v4)
+		c.told(one, gateway, "udp", "two.secret", dns.TypeAAAA, v6)
+		c.told(one, gateway, "udp", other.Name, dns.TypeA, "NXDOMAIN")
+		c.told(one, gateway, "udp", "example.org", dns.TypeA, "NXDOMAIN")
+	}
+	if asked := w.asked.Load(); asked > 0 {
+		c.t.Errorf("%d questions left an internal network", asked)
+	}
+}
+
+// Scenario 33: "A name resolves when connect returns and, within 1 s of its
+// disconnect or its node's removal, on no node; never to an address in another's
+// use."
+func TestScenario33_NamesComeAndGoWithTheirEndpoints(t *testing.T) {
+	c := three(t)
+	c.create(c.Nodes[0], "demo")
+	gateway := c.gateway(c.Nodes[0], "demo")
+	var clients []*lab.Sandbox
+	for _, n := range c.Nodes[:2] {
+		clients = append(clients, c.attach(n, "demo", "client-"+n.Name))
+	}
+	gone := func(name string) func(context.Context) error {
+		return func(context.Context) error {
+			for _, client := range clients {
+				reply, err := ask(client, gateway, "udp", name, dns.TypeA)
+				if err != nil || len(reply.Answer) > 0 {
+					return errors.Join(err, fmt.Errorf("%s is still told %v", client.Name, shownAnswers(reply)))
+				}
+			}
+			return nil
+		}
+	}
+	// The same address under one name after the other.
+	box := c.netns(c.Nodes[0], "box")
+	var addr string
+	for i := range 4 {
+		name := fmt.Sprintf("name%d", i)
+		flags := []string{"--name", name}
+		if addr != "" {
+			flags = append(flags, "--ip", addr)
+		}
+		c.connect("demo", box, flags...)
+		addr = c.addr(box).String()
+		c.told(clients[0], gateway, "udp", name, dns.TypeA, addr)
+		if i > 0 {
+			c.must(gone(fmt.Sprintf("name%d", i-1))(t.Context()))
+		}
+		c.disconnect("demo", box)
+		c.eventually(time.Second, gone(name))
+	}
+	h3 := c.Nodes[2]
+	c.attach(h3, "demo", "far", "--alias", "both")
+	c.attach(c.Nodes[0], "demo", "near", "--alias", "both")
+	c.eventually(settleWithin, func(context.Context) error {
+		reply, err := ask(clients[1], gateway, "udp", "both", dns.TypeA)
+		if err == nil && len(reply.Answer) != 2 {
+			err = fmt.Errorf("it is told %v", shownAnswers(reply))
+		}
+		return err
+	})
+	c.removeUnderQuestions(h3, clients, gateway, gone)
+}
+
+// removeUnderQuestions takes a node with the endpoint far away: while it is only
+// down, the shared name both leads to the other one alone; once it is removed, far
+// leads nowhere.
+func (c *cluster) removeUnderQuestions(n *lab.Node, clients []*lab.Sandbox, gateway netip.Addr, gone func(string) func(context.Context) error) {
+	c.t.Helper()
+	c.must(n.Stop(c.t.Context()))
+	c.eventually(settleWithin, func(context.Context) error {
+		for _, client := range clients {
+			reply, err := ask(client, gateway, "udp", "both", dns.TypeA)
+			if err != nil || len(reply.Answer) != 1 {
+				return errors.Join(err, fmt.Errorf("%s is told %v of both", client.Name, shownAnswers(reply)))
+			}
+			if reply, err = ask(client, gateway, "udp", "far", dns.TypeA); err != nil || len(reply.Answer) != 1 {
+				return errors.Join(err, fmt.Errorf("%s is told %v of far", client.Name, shownAnswers(reply)))
+			}
+		}
+		return nil
+	})
+	c.ctl(c.Nodes[0], "node", "rm", n.Name)
+	c.eventually(time.Second, gone("far"))
+	c.must(n.Start(c.t.Context()))
+}
+
+// Scenario 34, of names: "DNS and published ports keep answering while the agent
+// is restarted (gap at most 1 s for DNS, none for ports)."
+func TestScenario34_NamesOutliveARestart(t *testing.T) {
+	c := start(t, lab.Options{Nodes: 2})
+	h1 := c.Nodes[0]
+	c.create(h1, "demo")
+	gateway := c.gateway(c.Nodes[0], "demo")
+	client := c.attach(h1, "demo", "client")
+	far := c.attach(c.Nodes[1], "demo", "far")
+	want := []string{c.addr(far).String()}
+	told := func(ctx context.Context) error {
+		reply, err := askQuickly(client, gateway, "far")
+		if err == nil && !slices.Equal(shownAnswers(reply), want) {
+			err = fmt.Errorf("told %v", shownAnswers(reply))
+		}
+		return err
+	}
+	c.eventually(settleWithin, told)
+	restarted := make(chan error, 1)
+	go func() { restarted <- h1.Restart(t.Context()) }()
+	last, gap := time.Now(), time.Duration(0)
+	for done := false; !done; {
+		if told(t.Context()) == nil {
+			gap = max(gap, time.Since(last))
+			last = time.Now()
+		}
+		select {
+		case err := <-restarted:
+			c.must(err)
+			done = true
+		default:
+		}
+	}
+	c.eventually(settleWithin, told)
+	gap = max(gap, time.Since(last))
+	t.Logf("nobody answered for %s", gap)
+	if gap > time.Second {
+		t.Errorf("nobody answered for %s; want at most 1 s", gap)
+	}
+}
+
+// askQuickly asks once and gives up soon.
+func askQuickly(box *lab.Sandbox, gateway netip.Addr, name string) (*dns.Msg, error) {
+	var reply *dns.Msg
+	err := box.Do(func() (err error) {
+		client := dns.Client{Timeout: 50 * time.Millisecond}
+		reply, _, err = client.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), netip.AddrPortFrom(gateway, 53).String())
+		return err
+	})
+	return reply, err
+}
