@@ -75,7 +75,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 // runAll runs the daemon and what serves it, until ctx ends or one fails.
 func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Listener, log *slog.Logger) error {
 	server := api.New(d, apiConfig(c), log.With("part", "api"))
-	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf"}, log.With("part", "dns"))
+	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf", NetnsDir: "/etc/netns"}, log.With("part", "dns"))
 	d.ServeNames(names)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })

@@ -9,7 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,10 +75,34 @@ func (c *cluster) addrsOf(box *lab.Sandbox) (v4, v6 string) {
 }
 
 // A world answers each question for an address with the same one, on a node's
-// own address, and counts them.
+// own address, and remembers them.
 type world struct {
-	asked  atomic.Int64
 	server *dns.Server
+
+	mu    sync.Mutex // guards asked
+	asked []string
+}
+
+// heard returns what was asked since it was called last.
+func (w *world) heard() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := w.asked
+	w.asked = nil
+	return out
+}
+
+func (w *world) answer(out dns.ResponseWriter, query *dns.Msg) {
+	q := query.Question[0]
+	w.mu.Lock()
+	w.asked = append(w.asked, q.Name)
+	w.mu.Unlock()
+	reply := new(dns.Msg).SetReply(query)
+	reply.Answer = []dns.RR{&dns.A{
+		Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+		A:   netip.MustParseAddr(worldAddr).AsSlice(),
+	}}
+	out.WriteMsg(reply)
 }
 
 const worldAddr = "203.0.113.80"
@@ -92,15 +116,7 @@ func (c *cluster) outside(n *lab.Node) *world {
 		return err
 	}))
 	w := &world{}
-	w.server = &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(out dns.ResponseWriter, query *dns.Msg) {
-		w.asked.Add(1)
-		reply := new(dns.Msg).SetReply(query)
-		reply.Answer = []dns.RR{&dns.A{
-			Hdr: dns.RR_Header{Name: query.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
-			A:   netip.MustParseAddr(worldAddr).AsSlice(),
-		}}
-		out.WriteMsg(reply)
-	})}
+	w.server = &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(w.answer)}
 	started := make(chan struct{})
 	w.server.NotifyStartedFunc = func() { close(started) }
 	go w.server.ActivateAndServe()
@@ -120,17 +136,12 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 	c.create(h1, "demo")
 	c.create(h1, "--ipv6", "--internal", "secret")
 	w := c.outside(h1)
-	client := c.attach(h1, "demo", "client")
+	client := c.attach(h1, "demo", "client", "--link", "db:friend")
 	web := c.attach(h2, "demo", "Web-1", "--alias", "www")
 	db := c.attach(c.Nodes[2], "demo", "db", "--alias", "www", "--alias", "store")
 	demo, webAddr, dbAddr := c.gateway(c.Nodes[0], "demo"), c.addr(web).String(), c.addr(db).String()
-	c.eventually(settleWithin, func(context.Context) error {
-		reply, err := ask(client, demo, "udp", "db", dns.TypeA)
-		if err == nil && len(reply.Answer) == 0 {
-			err = errors.New("db is not known yet")
-		}
-		return err
-	})
+	c.eventually(settleWithin, func(context.Context) error { return allTold([]*lab.Sandbox{client}, demo, "db", 1) })
+	w.heard()
 	reversed := func(a string) string {
 		name, err := dns.ReverseAddr(a)
 		c.must(err)
@@ -147,6 +158,7 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 			{"web-1", dns.TypeA, []string{webAddr}},
 			{"WEB-1.Demo", dns.TypeA, []string{webAddr}},
 			{"store", dns.TypeA, []string{dbAddr}},
+			{"friend", dns.TypeA, []string{dbAddr}},
 			{"www", dns.TypeA, []string{webAddr, dbAddr}},
 			{overspan.ShortID(endpoints[0].ID), dns.TypeA, []string{dbAddr}},
 			{"db", dns.TypeAAAA, nil},
@@ -163,8 +175,11 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 		}
 	}
 	c.ordersVary(client, demo, "www")
-	if n := w.asked.Load(); n > 0 {
-		t.Errorf("the world was asked %d times for names of ours", n)
+	c.told(c.attach(h1, "demo", "stranger"), demo, "udp", "friend", dns.TypeA, worldAddr) // another's link
+	w.heard()
+	c.seenWithin(h1, client, dbAddr)
+	if asked := w.heard(); len(asked) > 0 {
+		t.Errorf("the world was asked for %q", asked)
 	}
 
 	c.told(client, demo, "udp", "example.org", dns.TypeA, worldAddr)
@@ -174,6 +189,53 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 		c.told(client, demo, "udp", "example.org", dns.TypeA, "SERVFAIL")
 	}
 	c.internalIsSilent(h1, web)
+	c.localNames(h1)
+}
+
+// seenWithin checks what programs are told that use the C library, in ctl run and
+// in a namespace of ip-netns(8). On the node, others' rules let nothing in from
+// our bridges.
+func (c *cluster) seenWithin(n *lab.Node, box *lab.Sandbox, want string) {
+	c.t.Helper()
+	rule := []string{"INPUT", "-i", "osb-+", "-j", "DROP"}
+	exec := func(words ...string) string {
+		c.t.Helper()
+		out, err := n.Exec(c.t.Context(), words[0], words[1:]...)
+		c.must(err)
+		return out
+	}
+	exec(append([]string{"iptables", "-A"}, rule...)...)
+	defer exec(append([]string{"iptables", "-D"}, rule...)...)
+	got := c.ctl(n, "run", "--network", "demo", "--name", "runner", "--hostname", "me", "--alias", "www", "--link", "db:store2",
+		"--dns-search", "example.org", "--add-host", "extra:192.0.2.9", "--",
+		"sh", "-c", "hostname; getent ahostsv4 store2; getent hosts extra; getent ahostsv4 me; cat /etc/resolv.conf")
+	for _, word := range []string{"me\n", want, "192.0.2.9", "search example.org", "options ndots:0", "nameserver " + c.gateway(n, "demo").String()} {
+		if !strings.Contains(got, word) {
+			c.t.Errorf("within ctl run there is no %q:\n%s", word, got)
+		}
+	}
+	if got := exec("ip", "netns", "exec", box.Name, "getent", "ahostsv4", "db"); !strings.Contains(got, want) {
+		c.t.Errorf("in %s db is %q; want %s", box.Name, got, want)
+	}
+	c.refused(n, []string{`invalid search domain "a b"`}, "run", "--dns-search", "a b", "--", "true")
+	c.refused(n, []string{`invalid alias name "-x"`}, "network", "connect", "--alias", "-x", "demo", "runner")
+}
+
+// localNames checks a network of one node, and that the files for ip-netns(8) go
+// with the last network.
+func (c *cluster) localNames(n *lab.Node) {
+	c.t.Helper()
+	c.ctl(n, "network", "create", "-d", "bridge", "local")
+	first, second := c.attach(n, "local", "first"), c.attach(n, "local", "second")
+	c.told(first, c.gateway(n, "local"), "udp", "second.local", dns.TypeA, c.addr(second).String())
+	file := n.Path("/etc/netns/second/resolv.conf")
+	if _, err := os.Stat(file); err != nil {
+		c.t.Error(err)
+	}
+	c.disconnect("local", second)
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		c.t.Errorf("%s is still there: %v", file, err)
+	}
 }
 
 // ordersVary checks that a shared name's answers do not always come in the same
@@ -206,8 +268,8 @@ func (c *cluster) internalIsSilent(n *lab.Node, other *lab.Sandbox) {
 		c.told(one, gateway, "udp", other.Name, dns.TypeA, "NXDOMAIN")
 		c.told(one, gateway, "udp", "example.org", dns.TypeA, "NXDOMAIN")
 	}
-	if asked := w.asked.Load(); asked > 0 {
-		c.t.Errorf("%d questions left an internal network", asked)
+	if asked := w.heard(); len(asked) > 0 {
+		c.t.Errorf("%q were asked from an internal network", asked)
 	}
 }
 
@@ -223,15 +285,7 @@ func TestScenario33_NamesComeAndGoWithTheirEndpoints(t *testing.T) {
 		clients = append(clients, c.attach(n, "demo", "client-"+n.Name))
 	}
 	gone := func(name string) func(context.Context) error {
-		return func(context.Context) error {
-			for _, client := range clients {
-				reply, err := ask(client, gateway, "udp", name, dns.TypeA)
-				if err != nil || len(reply.Answer) > 0 {
-					return errors.Join(err, fmt.Errorf("%s is still told %v", client.Name, shownAnswers(reply)))
-				}
-			}
-			return nil
-		}
+		return func(context.Context) error { return allTold(clients, gateway, name, 0) }
 	}
 	// The same address under one name after the other.
 	box := c.netns(c.Nodes[0], "box")
@@ -254,13 +308,7 @@ func TestScenario33_NamesComeAndGoWithTheirEndpoints(t *testing.T) {
 	h3 := c.Nodes[2]
 	c.attach(h3, "demo", "far", "--alias", "both")
 	c.attach(c.Nodes[0], "demo", "near", "--alias", "both")
-	c.eventually(settleWithin, func(context.Context) error {
-		reply, err := ask(clients[1], gateway, "udp", "both", dns.TypeA)
-		if err == nil && len(reply.Answer) != 2 {
-			err = fmt.Errorf("it is told %v", shownAnswers(reply))
-		}
-		return err
-	})
+	c.eventually(settleWithin, func(context.Context) error { return allTold(clients, gateway, "both", 2) })
 	c.removeUnderQuestions(h3, clients, gateway, gone)
 }
 
@@ -271,20 +319,29 @@ func (c *cluster) removeUnderQuestions(n *lab.Node, clients []*lab.Sandbox, gate
 	c.t.Helper()
 	c.must(n.Stop(c.t.Context()))
 	c.eventually(settleWithin, func(context.Context) error {
-		for _, client := range clients {
-			reply, err := ask(client, gateway, "udp", "both", dns.TypeA)
-			if err != nil || len(reply.Answer) != 1 {
-				return errors.Join(err, fmt.Errorf("%s is told %v of both", client.Name, shownAnswers(reply)))
-			}
-			if reply, err = ask(client, gateway, "udp", "far", dns.TypeA); err != nil || len(reply.Answer) != 1 {
-				return errors.Join(err, fmt.Errorf("%s is told %v of far", client.Name, shownAnswers(reply)))
-			}
-		}
-		return nil
+		return errors.Join(allTold(clients, gateway, "both", 1), allTold(clients, gateway, "far", 1))
 	})
 	c.ctl(c.Nodes[0], "node", "rm", n.Name)
 	c.eventually(time.Second, gone("far"))
+	// What it served was published again before this ends.
 	c.must(n.Start(c.t.Context()))
+	c.eventually(settleWithin, func(ctx context.Context) error {
+		return errors.Join(allTold(clients, gateway, "far", 1), c.verified(ctx))
+	})
+}
+
+// allTold checks how many addresses each of some sandboxes is told of a name.
+func allTold(clients []*lab.Sandbox, gateway netip.Addr, name string, addrs int) error {
+	for _, client := range clients {
+		reply, err := ask(client, gateway, "udp", name, dns.TypeA)
+		if err != nil {
+			return err
+		}
+		if len(reply.Answer) != addrs {
+			return fmt.Errorf("%s is told %q of %s; want %d addresses", client.Name, shownAnswers(reply), name, addrs)
+		}
+	}
+	return nil
 }
 
 // Scenario 34, of names: "DNS and published ports keep answering while the agent
@@ -292,6 +349,7 @@ func (c *cluster) removeUnderQuestions(n *lab.Node, clients []*lab.Sandbox, gate
 func TestScenario34_NamesOutliveARestart(t *testing.T) {
 	c := start(t, lab.Options{Nodes: 2})
 	h1 := c.Nodes[0]
+	c.besideAnother(h1)
 	c.create(h1, "demo")
 	gateway := c.gateway(c.Nodes[0], "demo")
 	client := c.attach(h1, "demo", "client")
@@ -325,6 +383,30 @@ func TestScenario34_NamesOutliveARestart(t *testing.T) {
 	t.Logf("nobody answered for %s", gap)
 	if gap > time.Second {
 		t.Errorf("nobody answered for %s; want at most 1 s", gap)
+	}
+}
+
+// besideAnother has another program listen on a node's port 53 before a network's
+// gateway is there: that is told, and put right once it has gone.
+func (c *cluster) besideAnother(n *lab.Node) {
+	c.t.Helper()
+	var other net.PacketConn
+	c.must(n.Do(func() (err error) {
+		other, err = net.ListenPacket("udp", "0.0.0.0:53")
+		return err
+	}))
+	c.create(n, "late")
+	one := c.attach(n, "late", "one")
+	if status := c.ctl(n, "status"); !strings.Contains(status, "names are not served in network late") {
+		c.t.Errorf("status does not say that somebody else listens:\n%s", status)
+	}
+	c.must(other.Close())
+	c.eventually(settleWithin, func(context.Context) error {
+		_, err := askQuickly(one, c.gateway(n, "late"), "one")
+		return err
+	})
+	if status := c.ctl(n, "status"); strings.Contains(status, "names are not served") {
+		c.t.Errorf("status still says that somebody else listens:\n%s", status)
 	}
 }
 

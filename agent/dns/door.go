@@ -87,16 +87,23 @@ func (d *door) close() {
 // handler answers what comes in by one transport.
 func (d *door) handler(transport string) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, query *dns.Msg) {
-		from, err := netip.ParseAddrPort(w.RemoteAddr().String())
-		if err != nil {
-			return
-		}
-		reply, result := d.server.reply(d.ctx, spot{d.at.network, from.Addr().Unmap()}, transport, query)
+		from := addrOf(w.RemoteAddr())
+		reply, result := d.server.reply(d.ctx, spot{d.at.network, from}, transport, query)
 		d.server.results.WithLabelValues(result).Inc()
 		if err := w.WriteMsg(reply); err != nil {
 			d.server.log.Debug("cannot answer", "to", from, "error", err)
 		}
 	}
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // freeBind lets a socket have the gateway's address before the bridge has it, and

@@ -36,10 +36,15 @@ type Node interface {
 type Config struct {
 	Port       uint16 // where it answers and asks others
 	ResolvConf string // the host's resolv.conf(5)
+	NetnsDir   string // where ip-netns(8) finds files for its namespaces; "": none are written
 }
 
-// again is after how long what could not be done is tried once more.
-const again = 2 * time.Second
+// What could not be done is tried once more after again; files are looked at
+// every lookAfter.
+const (
+	again     = 2 * time.Second
+	lookAfter = 30 * time.Second
+)
 
 // Server answers names on the gateways of this node's networks.
 type Server struct {
@@ -53,6 +58,8 @@ type Server struct {
 	mu      sync.Mutex // guards all below, and is held while sockets are opened and closed
 	doors   map[spot]*door
 	trouble map[spot]string // what cannot be served, and why
+	files   *netnsFiles
+	unfiled string // why files could not be written; "" if they were
 	closed  bool
 	running sync.WaitGroup // what serves the doors
 
@@ -76,36 +83,74 @@ func New(node Node, cfg Config, log *slog.Logger) *Server {
 		doors:   map[spot]*door{},
 		trouble: map[spot]string{},
 		indexes: map[overspan.NetworkID]*index{},
+		files:   &netnsFiles{dir: cfg.NetnsDir, written: map[string]string{}},
 	}
 }
 
 // Run answers until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.close()
-	retry := time.NewTicker(again)
+	retry, look := time.NewTicker(again), time.NewTicker(lookAfter)
 	defer retry.Stop()
-	for {
+	defer look.Stop()
+	for all := true; ; {
 		changed := s.node.Changed()
-		s.Settle()
+		if s.settle(all) {
+			all = false
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-retry.C:
+		case <-look.C:
+			all = true
 		}
 	}
 }
 
 // Settle opens sockets on the gateways of all networks that this node has an
-// endpoint in, and closes the others. It returns once that is so.
-func (s *Server) Settle() {
+// endpoint in, and closes the others; and it tells the namespaces of ip-netns(8)
+// whom to ask. It returns once that is so.
+func (s *Server) Settle() { s.settle(false) }
+
+// settle carries Settle out; false if nothing is known yet. Unless all is to be
+// looked at, the files that were written before are taken to be there.
+func (s *Server) settle(all bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snapshot := s.node.Snapshot()
 	if s.closed || snapshot == nil {
-		return
+		return false
 	}
-	_, _, attachments := s.node.Plugged()
+	_, sandboxes, attachments := s.node.Plugged()
+	s.settleDoors(snapshot, attachments)
+	s.forgetIndexes()
+	s.unfiled = ""
+	if s.cfg.NetnsDir == "" {
+		return true
+	}
+	if err := s.settleFiles(snapshot, sandboxes, attachments, all); err != nil {
+		s.unfiled = "names cannot be looked up in namespaces of ip-netns(8): " + err.Error()
+	}
+	return true
+}
+
+// settleFiles has each namespace's resolv.conf say what it should. The caller
+// holds mu.
+func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []overspan.Sandbox, attachments []overspan.Attachment, all bool) error {
+	host, err := s.host.read()
+	if err != nil {
+		return err
+	}
+	if len(snapshot.Bad) > 0 {
+		return nil // a network that cannot be read is not gone
+	}
+	return s.files.settle(netnsWanted(snapshot, sandboxes, attachments, host), all)
+}
+
+// settleDoors opens and closes what Settle says. The caller holds mu.
+func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []overspan.Attachment) {
 	want := gateways(snapshot, attachments)
 	for at, d := range s.doors {
 		// That a record cannot be read does not mean that it is gone.
@@ -131,7 +176,6 @@ func (s *Server) Settle() {
 		}
 		s.trouble[at] = why
 	}
-	s.forgetIndexes()
 }
 
 // gateways returns where names are to be served.
@@ -153,7 +197,11 @@ func gateways(snapshot *overspan.Snapshot, attachments []overspan.Attachment) ma
 func (s *Server) Warnings() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Values(s.trouble))
+	out := slices.Sorted(maps.Values(s.trouble))
+	if s.unfiled != "" {
+		out = append(out, s.unfiled)
+	}
+	return out
 }
 
 // close ends all that is open.
