@@ -41,8 +41,9 @@ lint: ## format, vet, staticcheck, and generated code against its sources
 bench: deps ## measure, print a table, and write docs/benchmarks.md (root; a quiet machine; COUNT=3, BENCH=name)
 	@COUNT='$(COUNT)' BENCH='$(BENCH)' tools/bench.sh
 
-generate: ## generate Go from proto/
+generate: ## generate Go from proto/, and compile kernel/bpf/ (clang-14, llvm-14)
 	$(TOOL) buf generate
+	$(GO) generate ./kernel
 
 build: ## bin/agent and bin/ctl
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl

@@ -46,6 +46,7 @@ var onlyIn = map[string][]string{
 	"github.com/vishvananda/netlink": {"kernel", "e2e"},
 	"github.com/vishvananda/netns":   {"kernel", "e2e"},
 	"github.com/coreos/go-iptables":  {"kernel"},
+	"github.com/cilium/ebpf":         {"kernel"},
 	"go.etcd.io/etcd":                {"store", "e2e"},
 	"go.etcd.io/bbolt":               {"store"},
 	"github.com/miekg/dns":           {"agent/dns", "e2e"},

@@ -20,6 +20,12 @@ import (
 // defaultConfigFile is read if it is there; one named by --config must be.
 const defaultConfigFile = "/etc/overspan/agent.yaml"
 
+// The values of --port-programs.
+const (
+	programsAuto = "auto"
+	programsOff  = "off"
+)
+
 // A config is everything that the agent is told. Each flag is also a variable
 // OVERSPAN_… in the environment and a key in the file; a flag outweighs the
 // environment, which outweighs the file.
@@ -45,6 +51,7 @@ type config struct {
 	TLSCert          string
 	TLSKey           string
 	VXLANPort        uint16
+	PortPrograms     string
 	PresenceTTL      time.Duration
 	Resync           time.Duration
 	BlockIdle        time.Duration
@@ -85,6 +92,7 @@ func (c *config) flags() *pflag.FlagSet {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate of this agent's API, PEM file")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key of --tls-cert, PEM file")
 	f.Uint16Var(&c.VXLANPort, "vxlan-port", 4789, "UDP port of VXLAN, the same on all nodes")
+	f.StringVar(&c.PortPrograms, "port-programs", programsAuto, "auto: eBPF programs check what containers send and pass it on within a network, where the kernel can; off: locked bridge ports")
 	f.DurationVar(&c.PresenceTTL, "presence-ttl", 15*time.Second, "how long after its end a node counts as up")
 	f.DurationVar(&c.ReapAfter, "reap-after", 24*time.Hour, "how long a node may be down before this agent removes it from the cluster; 0 for ever")
 	f.DurationVar(&c.Resync, "resync", 30*time.Second, "time between two full comparisons of kernel and plan")
@@ -202,6 +210,8 @@ func (c *config) check() error {
 		return fmt.Errorf("--reap-after %s is too short: at least 1s, or 0 for ever", c.ReapAfter)
 	case c.VXLANPort == 0:
 		return errors.New("--vxlan-port 0 is not a port")
+	case c.PortPrograms != programsAuto && c.PortPrograms != programsOff:
+		return fmt.Errorf("--port-programs %q: want auto or off", c.PortPrograms)
 	case strings.Contains(c.Cluster, "/"):
 		return fmt.Errorf("--cluster %q: a name without '/' is wanted", c.Cluster)
 	}

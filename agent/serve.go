@@ -31,8 +31,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		}
 	}
 	host, err := kernel.NewHost(kernel.HostConfig{
-		NetnsDir: filepath.Join(c.RunDir, "netns"),
-		Logger:   log.With("part", "kernel"),
+		NetnsDir:   filepath.Join(c.RunDir, "netns"),
+		NoPrograms: c.PortPrograms == programsOff,
+		Logger:     log.With("part", "kernel"),
 	})
 	if err != nil {
 		return err

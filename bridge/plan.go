@@ -32,6 +32,9 @@ type Port struct {
 
 	// Options are those of the endpoint, as the user wrote them.
 	Options map[string]string
+
+	// Guard is what this host can hold the endpoint to its own addresses with.
+	Guard kernel.Guard
 }
 
 // Plan returns what the kernel should hold for a network on this node: the
@@ -75,11 +78,12 @@ func PlanPort(n *overspan.Network, p Port) kernel.State {
 
 func newState(ports int) kernel.State {
 	return kernel.State{
-		Links:   make(map[string]kernel.Link, ports+1),
-		Insides: make(map[string]kernel.Inside, ports),
-		Addrs:   make(map[kernel.Addr]struct{}),
-		Statics: make(map[kernel.FDBKey]struct{}, ports),
-		Sysctls: make(map[string]string),
+		Links:    make(map[string]kernel.Link, ports+1),
+		Programs: make(map[string]kernel.Program, ports),
+		Insides:  make(map[string]kernel.Inside, ports),
+		Addrs:    make(map[kernel.Addr]struct{}),
+		Statics:  make(map[kernel.FDBKey]struct{}, ports),
+		Sysctls:  make(map[string]string),
 	}
 }
 
@@ -98,12 +102,36 @@ func addPort(s *kernel.State, n *overspan.Network, p Port) {
 		// The static entry below says where the MAC is: nothing is learned, and
 		// what the bridge does not know is not here. Hairpin lets a container
 		// reach itself by an address that leads back to it.
-		// Between isolated ports nothing passes.
-		host.Port = kernel.Port{Learning: false, Flood: false, Hairpin: true, Isolated: !OptionsOf(n).ICC}
+		// Between isolated ports nothing passes. A program checks more than the
+		// lock, which is for hosts without one.
+		host.Port = kernel.Port{
+			Learning: false, Flood: false, Hairpin: true,
+			Isolated: !OptionsOf(n).ICC,
+			Locked:   p.Guard.Locked && !p.Guard.Programs,
+		}
 		s.Statics[kernel.FDBKey{Dev: dev, MAC: p.Endpoint.MAC}] = struct{}{}
 	}
 	s.Links[dev] = host
 	s.Insides[dev] = inside(n, p)
+	if p.Guard.Programs {
+		s.Programs[dev] = program(n, p, host)
+	}
+}
+
+// program plans what judges the endpoint's frames and passes them on. It is there
+// before the port is on the bridge, but lets nothing pass until then.
+func program(n *overspan.Network, p Port, host kernel.Link) kernel.Program {
+	return kernel.Program{
+		Kind:     kernel.ProgramPort,
+		Bridge:   overspan.BridgeName(n.ID),
+		MAC:      p.Endpoint.MAC,
+		IPv4:     p.Endpoint.IPv4,
+		IPv6:     p.Endpoint.IPv6,
+		Gateway:  n.GatewayMAC(),
+		Isolated: host.Port.Isolated,
+		Open:     p.Enslaved,
+		Attached: true,
+	}
 }
 
 // HasGateway reports whether endpoints of the network can have the default route

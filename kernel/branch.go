@@ -37,6 +37,10 @@ func makes(op Op) []string {
 		return []string{o.Name}
 	case DelSet:
 		return []string{o.Name}
+	case SetProgram:
+		return []string{programOf(o.Dev)}
+	case AttachProgram:
+		return []string{programOf(o.Dev)}
 	case AddChain:
 		return []string{o.Key.String()}
 	case LoadChains:
@@ -60,7 +64,15 @@ func needs(op Op) []string {
 		}
 		return on
 	case SetLink:
-		return []string{o.Name, o.Want.Master}
+		on := []string{o.Name, o.Want.Master}
+		if o.Have.Master == "" && o.Want.Master != "" {
+			on = append(on, programOf(o.Name)) // nobody joins unwatched
+		}
+		return on
+	case SetProgram:
+		return []string{o.Dev}
+	case AttachProgram:
+		return []string{o.Dev, programOf(o.Dev)}
 	case SetInside:
 		return []string{o.Veth}
 	case SetSysctl:

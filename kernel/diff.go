@@ -36,6 +36,7 @@ func Diff(have, want State) []Op {
 	d.setInsides()
 	d.addVeths()
 	d.setSysctls()
+	d.setPrograms()
 	d.setLinks(KindVeth)
 	d.setStatics()
 	d.setRoutes()

@@ -233,6 +233,9 @@ func (s State) byDevice() map[string]State {
 	for k := range s.Statics {
 		edit(k.Dev, func(p *State) { put(&p.Statics, k, struct{}{}) })
 	}
+	for dev, program := range s.Programs {
+		edit(dev, func(p *State) { put(&p.Programs, dev, program) })
+	}
 	for k, mac := range s.Neighs {
 		edit(k.Dev, func(p *State) { put(&p.Neighs, k, mac) })
 	}

@@ -89,5 +89,8 @@ func (f *Fake) Underlay(spec string) (Underlay, error) {
 // HostRoutes returns the routes that the Fake was made with.
 func (f *Fake) HostRoutes() ([]netip.Prefix, error) { return slices.Clone(f.routes), nil }
 
+// Guard returns that a Fake runs programs.
+func (f *Fake) Guard() Guard { return Guard{Programs: true} }
+
 // CheckSupport returns nothing: a Fake lacks nothing.
 func (f *Fake) CheckSupport(context.Context) []string { return nil }

@@ -34,6 +34,10 @@ func (s State) refuse(op Op) error {
 		return s.needLink(o.Key.Dev, KindVXLAN)
 	case SetNeigh:
 		return s.needLink(o.Key.Dev, KindVXLAN)
+	case SetProgram:
+		return s.needAnyLink(o.Dev)
+	case AttachProgram:
+		return s.needAnyLink(o.Dev)
 	case AddStatic:
 		if s.Links[o.Key.Dev].Master == "" {
 			return errNoSuchDevice
@@ -108,6 +112,13 @@ func (s State) refuseMaster(l Link) error {
 		return nil
 	}
 	return s.needLink(l.Master, KindBridge)
+}
+
+func (s State) needAnyLink(name string) error {
+	if _, ok := s.Links[name]; !ok {
+		return fmt.Errorf("%s: %w", name, errNoSuchDevice)
+	}
+	return nil
 }
 
 func (s State) needLink(name string, kind LinkKind) error {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -172,10 +173,22 @@ func (d *draw) entries() {
 		case l.Master != "" && d.mostly("static"):
 			put(&d.s.Statics, FDBKey{name, d.mac()}, struct{}{})
 		}
+		if l.Kind != KindBridge && d.mostly("program") {
+			put(&d.s.Programs, name, d.program(l.Kind))
+		}
 		if d.maybe("sysctl") {
 			put(&d.s.Sysctls, "net/ipv4/conf/"+name+"/arp_ignore", pick(d, "value", "0", "1"))
 		}
 	}
+}
+
+func (d *draw) program(kind LinkKind) Program {
+	p := Program{Kind: ProgramTunnel, Bridge: overspan.BridgeName(pick(d, "network", d.networks...)), Open: d.mostly("open"), Attached: true}
+	if kind == KindVeth {
+		p.Kind, p.MAC, p.Gateway, p.Isolated = ProgramPort, d.mac(), mac(9), d.maybe("isolated")
+		p.IPv4, p.IPv6 = pick(d, "ip", addr("10.0.0.2"), netip.Addr{}), pick(d, "ip6", addr("fd00::2"), netip.Addr{})
+	}
+	return p
 }
 
 func sortedLinks(s State) []string {
@@ -236,6 +249,19 @@ func (d *draw) disturb() {
 	if _, there := d.s.Sets["overspan-vteps4"]; there && d.maybe("wrong family") {
 		d.s.Sets["overspan-vteps4"] = AddrSet{Family: overspan.IPv6, Addrs: map[netip.Addr]struct{}{addr("fd99::2"): {}}}
 	}
+	for _, dev := range slices.Sorted(maps.Keys(d.s.Programs)) {
+		p := d.s.Programs[dev]
+		switch pick(d, "program of "+dev, "", "detached", "told nothing") {
+		case "detached":
+			p.Attached = false
+			d.s.Programs[dev] = p
+		case "told nothing":
+			d.s.Programs[dev] = Program{Attached: true}
+		}
+	}
+	if d.maybe("stray program") {
+		put(&d.s.Programs, strayProgram(7), d.program(KindVeth))
+	}
 	for _, e := range d.endpoints {
 		veth := overspan.VethName(e)
 		inside, there := d.s.Insides[veth]
@@ -250,6 +276,7 @@ func (d *draw) disturb() {
 			delete(d.s.Links, veth)
 			delete(d.s.Insides, veth)
 			d.s.dropStatics(veth)
+			delete(d.s.Programs, veth)
 			delete(d.s.Sysctls, "net/ipv4/conf/"+veth+"/arp_ignore")
 		case "doomed":
 			if !there {

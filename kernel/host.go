@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netlink"
@@ -20,12 +21,16 @@ type HostConfig struct {
 	// the run directory of the agent. "" if there are none.
 	NetnsDir string
 
+	// NoPrograms: none is attached to a link, those that are there may go.
+	NoPrograms bool
+
 	Logger *slog.Logger // nil: nothing is logged
 }
 
 // A Host is the kernel of the network namespace that NewHost was called in. It
 // stays bound to it, whichever thread calls its methods. It keeps nothing but
-// sockets: what it did is read back from the kernel. It is safe for concurrent
+// sockets, and what finds the maps of its program: what it did is read back from
+// the kernel. It is safe for concurrent
 // use, though only one reconciler should call Apply.
 type Host struct {
 	config    HostConfig
@@ -35,6 +40,10 @@ type Host struct {
 	netfilter *conn
 	handle    *netlink.Handle
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
+
+	port   func() (*portProgram, error) // loads it, or finds it, once
+	loaded atomic.Pointer[portProgram]  // by port
+	guard  func() Guard                 // tries once
 
 	bearing sync.Mutex // held while a link is in the born group
 	echoes  echoes     // what Watch does not hint at
@@ -53,6 +62,8 @@ func NewHost(config HostConfig) (*Host, error) {
 		return nil, fmt.Errorf("open the kernel's network state: %w", err)
 	}
 	h.rules = findRuleTools(h.log)
+	h.port = sync.OnceValues(h.loadPort)
+	h.guard = sync.OnceValue(h.tryGuards)
 	return h, nil
 }
 
@@ -78,6 +89,7 @@ func (h *Host) Close() {
 	if h.netfilter != nil {
 		h.netfilter.close()
 	}
+	h.closePort()
 	if h.handle != nil {
 		h.handle.Close()
 	}

@@ -131,6 +131,12 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.addAddr(o.Addr)
 	case DelAddr:
 		return h.delAddr(o.Addr)
+	case SetProgram:
+		return h.setProgram(o)
+	case AttachProgram:
+		return h.attachProgram(o.Dev)
+	case DelProgram:
+		return h.delProgram(o.Dev)
 	case AddSet:
 		return h.addSet(o)
 	case DelSet:

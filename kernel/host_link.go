@@ -33,6 +33,9 @@ const (
 
 	// portDisabled is BR_STATE_DISABLED: the port neither takes nor sends.
 	portDisabled = 0
+
+	// brportLocked is IFLA_BRPORT_LOCKED (Linux 5.16).
+	brportLocked = 39
 )
 
 // A device is a link as the kernel describes it: our part of it, and what
@@ -227,6 +230,8 @@ func decodePort(b []byte, d *device) {
 			d.Port.Hairpin = getU8(v) != 0
 		case nl.IFLA_BRPORT_ISOLATED:
 			d.Port.Isolated = getU8(v) != 0
+		case brportLocked:
+			d.Port.Locked = getU8(v) != 0
 		}
 	}
 }
@@ -275,12 +280,14 @@ func setAddrGen(index int, mode uint8) message {
 
 // setPort sets the flags of a bridge port, in one message.
 func setPort(index int, p Port) message {
-	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index), nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED,
+	flags := nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED,
 		rtaFlag(nl.IFLA_BRPORT_LEARNING, p.Learning),
 		rtaFlag(nl.IFLA_BRPORT_UNICAST_FLOOD, p.Flood),
 		rtaFlag(nl.IFLA_BRPORT_MODE, p.Hairpin),
 		rtaFlag(nl.IFLA_BRPORT_ISOLATED, p.Isolated),
-	))
+		rtaFlag(brportLocked, p.Locked),
+	)
+	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index), flags)
 }
 
 func setPortState(index int, state uint8) message {

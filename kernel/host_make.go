@@ -244,6 +244,9 @@ func (h *Host) delLink(name string) error {
 	if err := checkOurs(d); err != nil {
 		return err
 	}
+	if err := h.forgetPort(d.index); err != nil {
+		return err
+	}
 	if err := h.route.exec(deleteLink(d.index)); err != nil && !errors.Is(err, errNoDevice) {
 		return err
 	}

@@ -94,7 +94,7 @@ func closed(s State) State {
 }
 
 // feasible changes what the model of a kernel allows and a real one does not:
-// two chains that are both first, one MAC behind two ports, routes by way of a
+// two chains that are both first, one MAC behind two ports or programs, routes by way of a
 // link that is down, namespaces that nobody made.
 func feasible(h *Host, s State) State {
 	here := func(path string) string { return filepath.Join(h.config.NetnsDir, filepath.Base(path)) }
@@ -120,6 +120,17 @@ func feasible(h *Host, s State) State {
 			delete(s.Statics, k)
 		}
 		behind[at] = struct{}{}
+	}
+	found := map[station]struct{}{}
+	for _, dev := range slices.Sorted(maps.Keys(s.Programs)) {
+		p := s.Programs[dev]
+		key, err := stationOf(p)
+		if _, taken := found[key]; taken || err != nil {
+			p.Open = false
+			s.Programs[dev] = p
+		} else if p.Open {
+			found[key] = struct{}{}
+		}
 	}
 	for key, c := range s.Chains {
 		if c.Hook != "" {

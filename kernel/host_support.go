@@ -30,7 +30,7 @@ func (h *Host) CheckSupport(ctx context.Context) []string {
 	if err != nil {
 		lacks = append(lacks, fmt.Sprintf("network namespaces cannot be made: %v", err))
 	}
-	return lacks
+	return append(lacks, h.Guard().lacksGuard()...)
 }
 
 func (h *Host) tryLinks() []string {
@@ -87,7 +87,7 @@ func scratch(f func(*Host) error) error {
 		return err
 	}
 	defer ns.Close()
-	t := &Host{ns: ns}
+	t := &Host{ns: ns, port: func() (*portProgram, error) { return nil, errNoProgram }}
 	err = do(ns, func() error {
 		var errs [2]error
 		t.route, errs[0] = dial(unix.NETLINK_ROUTE)

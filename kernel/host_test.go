@@ -131,6 +131,7 @@ func (n testNet) plan(local netip.Addr) State {
 		Master: n.bridge(), Port: Port{Flood: true, Hairpin: true},
 		VXLAN: VXLAN{VNI: n.vni, Port: n.port, Local: local, Proxy: true, AddrGenNone: true},
 	})
+	put(&s.Programs, n.vxlan(), Program{Kind: ProgramTunnel, Bridge: n.bridge(), Open: true, Attached: true})
 	put(&s.Addrs, Addr{n.bridge(), netip.PrefixFrom(n.v4.Gateway, 16)}, struct{}{})
 	put(&s.Addrs, Addr{n.bridge(), netip.PrefixFrom(n.v6.Gateway, 64)}, struct{}{})
 	return s
@@ -153,6 +154,10 @@ func (n testNet) addEndpoint(s *State, slot overspan.Slot, path string) Endpoint
 		Kind: KindVeth, Alias: overspan.EndpointAlias(n.id, id), MTU: 1400, Up: true, Master: n.bridge(), Port: Port{Hairpin: true},
 	})
 	put(&s.Statics, FDBKey{veth, n.mac(slot)}, struct{}{})
+	put(&s.Programs, veth, Program{
+		Kind: ProgramPort, Bridge: n.bridge(), MAC: n.mac(slot), IPv4: n.v4.Addr(slot), IPv6: n.v6.Addr(slot),
+		Gateway: n.noun().GatewayMAC(), Open: true, Attached: true,
+	})
 	put(&s.Insides, veth, Inside{
 		Netns: path, Name: "eth0", MAC: n.mac(slot), MTU: 1400, Up: true,
 		Addrs: []netip.Prefix{netip.PrefixFrom(n.v4.Addr(slot), 16), netip.PrefixFrom(n.v6.Addr(slot), 64)},

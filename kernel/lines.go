@@ -40,6 +40,9 @@ func (s State) Lines() []string {
 	for path, value := range s.Sysctls {
 		add("sysctl %s %s", path, value)
 	}
+	for dev, p := range s.Programs {
+		add("program %s %s", dev, p.text())
+	}
 	for name := range s.Doomed {
 		add("doomed %s", name)
 	}

@@ -33,6 +33,7 @@ func (s State) Clone() State {
 		s.Sets[name] = set.clone()
 	}
 	s.Chains = maps.Clone(s.Chains)
+	s.Programs = maps.Clone(s.Programs)
 	s.Doomed = maps.Clone(s.Doomed)
 	return s
 }
@@ -57,6 +58,7 @@ func (s *State) Take(o State) {
 		put(&s.Sets, name, AddrSet{theirs.Family, merge(s.Sets[name].Addrs, theirs.Addrs)})
 	}
 	s.Chains = merge(s.Chains, o.Chains)
+	s.Programs = merge(s.Programs, o.Programs)
 	s.Doomed = merge(s.Doomed, o.Doomed)
 }
 
@@ -84,6 +86,7 @@ func (s State) Equal(o State) bool {
 		maps.Equal(s.Sysctls, o.Sysctls) &&
 		maps.EqualFunc(s.Sets, o.Sets, AddrSet.equal) &&
 		equalChains(s.Chains, o.Chains) &&
+		maps.Equal(s.Programs, o.Programs) &&
 		maps.Equal(s.Doomed, o.Doomed)
 }
 
@@ -130,6 +133,7 @@ func (s *State) dropLink(name string) {
 		delete(s.Insides, name)
 	}
 	s.dropStatics(name)
+	delete(s.Programs, name)
 	maps.DeleteFunc(s.Sysctls, func(path, _ string) bool { return sysctlDev(path) == name })
 	delete(s.Links, name)
 }

@@ -196,6 +196,7 @@ func (p Port) attrs(apply bool) []attr {
 		{"flood", either(p.Flood, "on", "off")},
 		{"hairpin", either(p.Hairpin, "on", "off")},
 		{"isolated", either(p.Isolated, "on", "off")},
+		{"locked", either(p.Locked, "on", "off")},
 	}
 	return blankUnless(apply, out)
 }

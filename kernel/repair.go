@@ -130,6 +130,12 @@ func Device(op Op) string {
 		return o.Name
 	case SetInside:
 		return o.Veth
+	case SetProgram:
+		return o.Dev
+	case AttachProgram:
+		return o.Dev
+	case DelProgram:
+		return o.Dev
 	case AddAddr:
 		return o.Addr.Dev
 	case DelAddr:
@@ -169,6 +175,8 @@ func describeObject(op Op) Repair {
 			Object: fmt.Sprintf("%s in %s (%s)", o.Have.Name, o.Want.Netns, o.Veth),
 			Change: o.changes(),
 		}
+	case SetProgram, AttachProgram, DelProgram:
+		return describeProgram(op)
 	case SetSysctl:
 		return Repair{Kind: "sysctl", Object: "sysctl " + o.Path, Change: arrow(cmp.Or(o.Was, "unknown"), o.Value)}
 	case AddAddr:

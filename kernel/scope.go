@@ -52,11 +52,11 @@ func (sc Scope) WithSysctls(want State) Scope {
 // there are.
 func (s State) devicesWithin(scope Scope) State {
 	if scope.All {
-		return State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Doomed: s.Doomed}.Clone()
+		return State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Programs: s.Programs, Doomed: s.Doomed}.Clone()
 	}
 	var out State
 	if len(scope.Networks) > 0 {
-		out = State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Doomed: s.Doomed}.Clone()
+		out = State{Links: s.Links, Addrs: s.Addrs, FDB: s.FDB, Statics: s.Statics, Neighs: s.Neighs, Programs: s.Programs, Doomed: s.Doomed}.Clone()
 		maps.DeleteFunc(out.Links, func(name string, l Link) bool { return !scope.takesNetworkOf(name, l) })
 		out.keepEntriesOf(out.Links)
 	}
@@ -86,6 +86,9 @@ func (s State) copyVeth(out *State, veth string) {
 		return
 	}
 	put(&out.Links, veth, l)
+	if p, ok := s.Programs[veth]; ok {
+		put(&out.Programs, veth, p)
+	}
 	for k := range s.Statics {
 		if k.Dev == veth {
 			put(&out.Statics, k, struct{}{})
@@ -111,5 +114,6 @@ func (s *State) keepEntriesOf(links map[string]Link) {
 	maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Statics, func(k FDBKey, _ struct{}) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return other(k.Dev) })
+	maps.DeleteFunc(s.Programs, func(dev string, _ Program) bool { return other(dev) })
 	s.dropAddrs(func(a Addr) bool { return other(a.Dev) })
 }

@@ -24,17 +24,18 @@ type State struct {
 	// what is missing here is unknown, not absent. Diff then deletes nothing.
 	Partial bool
 
-	Netns   map[string]struct{}       // pinned namespaces that we made, by path
-	Links   map[string]Link           // in the host's namespace, by name
-	Insides map[string]Inside         // the containers' ends of veths, by the name of the host end; where absent: not read
-	Addrs   map[Addr]struct{}         // on our bridges
-	FDB     map[FDBKey]netip.Addr     // of our VXLAN devices: MAC to VTEP
-	Statics map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
-	Neighs  map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
-	Sysctls map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
-	Sets    map[string]AddrSet        // ipsets of type hash:ip, by name
-	Chains  map[ChainKey]Chain        // our own iptables chains
-	Doomed  map[string]struct{}       // links of ours in the doomed group, by name, waiting for the reaper; never wanted
+	Netns    map[string]struct{}       // pinned namespaces that we made, by path
+	Links    map[string]Link           // in the host's namespace, by name
+	Insides  map[string]Inside         // the containers' ends of veths, by the name of the host end; where absent: not read
+	Addrs    map[Addr]struct{}         // on our bridges
+	FDB      map[FDBKey]netip.Addr     // of our VXLAN devices: MAC to VTEP
+	Statics  map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
+	Neighs   map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
+	Sysctls  map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
+	Sets     map[string]AddrSet        // ipsets of type hash:ip, by name
+	Chains   map[ChainKey]Chain        // our own iptables chains
+	Programs map[string]Program        // by the link that they are attached to; what is left of a link that is gone by "if" and its index
+	Doomed   map[string]struct{}       // links of ours in the doomed group, by name, waiting for the reaper; never wanted
 }
 
 // A LinkKind is the kind of a link, as ip-link(8) writes it.
@@ -87,6 +88,7 @@ type Port struct {
 	Flood    bool // of unknown unicast
 	Hairpin  bool
 	Isolated bool
+	Locked   bool // takes frames only from MACs with a static entry behind it
 }
 
 // An Inside is the container's end of a veth.

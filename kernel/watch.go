@@ -32,7 +32,7 @@ const (
 // rtGroups are the rtnetlink groups that a watcher listens to.
 func rtGroups() []int {
 	return []int{
-		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	}
@@ -253,6 +253,10 @@ func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 		e, err := decodeEntry(body)
 		if err == nil && sender != l.conn.port && !l.own.hears(kind, e) {
 			l.device(e.index)
+		}
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER, unix.RTM_DELQDISC:
+		if sender != l.conn.port {
+			l.device(filterDevice(body))
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		// Link-local addresses are nobody's doing: the kernel tells of each again

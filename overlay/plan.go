@@ -105,6 +105,12 @@ func device(n *overspan.Network, local netip.Addr, port uint16) kernel.Link {
 	}
 }
 
+// Program plans what passes on, straight from the VXLAN device, what is for an
+// endpoint of this node; ports find the device by it.
+func Program(n *overspan.Network) kernel.Program {
+	return kernel.Program{Kind: kernel.ProgramTunnel, Bridge: overspan.BridgeName(n.ID), Open: true, Attached: true}
+}
+
 // deviceMAC makes a MAC for the VXLAN device, outside the derived space. No
 // frame ever carries it, but it must be chosen: a kernel's choice could not be
 // told from a stranger's change, which drops all permanent neighbours.

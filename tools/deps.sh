@@ -24,6 +24,8 @@ test=(
 	docker:docker.io
 	busybox:busybox-static # what runs in them
 	gcc:gcc                # the race detector
+	clang-14:clang-14      # the program at ports is what its source makes
+	llvm-strip-14:llvm-14
 )
 
 needed=("${demo[@]}")

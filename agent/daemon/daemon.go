@@ -32,6 +32,7 @@ type Host interface {
 	Underlay(spec string) (kernel.Underlay, error)
 	Watch(ctx context.Context) <-chan kernel.Hint
 	CheckSupport(ctx context.Context) []string
+	Guard() kernel.Guard
 }
 
 // Config is what a daemon is told at its start.
@@ -409,6 +410,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		Snapshot:  s,
 		Self:      d.Self(),
 		VXLANPort: d.cfg.VXLANPort,
+		Guard:     d.host.Guard(),
 		Gone:      map[overspan.EndpointID]struct{}{},
 		Lost:      d.publisher.lost(),
 	}

@@ -18,7 +18,8 @@ type planInput struct {
 	Attachments []overspan.Attachment
 	Siblings    []overspan.Attachment // those of Attachments whose sandbox has several, in any order
 	VXLANPort   uint16
-	Local       uint64 // version of sandboxes and attachments
+	Guard       kernel.Guard // of this host
+	Local       uint64       // version of sandboxes and attachments
 
 	// Gone has the endpoints whose namespace is no more: what its path names
 	// now, if anything, is not ours to put an interface into.
@@ -138,6 +139,9 @@ func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State,
 	var warnings []string
 	if n.Driver == overspan.DriverOverlay {
 		part, warns := overlay.Plan(n, in.Self, seg, in.Snapshot.Nodes, in.VXLANPort)
+		if in.Guard.Programs && len(part.Links) > 0 {
+			part.Programs = map[string]kernel.Program{overspan.VXLANName(n.ID): overlay.Program(n)}
+		}
 		state.Take(part)
 		warnings = warns
 	}
@@ -168,6 +172,7 @@ func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
 		Enslaved:  in.works(a),
 		Secondary: ways.secondary(a),
 		Options:   a.DriverOptions,
+		Guard:     in.Guard,
 	}
 }
 

@@ -60,10 +60,11 @@ func (o Objects) Expand(text string) string {
 	).Replace(text)
 }
 
-// All returns every mutation: of links, of entries, inside a container, of
+// All returns every mutation: of links, of entries, of programs, inside a container, of
 // rules and sets.
 func All() []Mutation {
 	all := append(links(), entries()...)
+	all = append(all, programs()...)
 	all = append(all, inside()...)
 	return append(all, rules()...)
 }
@@ -111,6 +112,17 @@ func links() []Mutation {
 			Host:    "ip link add osv-0000000099 type veth peer name stray; ip link set osv-0000000099 alias overspan:99/99",
 			Noticed: ByResync, Told: "osv-0000000099 not wanted → deleted",
 		},
+	}
+}
+
+func programs() []Mutation {
+	const told = " missing or another → attached"
+	return []Mutation{
+		{Name: "program of a veth detached", Host: "tc filter del dev VETH ingress pref 91", Told: "program on VETH" + told},
+		{Name: "program of a vxlan device detached", Host: "tc filter del dev VXLAN ingress pref 91", Told: "program on VXLAN" + told},
+		{Name: "all filters of a veth deleted", Host: "tc filter del dev VETH ingress", Told: "program on VETH" + told},
+		{Name: "clsact of a veth deleted", Host: "tc qdisc del dev VETH clsact", Told: "program on VETH" + told},
+		{Name: "clsact of a vxlan device replaced", Host: "tc qdisc del dev VXLAN clsact; tc qdisc add dev VXLAN clsact", Told: "program on VXLAN" + told},
 	}
 }
 

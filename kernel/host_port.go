@@ -1,0 +1,414 @@
+package kernel
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/overspan/overspan"
+)
+
+//go:generate bpf/compile.sh bpf/port.o
+
+// portObject is bpf/port.c, compiled.
+//
+//go:embed bpf/port.o
+var portObject []byte
+
+// What kernel/bpf/port.c calls its parts.
+const (
+	portName  = "overspan_port"
+	portsName = "overspan_ports"
+	macsName  = "overspan_macs"
+	dropsName = "overspan_drops"
+)
+
+// Kinds and flags of an entry, as port.c has them.
+const (
+	entryVeth  = 1
+	entryVXLAN = 2
+
+	entryOpen     = 1
+	entryIsolated = 2
+)
+
+// A portProgram is the program that links of ours have at their ingress, and the
+// maps that it looks things up in. It is one for all links, loaded once: to
+// attach it to one more takes neither the verifier nor its memory again.
+//
+// The maps are pinned nowhere. They live as long as a link has the program, and
+// are found again by it.
+type portProgram struct {
+	prog  *ebpf.Program
+	id    ebpf.ProgramID
+	tag   string
+	ports *ebpf.Map // index of a link → portEntry
+	macs  *ebpf.Map // network and MAC → index of the link behind which it is
+	drops *ebpf.Map // reason → frames, for each CPU
+}
+
+// loadPort loads the program, or takes over the one that links of ours have from
+// an agent before this one, if that is the same version.
+func (h *Host) loadPort() (*portProgram, error) {
+	p, err := newPortProgram()
+	if err != nil {
+		return nil, fmt.Errorf("load the program for ports: %w", err)
+	}
+	found, err := h.findPort(p)
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	if found != nil {
+		p.close()
+		p = found
+	}
+	h.loaded.Store(p)
+	return p, nil
+}
+
+func newPortProgram() (*portProgram, error) {
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(portObject))
+	if err != nil {
+		return nil, err
+	}
+	return loadPortProgram(spec)
+}
+
+func loadPortProgram(spec *ebpf.CollectionSpec) (*portProgram, error) {
+	all, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer all.Close() // but for what is detached from it
+	p := &portProgram{
+		prog:  all.DetachProgram(portName),
+		ports: all.DetachMap(portsName),
+		macs:  all.DetachMap(macsName),
+		drops: all.DetachMap(dropsName),
+	}
+	if err := p.identify(); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// identify asks the kernel under which id it has the program, and which it is.
+func (p *portProgram) identify() error {
+	info, err := p.prog.Info()
+	if err != nil {
+		return err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return errors.New("the kernel tells no ids of programs")
+	}
+	p.id, p.tag = id, info.Tag
+	return nil
+}
+
+// findPort finds the program that links of ours have, if it is of the version of
+// like; nil if none has it. The tag is the kernel's own digest of its
+// instructions.
+func (h *Host) findPort(like *portProgram) (*portProgram, error) {
+	links, err := h.route.links(0)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	for _, d := range links {
+		if !d.ours() || d.leaving() || d.Kind == KindBridge {
+			continue
+		}
+		f, err := h.route.portFilter(d.index)
+		if err != nil {
+			return nil, err
+		}
+		if f.id == 0 || f.tag != like.tag {
+			continue
+		}
+		if p := openPort(f.id, like); p != nil {
+			return p, nil
+		}
+	}
+	return nil, nil
+}
+
+// openPort opens a program that is there, with its maps; nil if it is not what
+// it seems, or gone meanwhile.
+func openPort(id ebpf.ProgramID, like *portProgram) *portProgram {
+	prog, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return nil
+	}
+	p := &portProgram{prog: prog}
+	if p.identify() == nil && p.openMaps() == nil &&
+		p.tag == like.tag && sameSize(p.ports, like.ports) && sameSize(p.macs, like.macs) && sameSize(p.drops, like.drops) {
+		return p
+	}
+	p.close()
+	return nil
+}
+
+func sameSize(a, b *ebpf.Map) bool {
+	return a != nil && a.Type() == b.Type() && a.KeySize() == b.KeySize() && a.ValueSize() == b.ValueSize()
+}
+
+func (p *portProgram) openMaps() error {
+	info, err := p.prog.Info()
+	if err != nil {
+		return err
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return err
+		}
+		about, err := m.Info()
+		if err != nil {
+			m.Close()
+			return err
+		}
+		switch about.Name {
+		case portsName:
+			p.ports = m
+		case macsName:
+			p.macs = m
+		case dropsName:
+			p.drops = m
+		default:
+			m.Close()
+		}
+	}
+	return nil
+}
+
+func (p *portProgram) close() {
+	p.prog.Close()
+	for _, m := range []*ebpf.Map{p.ports, p.macs, p.drops} {
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+// closePort lets go of the program; links keep it.
+func (h *Host) closePort() {
+	if p := h.loaded.Load(); p != nil {
+		p.close()
+	}
+}
+
+// A station is a key of the map of MACs; its MAC is zero for all that are not on
+// this node.
+type station [16]byte
+
+func stationOf(p Program) (station, error) {
+	var key station
+	network, err := networkNumber(p.Bridge)
+	binary.NativeEndian.PutUint64(key[:], network)
+	if p.Kind == ProgramPort {
+		copy(key[8:], p.MAC[:])
+	}
+	return key, err
+}
+
+// networkNumber is how the program knows a network: by the digits in the names
+// of its devices.
+func networkNumber(bridge string) (uint64, error) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(bridge, bridgePrefix), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s is no bridge of ours", bridge)
+	}
+	return n, nil
+}
+
+// bridgePrefix begins the names of our bridges.
+const bridgePrefix = overspan.LinkPrefix + "b-"
+
+// A portEntry is struct port of port.c.
+type portEntry [48]byte
+
+// Where its parts are.
+const (
+	atNetwork = 0
+	atIPv6    = 8
+	atIPv4    = 24
+	atMAC     = 28
+	atGateway = 34
+	atKind    = 40
+	atFlags   = 41
+	atHasIPv4 = 42
+	atHasIPv6 = 43
+)
+
+func encodePort(p Program) (e portEntry, err error) {
+	network, err := networkNumber(p.Bridge)
+	binary.NativeEndian.PutUint64(e[atNetwork:], network)
+	if p.IPv6.IsValid() {
+		copy(e[atIPv6:], p.IPv6.AsSlice())
+		e[atHasIPv6] = 1
+	}
+	if p.IPv4.IsValid() {
+		copy(e[atIPv4:], p.IPv4.AsSlice())
+		e[atHasIPv4] = 1
+	}
+	copy(e[atMAC:], p.MAC[:])
+	copy(e[atGateway:], p.Gateway[:])
+	e[atKind] = entryVeth
+	if p.Kind == ProgramTunnel {
+		e[atKind] = entryVXLAN
+	}
+	if p.Open {
+		e[atFlags] |= entryOpen
+	}
+	if p.Isolated {
+		e[atFlags] |= entryIsolated
+	}
+	return e, err
+}
+
+func (e portEntry) decode() Program {
+	p := Program{
+		Kind:     ProgramPort,
+		Bridge:   fmt.Sprintf("%s%010x", bridgePrefix, binary.NativeEndian.Uint64(e[atNetwork:])),
+		MAC:      overspan.MAC(e[atMAC:atGateway]),
+		Gateway:  overspan.MAC(e[atGateway:atKind]),
+		Open:     e[atFlags]&entryOpen != 0,
+		Isolated: e[atFlags]&entryIsolated != 0,
+	}
+	if e[atKind] == entryVXLAN {
+		p.Kind = ProgramTunnel
+	}
+	if e[atHasIPv4] != 0 {
+		p.IPv4 = netip.AddrFrom4([4]byte(e[atIPv4:atMAC]))
+	}
+	if e[atHasIPv6] != 0 {
+		p.IPv6 = netip.AddrFrom16([16]byte(e[atIPv6:atIPv4]))
+	}
+	return p
+}
+
+// get returns what the program is told of a link; ok is false if nothing. One
+// that others do not find is not open.
+func (p *portProgram) get(index uint32) (Program, bool, error) {
+	var e portEntry
+	err := p.ports.Lookup(index, &e)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Program{}, false, nil
+	}
+	if err != nil {
+		return Program{}, false, fmt.Errorf("look up the entry of link %d: %w", index, err)
+	}
+	told := e.decode()
+	at, err := p.linkOf(told)
+	told.Open = told.Open && at == index
+	return told, true, err
+}
+
+// linkOf returns the index of the link that a port's MAC is found behind, 0 for
+// none.
+func (p *portProgram) linkOf(told Program) (index uint32, err error) {
+	key, err := stationOf(told)
+	if err == nil {
+		err = p.macs.Lookup(key, &index)
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("look up where %s is: %w", told.MAC, err)
+	}
+	return index, nil
+}
+
+// set tells the program of a link. What leads to it under another MAC goes first,
+// what leads to it comes last.
+func (p *portProgram) set(index uint32, want Program) error {
+	entry, err := encodePort(want)
+	if err != nil {
+		return err
+	}
+	key, err := stationOf(want)
+	if err != nil {
+		return err
+	}
+	have, known, err := p.get(index)
+	if err != nil {
+		return err
+	}
+	if known {
+		was, err := stationOf(have)
+		if err == nil && (was != key || !want.Open) {
+			err = p.withdraw(index, have)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := p.ports.Put(index, entry); err != nil {
+		return fmt.Errorf("write the entry of link %d: %w", index, err)
+	}
+	if !want.Open {
+		return nil
+	}
+	if err := p.macs.Put(key, index); err != nil {
+		return fmt.Errorf("write where %s is: %w", want.MAC, err)
+	}
+	return nil
+}
+
+// withdraw takes away what leads to a link, unless that leads to another one by
+// now.
+func (p *portProgram) withdraw(index uint32, told Program) error {
+	at, err := p.linkOf(told)
+	if err != nil || at != index {
+		return err
+	}
+	key, err := stationOf(told)
+	if err == nil {
+		err = p.macs.Delete(key)
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete where %s is: %w", told.MAC, err)
+	}
+	return nil
+}
+
+// forget takes away all that the program is told of a link.
+func (p *portProgram) forget(index uint32) error {
+	told, known, err := p.get(index)
+	if err != nil || !known {
+		return err
+	}
+	if err := p.withdraw(index, told); err != nil {
+		return err
+	}
+	if err := p.ports.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete the entry of link %d: %w", index, err)
+	}
+	return nil
+}
+
+// indexes lists the links that the program is told of.
+func (p *portProgram) indexes() ([]uint32, error) {
+	var out []uint32
+	var index uint32
+	var e portEntry
+	all := p.ports.Iterate()
+	for all.Next(&index, &e) {
+		out = append(out, index)
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list the entries of the program: %w", err)
+	}
+	return out, nil
+}
+
+// tagText writes a program's tag as the kernel's tools do.
+func tagText(tag []byte) string { return hex.EncodeToString(tag) }

@@ -1,0 +1,173 @@
+package kernel
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
+// A ProgramKind is what the program at the ingress of a link of ours is for.
+type ProgramKind string
+
+// The kinds of program, by the kind of link.
+const (
+	// ProgramPort judges, at a veth's host end, what an endpoint sends, and
+	// passes unicast within the network straight on to where its destination is.
+	ProgramPort ProgramKind = "port"
+
+	// ProgramTunnel passes what a VXLAN device has received straight on to the
+	// endpoint; and ports pass to that device what is for no port of this node.
+	ProgramTunnel ProgramKind = "tunnel"
+)
+
+// A Program is a program that is attached to a link's ingress, before the bridge
+// and netfilter, and what it is told of the link. Frames that it has no entry
+// for, multicast, and those to the gateway go the bridge's way. It is
+// comparable: two equal values need no op.
+type Program struct {
+	Kind   ProgramKind
+	Bridge string // names the network in which MACs mean something
+
+	// Of a port: who its endpoint is, and may say that it is. No address of a
+	// family is the zero Addr.
+	MAC        overspan.MAC
+	IPv4, IPv6 netip.Addr
+
+	Gateway  overspan.MAC // of the network; zero for a tunnel
+	Isolated bool         // as Port.Isolated: other ports are reached by way of the bridge alone
+
+	// Open: frames pass, and ports of the same Bridge find this one. Otherwise
+	// all that is sent is dropped.
+	Open bool
+
+	// Attached: the link has the program, and this version of it.
+	Attached bool
+}
+
+// A Guard is what a host can hold containers to their own addresses with.
+type Guard struct {
+	Programs bool   // a program at each port: all addresses
+	Locked   bool   // locked ports of the bridge: the MAC
+	Why      string // there are no programs; "" where there are
+}
+
+// attrs returns what the program is told.
+func (p Program) attrs() []attr {
+	port := p.Kind == ProgramPort
+	return []attr{
+		{"", string(p.Kind)},
+		{"bridge", p.Bridge},
+		{"address", either(port, p.MAC.String(), "")},
+		{"ip", either(p.IPv4.IsValid(), p.IPv4.String(), either(port, "none", ""))},
+		{"ip6", either(p.IPv6.IsValid(), p.IPv6.String(), either(port, "none", ""))},
+		{"gateway", either(port, p.Gateway.String(), "")},
+		{"isolated", either(port, either(p.Isolated, "on", "off"), "")},
+		{"", either(p.Open, "open", "closed")},
+	}
+}
+
+// text is the program in one line.
+func (p Program) text() string {
+	var words []string
+	for _, a := range p.attrs() {
+		if a.value != "" {
+			words = append(words, a.String())
+		}
+	}
+	return strings.Join(append(words, either(p.Attached, "attached", "detached")), " ")
+}
+
+// SetProgram writes what the program of a link is told, from Have to Want,
+// whether or not it is attached yet. Have is zero where nothing is known of the
+// link.
+type SetProgram struct {
+	Dev        string
+	Have, Want Program
+}
+
+func (o SetProgram) String() string {
+	if o.Have.Kind == "" {
+		return "set program " + o.Dev + changes(make([]attr, len(o.Want.attrs())), o.Want.attrs())
+	}
+	return "set program " + o.Dev + changes(o.Have.attrs(), o.Want.attrs())
+}
+
+func (o SetProgram) apply(s *State) {
+	p := o.Want
+	p.Attached = s.Programs[o.Dev].Attached
+	put(&s.Programs, o.Dev, p)
+}
+
+// AttachProgram attaches the program to a link, in the place of another version
+// of it if there is one: no frame meets none.
+type AttachProgram struct {
+	Dev string
+}
+
+func (o AttachProgram) String() string { return "attach program " + o.Dev }
+
+func (o AttachProgram) apply(s *State) {
+	p := s.Programs[o.Dev]
+	p.Attached = true
+	put(&s.Programs, o.Dev, p)
+}
+
+// DelProgram takes the program off a link, and what it was told of it away. The
+// link may be gone.
+type DelProgram struct {
+	Dev string
+}
+
+func (o DelProgram) String() string { return "del program " + o.Dev }
+func (o DelProgram) apply(s *State) { delete(s.Programs, o.Dev) }
+
+// programOf names a link's program among what is broken.
+func programOf(dev string) string { return "program " + dev }
+
+// setPrograms first writes what programs are told, of all links, and attaches
+// them then: a version that comes in the place of another so finds its
+// neighbours. It comes before ports join the bridge.
+func (d *differ) setPrograms() {
+	for _, dev := range stale(d.have.Programs, d.want.Programs, strings.Compare) {
+		if d.stays(dev) {
+			d.do(DelProgram{dev})
+		}
+	}
+	devs := slices.Sorted(maps.Keys(d.want.Programs))
+	for _, dev := range devs {
+		have, want := d.have.Programs[dev], d.want.Programs[dev]
+		if want.Attached = have.Attached; have != want {
+			d.do(SetProgram{dev, have, want})
+		}
+	}
+	for _, dev := range devs {
+		if d.want.Programs[dev].Attached && !d.have.Programs[dev].Attached {
+			d.do(AttachProgram{dev})
+		}
+	}
+}
+
+func describeProgram(op Op) Repair {
+	r := Repair{Kind: "program", Object: "program on " + Device(op)}
+	switch o := op.(type) {
+	case SetProgram:
+		r.Object = "entry of the " + r.Object
+		r.Change = added
+		if o.Have.Kind != "" {
+			r.Change = arrows(o.Have.attrs(), o.Want.attrs())
+		}
+	case AttachProgram:
+		r.Change = "missing or another → attached"
+	default:
+		r.Change = deleted
+	}
+	return r
+}
+
+// strayProgram names what is left of a link that is gone, as ip(8) writes an
+// index without a name.
+func strayProgram(index uint32) string { return fmt.Sprintf("if%d", index) }
