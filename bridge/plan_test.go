@@ -55,6 +55,43 @@ func TestPlan(t *testing.T) {
 	})
 }
 
+// What a host can hold containers to their addresses with decides between a
+// program and a lock. Either way nothing passes before the port is on the bridge.
+func TestGuard(t *testing.T) {
+	n := network("d", 1)
+	veth := overspan.VethName(endpoint(n, "1", 16).ID)
+	for name, row := range map[string]struct {
+		guard    kernel.Guard
+		enslaved bool
+		locked   bool
+		program  bool
+	}{
+		"programs":               {kernel.Guard{Programs: true, Locked: true}, true, false, true},
+		"programs, prepared":     {kernel.Guard{Programs: true, Locked: true}, false, false, true},
+		"locked ports":           {kernel.Guard{Locked: true}, true, true, false},
+		"locked ports, prepared": {kernel.Guard{Locked: true}, false, false, false},
+		"neither":                {kernel.Guard{}, true, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := endpoint(n, "1", 16)
+			s := bridge.PlanPort(n, bridge.Port{Endpoint: e, Netns: "/run/netns/a", Enslaved: row.enslaved, Guard: row.guard})
+			if got := s.Links[veth].Port.Locked; got != row.locked {
+				t.Errorf("locked: %v, want %v", got, row.locked)
+			}
+			want := map[string]kernel.Program{}
+			if row.program {
+				want[veth] = kernel.Program{
+					Kind: kernel.ProgramPort, Bridge: overspan.BridgeName(n.ID), MAC: e.MAC, IPv4: e.IPv4, IPv6: e.IPv6,
+					Gateway: n.GatewayMAC(), Open: row.enslaved, Attached: true,
+				}
+			}
+			if diff := cmp.Diff(want, s.Programs, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("programs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // Ports between which nothing is to pass are isolated; with all else they may
 // speak.
 func TestPortsApart(t *testing.T) {

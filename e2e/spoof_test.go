@@ -37,6 +37,14 @@ func TestScenario31_NobodySpeaksForAnother(t *testing.T) {
 		t.Errorf("status warns though there are programs:\n%s", out)
 	}
 
+	metrics, err := h1.Metrics(t.Context())
+	c.must(err)
+	for _, reason := range []string{"mac", "type", "arp", "ipv4", "ipv6", "nd"} {
+		if metrics[`overspan_port_drops_total{reason="`+reason+`"}`] == 0 {
+			t.Errorf("no frame is counted as dropped for its %s", reason)
+		}
+	}
+
 	// What changes how it is checked loses nothing.
 	there, err := near.StartPing(c.addrs(far)[0])
 	c.must(err)

@@ -92,5 +92,8 @@ func (f *Fake) HostRoutes() ([]netip.Prefix, error) { return slices.Clone(f.rout
 // Guard returns that a Fake runs programs.
 func (f *Fake) Guard() Guard { return Guard{Programs: true} }
 
+// PortDrops returns nothing: no frame passes.
+func (f *Fake) PortDrops() (map[string]uint64, error) { return nil, nil }
+
 // CheckSupport returns nothing: a Fake lacks nothing.
 func (f *Fake) CheckSupport(context.Context) []string { return nil }

@@ -410,5 +410,29 @@ func (p *portProgram) indexes() ([]uint32, error) {
 	return out, nil
 }
 
+// dropReasons are what the program counts frames for that it drops, as port.c has
+// them in order.
+func dropReasons() []string { return []string{"state", "mac", "type", "arp", "ipv4", "ipv6", "nd"} }
+
+// PortDrops returns how many frames programs have dropped, by reason, since the
+// first link has had this version of them; nothing where there are none.
+func (h *Host) PortDrops() (map[string]uint64, error) {
+	p := h.loaded.Load()
+	if p == nil {
+		return nil, nil
+	}
+	out := map[string]uint64{}
+	for i, reason := range dropReasons() {
+		var cpus []uint64
+		if err := p.drops.Lookup(uint32(i), &cpus); err != nil {
+			return nil, fmt.Errorf("look up how many frames were dropped: %w", err)
+		}
+		for _, n := range cpus {
+			out[reason] += n
+		}
+	}
+	return out, nil
+}
+
 // tagText writes a program's tag as the kernel's tools do.
 func tagText(tag []byte) string { return hex.EncodeToString(tag) }

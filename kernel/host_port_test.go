@@ -19,25 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reasons are the reasons of port.c in order.
-var reasons = []string{"state", "mac", "type", "arp", "ipv4", "ipv6", "nd"}
-
 // dropped returns how many frames the program has dropped, by reason.
 func dropped(t testing.TB, h *Host) map[string]uint64 {
 	t.Helper()
-	p, err := h.port()
+	out, err := h.PortDrops()
 	if err != nil {
 		t.Fatal(err)
-	}
-	out := map[string]uint64{}
-	for i, reason := range reasons {
-		var cpus []uint64
-		if err := p.drops.Lookup(uint32(i), &cpus); err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range cpus {
-			out[reason] += n
-		}
 	}
 	return out
 }
@@ -274,7 +261,7 @@ func fate(t testing.TB, h *Host, in *os.File, frame []byte, before map[string]ui
 	buf := make([]byte, 2048)
 	for time.Now().Before(deadline) {
 		after := dropped(t, h)
-		for _, reason := range reasons {
+		for _, reason := range dropReasons() {
 			if after[reason] > before[reason] {
 				return reason
 			}

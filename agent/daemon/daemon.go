@@ -33,6 +33,7 @@ type Host interface {
 	Watch(ctx context.Context) <-chan kernel.Hint
 	CheckSupport(ctx context.Context) []string
 	Guard() kernel.Guard
+	PortDrops() (map[string]uint64, error)
 }
 
 // Config is what a daemon is told at its start.

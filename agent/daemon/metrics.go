@@ -30,6 +30,8 @@ var (
 		"Registered nodes, by whether they are up.", []string{"state"}, nil)
 	descStale = prometheus.NewDesc("overspan_etcd_stale_seconds",
 		"Time since etcd was last heard from; 0 while it answers.", nil, nil)
+	descDrops = prometheus.NewDesc("overspan_port_drops_total",
+		"Frames that programs at ports have dropped: not the endpoint's own MAC, IPv4, IPv6, ARP or neighbour discovery, another type, or a port that is not open.", []string{"reason"}, nil)
 	descFrozen = prometheus.NewDesc("overspan_frozen",
 		"1 while the cluster is frozen because etcd has lost its past, else 0.", nil, nil)
 )
@@ -66,7 +68,7 @@ func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err
 
 // Describe implements prometheus.Collector.
 func (d *Daemon) Describe(c chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRepairs, descConflicts, descRevision, descEndpoints, descNodes, descStale, descFrozen} {
+	for _, desc := range []*prometheus.Desc{descPasses, descSeconds, descOps, descRepairs, descConflicts, descRevision, descEndpoints, descNodes, descStale, descDrops, descFrozen} {
 		c <- desc
 	}
 }
@@ -98,7 +100,18 @@ func (d *Daemon) Collect(c chan<- prometheus.Metric) {
 		frozen = 1
 	}
 	gauge(descFrozen, frozen)
+	d.collectDrops(c)
 	d.meter.collect(c)
+}
+
+func (d *Daemon) collectDrops(c chan<- prometheus.Metric) {
+	drops, err := d.host.PortDrops()
+	if err != nil {
+		c <- prometheus.NewInvalidMetric(descDrops, err)
+	}
+	for reason, n := range drops {
+		c <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n), reason)
+	}
 }
 
 func (m *meter) collect(c chan<- prometheus.Metric) {
