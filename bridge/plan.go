@@ -50,6 +50,8 @@ func Plan(n *overspan.Network, ports []Port) kernel.State {
 		MAC: n.GatewayMAC(),
 		MTU: n.MTU,
 		Up:  true,
+		// Users find it by the name that they have chosen; it is ours by its own.
+		AltName: OptionsOf(n).Name,
 	}
 	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
 		if subnet.IsValid() && subnet.Gateway.IsValid() {

@@ -50,6 +50,7 @@ var badInputs = []badInput{
 	{name: "option is no truth", args: "network create -o icc=maybe new", say: "icc=maybe … true or false"},
 	{name: "option given twice", args: "network create -o mtu=1400 -o com.docker.network.driver.mtu=1400 new", say: "com.docker.network.driver.mtu and mtu"},
 	{name: "address is none of a host", args: "network create -o com.docker.network.host_ipv4=127.0.0.1 new", say: "com.docker.network.host_ipv4=127.0.0.1 … IPv4"},
+	{name: "bridge with the name of another link", args: "network create -o com.docker.network.bridge.name=eth0 new", say: "eth0 on this host"},
 	{name: "bridge overlaps an overlay", args: "network create --subnet 10.70.0.128/25 new", say: "10.70.0.128/25 … overlaps … demo"},
 	{name: "bridge with an overlay's name", args: "network create demo", say: "network with name demo already exists"},
 	{name: "MTU too small for IPv6", args: "network create --ipv6 -o mtu=1279 new", say: "mtu=1279 … 1280"},

@@ -23,7 +23,7 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.createOf(h1, "bridge", "--ipv6", "app")
 	c.createOf(h2, "bridge", "app")
-	c.createOf(h1, "bridge", "--internal", "inside")
+	c.createOf(h1, "bridge", "--internal", "-o", "com.docker.network.bridge.name=br-inside", "inside")
 	c.createOf(h1, "bridge", "-o", "com.docker.network.bridge.enable_icc=false", "-o", "mtu=1300", "apart")
 
 	t.Run("one node's alone", func(t *testing.T) { c.in(t).localNetworks(h1, h2) })
@@ -43,6 +43,7 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 		c.mesh(a, b)
 		gateway := c.gateway(h1, "inside")
 		c.reaches(a, gateway)
+		c.namedBridge(h1, "br-inside", gateway)
 		_, err := a.Exec(t.Context(), "ip", "route", "add", "default", "via", gateway.String())
 		c.must(err)
 		c.misses(a, h2.Addrs[0], c.gateway(h1, "app"))
@@ -104,6 +105,24 @@ func (c *cluster) localNetworks(h1, h2 *lab.Node) {
 	c.create(h2, "everywhere")
 	c.refused(h1, []string{"network with name everywhere already exists"}, "network", "create", "-d", "bridge", "everywhere")
 	c.ctl(h1, "network", "rm", "everywhere")
+}
+
+// namedBridge checks that a bridge is found by the name that its users gave it,
+// and is again after somebody took the name away.
+func (c *cluster) namedBridge(n *lab.Node, name string, gateway netip.Addr) {
+	c.t.Helper()
+	c.refused(n, []string{"network inside", name}, "network", "create", "-o", "name="+name, "second")
+	shown := func(ctx context.Context) error {
+		out, err := n.Exec(ctx, "ip", "-o", "addr", "show", "dev", name)
+		if err == nil && !strings.Contains(out, gateway.String()+"/") {
+			err = errors.New(out)
+		}
+		return err
+	}
+	c.must(shown(c.t.Context()))
+	_, err := n.Exec(c.t.Context(), "ip", "link", "property", "del", "dev", name, "altname", name)
+	c.must(err)
+	c.eventually(settleWithin, shown)
 }
 
 // gateway returns the first subnet's gateway of a network.

@@ -94,10 +94,12 @@ func (d *differ) setLinks(kind LinkKind) {
 		want := d.want.Links[name]
 		have, there := d.have.Links[name]
 		have = have.asWanted(want)
-		switch {
-		case !there:
-			d.do(AddLink{Name: name, Link: want})
-		case have != want:
+		if !there {
+			have = want
+			have.AltName = "" // if another link bears it, ours is as good without
+			d.do(AddLink{Name: name, Link: have})
+		}
+		if have != want {
 			d.do(SetLink{Name: name, Have: have, Want: want})
 		}
 	}
@@ -137,6 +139,9 @@ func (l Link) asWanted(want Link) Link {
 	}
 	if want.Master == "" {
 		l.Port = want.Port
+	}
+	if l.AltName != want.AltName {
+		l.AltName = either(slices.Contains(strings.Fields(l.AltName), want.AltName), want.AltName, "")
 	}
 	return l
 }

@@ -25,6 +25,9 @@ func (s State) refuse(op Op) error {
 		if have, ok := s.Links[o.Name]; !ok || have.Kind != o.Want.Kind {
 			return errNoSuchDevice
 		}
+		if alt := o.Want.AltName; alt != "" && s.bears(alt, o.Name) {
+			return errFileExists
+		}
 		return s.refuseMaster(o.Want)
 	case SetInside:
 		return s.needLink(o.Veth, KindVeth)
@@ -50,6 +53,16 @@ func (s State) refuse(op Op) error {
 		return s.refuseRules(op)
 	}
 	return nil
+}
+
+// bears reports whether another link than one has a name.
+func (s State) bears(name string, than string) bool {
+	for other, l := range s.Links {
+		if other != than && (other == name || l.AltName == name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s State) refuseRules(op Op) error {

@@ -146,6 +146,8 @@ func decodeLink(b []byte) (device, error) {
 			d.peer = int(getU32(v))
 		case unix.IFLA_LINK_NETNSID:
 			d.peerNS = int(int32(getU32(v)))
+		case unix.IFLA_PROP_LIST:
+			d.AltName = decodeAltNames(v)
 		case unix.IFLA_GROUP:
 			d.group = getU32(v)
 		case unix.IFLA_OPERSTATE:
@@ -160,6 +162,17 @@ func decodeLink(b []byte) (device, error) {
 		d.VXLAN = VXLAN{}
 	}
 	return d, nil
+}
+
+// decodeAltNames returns the alternative names of a link, with spaces between.
+func decodeAltNames(b []byte) string {
+	var names []string
+	for kind, v := range walk(b) {
+		if kind == unix.IFLA_ALT_IFNAME {
+			names = append(names, unix.ByteSliceToString(v))
+		}
+	}
+	return strings.Join(names, " ")
 }
 
 func decodeLinkInfo(b []byte, d *device) {
@@ -299,6 +312,12 @@ func bridgeInfo(index int) *nl.IfInfomsg {
 	m := ifInfo(index, 0, 0)
 	m.Family = unix.AF_BRIDGE
 	return m
+}
+
+// addAltName gives a link one more name.
+func addAltName(index int, name string) message {
+	return newMessage(unix.RTM_NEWLINKPROP, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_APPEND, ifInfo(index, 0, 0),
+		nest(unix.IFLA_PROP_LIST|unix.NLA_F_NESTED, rtaText(unix.IFLA_ALT_IFNAME, name)))
 }
 
 func setMTU(index, mtu int) message {

@@ -185,6 +185,11 @@ func (h *Host) setLink(o SetLink) error {
 	if master != 0 && (have.Master != want.Master || have.Port != want.Port) {
 		todo = append(todo, setPort(d.index, want.Port))
 	}
+	if want.AltName != have.AltName && want.AltName != "" {
+		if err := h.giveAltName(d, want.AltName); err != nil {
+			return err
+		}
+	}
 	if have.Up != want.Up {
 		if want.Up {
 			todo = append(todo, setUp(d.index))
@@ -197,6 +202,22 @@ func (h *Host) setLink(o SetLink) error {
 		return h.route.vxlanConflict(o.Name, want.VXLAN, err)
 	}
 	return err
+}
+
+// giveAltName gives a link of ours one more name, or says whose it is.
+func (h *Host) giveAltName(d device, name string) error {
+	err := h.route.exec(addAltName(d.index, name))
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	holder, lookup := h.route.oneLink(0, rtaText(unix.IFLA_ALT_IFNAME, name)) // finds it by either kind of name
+	switch {
+	case lookup != nil:
+		return err
+	case holder.index == d.index:
+		return nil
+	}
+	return overspan.Errorf(overspan.ErrExists, "%s cannot have the name %s besides its own: it is that of the link %s; rename that one, or make the network with another", d.name, name, holder.name)
 }
 
 // changeLink returns the messages for what has nothing to do with bridge and

@@ -158,12 +158,15 @@ func (a attr) String() string {
 
 // attrs returns the link's attributes, always as many and in the same order.
 func (l Link) attrs() []attr {
-	mac, master := "", "none"
+	mac, master, altName := "", "none", ""
 	if !l.MAC.IsZero() {
 		mac = l.MAC.String()
 	}
 	if l.Master != "" {
 		master = l.Master
+	}
+	if l.Kind == KindBridge {
+		altName = either(l.AltName == "", "none", l.AltName)
 	}
 	out := []attr{
 		{"type", string(l.Kind)},
@@ -171,6 +174,7 @@ func (l Link) attrs() []attr {
 		{"mtu", fmt.Sprint(l.MTU)},
 		{"", either(l.Up, "up", "down")},
 		{"alias", l.Alias},
+		{"altname", altName},
 		{"mcast_snooping", either(l.Kind == KindBridge, either(l.Bridge.MulticastSnooping, "1", "0"), "")},
 	}
 	out = append(out, l.VXLAN.attrs(l.Kind == KindVXLAN)...)
@@ -216,7 +220,8 @@ func (i Inside) attrs() []attr {
 func (l Link) text() string {
 	var words []string
 	for _, a := range l.attrs() {
-		if a.value != "" && a.name != "alias" && (a.name != "master" || l.Master != "") {
+		absent := a.value == "none" && (a.name == "master" || a.name == "altname")
+		if a.value != "" && a.name != "alias" && !absent {
 			words = append(words, a.String())
 		}
 	}

@@ -58,8 +58,11 @@ type Link struct {
 	Up     bool
 	Master string // the bridge that it is a port of; "" for none
 	VXLAN  VXLAN  // of a VXLAN device
-	Bridge Bridge // of a bridge
-	Port   Port   // where Master is set
+	// AltName is a name that the link bears besides its own. Read, it is all of
+	// them, with spaces between: others may give one, which is theirs.
+	AltName string
+	Bridge  Bridge // of a bridge
+	Port    Port   // where Master is set
 }
 
 // Bridge is the attributes of a bridge that we care for.

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/ipam"
+	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/overlay"
 	"github.com/overspan/overspan/store"
 )
@@ -43,6 +45,9 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if err != nil {
 		return nil, err
 	}
+	if err := d.checkBridgeName(bridge.OptionsOf(&draft).Name); err != nil {
+		return nil, err
+	}
 	if err := d.refuseFrozen(); err != nil {
 		return nil, err
 	}
@@ -70,6 +75,18 @@ func (d *Daemon) create(ctx context.Context, session *store.Session, draft overs
 	}
 	d.log.Info("created a network", "network", n.Name, "id", overspan.ShortID(n.ID), "ipv4", n.IPv4.Prefix, "ipv6", n.IPv6.Prefix, "vni", n.VNI)
 	return &n, d.awaitNetwork(ctx, n)
+}
+
+// checkBridgeName refuses a name for a bridge that another link of this host has.
+func (d *Daemon) checkBridgeName(name string) error {
+	if name == "" {
+		return nil
+	}
+	taken, err := d.host.Interfaces(kernel.OwnNetns)
+	if err == nil && slices.Contains(taken, name) {
+		err = overspan.Errorf(overspan.ErrInUse, "there is a link %s on this host already: choose another name for the bridge", name)
+	}
+	return err
 }
 
 // clusterSnapshot returns a snapshot that shows at least this node and what was
@@ -146,6 +163,11 @@ func complete(n overspan.Network, addresses ipam.Plan, s *overspan.Snapshot, tak
 		n.Underlay = underlayFamily(s.Nodes)
 		if n.VNI, err = chooseVNI(n, options.VNI, s, taken); err != nil {
 			return n, err
+		}
+	}
+	for _, other := range s.Networks {
+		if options.Name != "" && n.Node == other.Node && bridge.OptionsOf(other).Name == options.Name {
+			return n, overspan.Errorf(overspan.ErrInUse, "the bridge of network %s has the name %s already: choose another", other.Name, options.Name)
 		}
 	}
 	n.MTU, err = chooseMTU(n, options.MTU, s.Nodes)
