@@ -38,6 +38,7 @@ const (
 	DriverBridge  Driver = "bridge"
 	DriverHost    Driver = "host"
 	DriverNone    Driver = "none"
+	DriverNull    Driver = "null" // what docker calls the driver of what carries no frames
 )
 
 // Scope returns how far networks of the driver reach: "global" for the whole
@@ -125,6 +126,11 @@ type Network struct {
 	Options  map[string]string
 	Labels   map[string]string
 	Created  time.Time
+
+	// ConfigOnly says that it is no network at all but what others are made from:
+	// subnets that are not leased, options and labels. Its driver is DriverNull.
+	ConfigOnly bool
+	ConfigFrom string // name of the one that it was made from, "" if none
 
 	// ModRevision guards every attach and claim: it changes when the network
 	// is marked for removal.

@@ -141,17 +141,23 @@ func defaults() Options { return Options{ICC: true, Masquerade: true} }
 
 func findOption(driver overspan.Driver, name string) (option, bool) {
 	for _, opt := range allOptions {
-		if (name == opt.short || name == opt.docker) && (opt.only == "" || opt.only == driver) {
+		if (name == opt.short || name == opt.docker) && opt.has(driver) {
 			return opt, true
 		}
 	}
 	return option{}, false
 }
 
+// has reports whether networks of a driver have an option. A configuration, of
+// DriverNull, may be for either kind.
+func (opt option) has(driver overspan.Driver) bool {
+	return opt.only == "" || opt.only == driver || driver == overspan.DriverNull
+}
+
 func optionNames(driver overspan.Driver) []string {
 	var out []string
 	for _, opt := range allOptions {
-		if opt.only == "" || opt.only == driver {
+		if opt.has(driver) {
 			out = append(out, opt.short)
 		}
 	}

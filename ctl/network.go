@@ -40,6 +40,8 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	f.BoolVar(&req.Internal, "internal", false, "no way out of the network and none in")
 	f.StringArrayVarP(&options, "opt", "o", nil, "option of the driver, as key=value")
 	f.StringArrayVar(&labels, "label", nil, "label, as key=value")
+	f.BoolVar(&req.ConfigOnly, "config-only", false, "make nothing but a configuration that networks are made from")
+	f.StringVar(&req.ConfigFrom, "config-from", "", "configuration network from which subnets, options and labels are copied")
 	// Here -o is docker's; what the command prints can still be chosen.
 	f.StringVar(&a.output, "output", "", "how to show data: json, yaml, go-template=TEMPLATE; only the id if not given")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {

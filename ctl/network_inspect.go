@@ -94,6 +94,8 @@ func inspectNetwork(resp *overspanv1.GetNetworkResponse) networkDetails {
 		IPAM:       ipamDetails{Driver: "default", Options: map[string]string{}, Config: []ipamConfig{}},
 		Internal:   n.GetInternal(),
 		Attachable: n.GetDriver() == string(overspan.DriverOverlay),
+		ConfigFrom: configFrom{n.GetConfigFrom()},
+		ConfigOnly: n.GetConfigOnly(),
 		Containers: map[string]containerDetails{},
 		Options:    orEmpty(n.GetOptions()),
 		Labels:     orEmpty(n.GetLabels()),

@@ -50,6 +50,13 @@ var badInputs = []badInput{
 	{name: "option is no truth", args: "network create -o icc=maybe new", say: "icc=maybe … true or false"},
 	{name: "option given twice", args: "network create -o mtu=1400 -o com.docker.network.driver.mtu=1400 new", say: "com.docker.network.driver.mtu and mtu"},
 	{name: "address is none of a host", args: "network create -o com.docker.network.host_ipv4=127.0.0.1 new", say: "com.docker.network.host_ipv4=127.0.0.1 … IPv4"},
+	{name: "made from no configuration", args: "network create --config-from demo new", say: "demo is not a configuration network"},
+	{name: "made from nothing", args: "network create --config-from nowhere new", say: "network nowhere not found"},
+	{name: "configuration from another", args: "network create --config-only --config-from plain new", say: "cannot depend on another configuration network"},
+	{name: "configuration and subnet", args: "network create --config-from plain --subnet 10.72.0.0/24 new", say: "user specified configurations are not supported"},
+	{name: "configuration and option", args: "network create --config-from plain -o mtu=1400 new", say: "network driver options are not supported"},
+	{name: "configuration with a bad subnet", args: "network create --config-only --subnet 10.72.0.1/24 new", say: "10.72.0.1/24 … host bits"},
+	{name: "connect to a configuration", args: "network connect plain free", say: "configuration-only network plain"},
 	{name: "bridge with the name of another link", args: "network create -o com.docker.network.bridge.name=eth0 new", say: "eth0 on this host"},
 	{name: "bridge overlaps an overlay", args: "network create --subnet 10.70.0.128/25 new", say: "10.70.0.128/25 … overlaps … demo"},
 	{name: "bridge with an overlay's name", args: "network create demo", say: "network with name demo already exists"},
@@ -132,6 +139,7 @@ func TestBadInput(t *testing.T) {
 	}
 	c.netns(h1, "free")
 	c.ambiguous(h1)
+	c.ctl(h1, "network", "create", "--config-only", "plain")
 
 	before := c.settledState()
 	for _, bad := range badInputs {

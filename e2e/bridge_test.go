@@ -59,6 +59,23 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 		c.reaches(a, c.gateway(h1, "apart"))
 		c.reaches(b, c.gateway(h1, "apart"))
 	})
+	t.Run("configuration", func(t *testing.T) {
+		c := c.in(t)
+		c.ctl(h1, "network", "create", "--config-only", "--subnet", "10.50.0.0/24", "--ip-range", "10.50.0.64/26", "-o", "mtu=1380", "defaults")
+		c.eventually(settleWithin, h2.SeesAll)
+		c.createOf(h2, "bridge", "--config-from", "defaults", "made")
+		a, b := c.attach(h2, "made", "made-a"), c.attach(h2, "made", "made-b")
+		c.mesh(a, b)
+		c.carries(a, 1380)
+		if got := c.addr(a).String(); got != "10.50.0.64" {
+			t.Errorf("the first address is %s", got)
+		}
+		c.refused(h1, []string{`configuration network "defaults" is in use`, "made"}, "network", "rm", "defaults")
+		c.disconnect("made", a)
+		c.disconnect("made", b)
+		c.ctl(h2, "network", "rm", "made")
+		c.ctl(h1, "network", "rm", "defaults")
+	})
 	t.Run("in use", func(t *testing.T) {
 		c.in(t).refused(h1, []string{"network app has active endpoints", "a on h1", "b on h1"}, "network", "rm", "app")
 	})

@@ -40,6 +40,9 @@ func (t Taken) CheckName(name string, node overspan.NodeID) error {
 	return nil
 }
 
+// Has reports whether there is a global network of this name.
+func (t Taken) Has(name string) bool { return slices.Contains(t.names[name], overspan.NodeID("")) }
+
 func nameTaken(name string) error {
 	return overspan.Errorf(overspan.ErrExists, "network with name %s already exists", name)
 }
@@ -138,6 +141,9 @@ func (s *Session) checkChoice(ctx context.Context, n overspan.Network, taken Tak
 
 // subnets returns the prefixes that a network leases.
 func subnets(n overspan.Network) []netip.Prefix {
+	if n.ConfigOnly {
+		return nil
+	}
 	var out []netip.Prefix
 	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
 		if subnet.IsValid() {

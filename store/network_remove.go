@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -53,16 +55,27 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 	if rec.GetDeleting() {
 		return true, nil
 	}
+	removal := Txn{
+		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID)), Absent(Key(s.keys.Frozen()))},
+		Else: []Op{Get(Key(old.Key)), Get(Key(s.keys.Frozen()))},
+	}
+	if rec.GetConfigOnly() {
+		version, err := s.unusedConfig(ctx, n)
+		if err != nil {
+			return false, err
+		}
+		// Every network that is made rewrites the version: none is made from it
+		// meanwhile, and none that was to be made from it afterwards.
+		removal.If = append(removal.If, Unchanged(s.keys.SubnetsVersion(), version))
+		removal.Then = append(removal.Then, s.keys.touchSubnets(n.ID))
+	}
 	rec.Deleting = true
 	value, err := Rewrite(old.Value, &rec)
 	if err != nil {
 		return false, atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, txn: Txn{
-		If:   []Cmp{Unchanged(old.Key, old.ModRevision), Absent(s.keys.Endpoints(n.ID)), Absent(Key(s.keys.Frozen()))},
-		Then: []Op{Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode()))))},
-		Else: []Op{Get(Key(old.Key)), Get(Key(s.keys.Frozen()))},
-	}})
+	removal.Then = append(removal.Then, Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode())))))
+	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, txn: removal})
 	if err != nil || res.OK {
 		return res.OK, err
 	}
@@ -73,6 +86,30 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 		return false, nil
 	}
 	return false, s.hasEndpoints(ctx, n)
+}
+
+// unusedConfig returns the mod-revision of the subnets' version at which no
+// network was made from a configuration network; ErrInUse names one that was.
+func (s *Session) unusedConfig(ctx context.Context, n *overspan.Network) (int64, error) {
+	what := "remove network " + n.Name
+	res, err := s.kv.Txn(ctx, Txn{Then: []Op{Get(Key(s.keys.SubnetsVersion())), Get(s.keys.Networks())}})
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
+	kvs := found(res)
+	for _, key := range slices.Sorted(maps.Keys(kvs)) {
+		if key == s.keys.SubnetsVersion() {
+			continue
+		}
+		user, err := s.keys.network(kvs[key])
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", what, err) // it may be one that was
+		}
+		if user.ConfigFrom == n.Name && !user.Deleting {
+			return 0, overspan.Errorf(overspan.ErrInUse, "configuration network %q is in use: remove network %s first", n.Name, user.Name)
+		}
+	}
+	return kvs[s.keys.SubnetsVersion()].ModRevision, nil
 }
 
 // hasEndpoints returns the error that names a network's endpoints; nil if the
@@ -168,7 +205,7 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 
 // freeLeases gives a network's VNI and subnets back.
 func (k Keys) freeLeases(n overspan.Network) []Op {
-	ops := []Op{Put(k.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(n.ID)}))}
+	ops := []Op{k.touchSubnets(n.ID)}
 	if n.VNI != 0 {
 		ops = append(ops, Delete(Key(k.VNI(n.VNI))))
 	}
@@ -176,6 +213,11 @@ func (k Keys) freeLeases(n overspan.Network) []Op {
 		ops = append(ops, Delete(Key(k.Subnet(p))))
 	}
 	return ops
+}
+
+// touchSubnets rewrites the version of what networks hold, on behalf of one.
+func (k Keys) touchSubnets(id overspan.NetworkID) Op {
+	return Put(k.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(id)}))
 }
 
 // recordAndVersion reads a network's record and the mod-revision of the

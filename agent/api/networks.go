@@ -33,9 +33,11 @@ func (s *networkService) CreateNetwork(ctx context.Context, req *overspanv1.Crea
 			IPv6:     req.GetIpv6(),
 			NoIPv4:   req.GetNoIpv4(),
 		},
-		Internal: req.GetInternal(),
-		Options:  req.GetOptions(),
-		Labels:   req.GetLabels(),
+		Internal:   req.GetInternal(),
+		Options:    req.GetOptions(),
+		Labels:     req.GetLabels(),
+		ConfigOnly: req.GetConfigOnly(),
+		ConfigFrom: req.GetConfigFrom(),
 	})
 	if err != nil {
 		return nil, err
@@ -145,7 +147,7 @@ func (s *networkService) PruneNetworks(ctx context.Context, req *overspanv1.Prun
 	}
 	resp := &overspanv1.PruneNetworksResponse{}
 	for _, n := range v.networks() {
-		if record := overspanv1.NetworkRecord(*n); isPredefined(record) || !wanted(record) {
+		if record := overspanv1.NetworkRecord(*n); isPredefined(record) || n.ConfigOnly || !wanted(record) {
 			continue
 		}
 		removed, err := s.removeUnused(ctx, v, n)

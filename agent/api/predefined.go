@@ -8,16 +8,13 @@ import (
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
-// driverNull is what docker calls the driver of network none.
-const driverNull = "null"
-
 // predefined returns the networks host and none. They are no records and hold
 // nothing: they are listed as docker lists its own. Their ids follow from
 // their names, so that they are the same everywhere.
 func predefined() []*overspanv1.Network {
 	return []*overspanv1.Network{
 		{Id: predefinedID(overspan.DriverHost), Name: string(overspan.DriverHost), Driver: string(overspan.DriverHost)},
-		{Id: predefinedID(overspan.DriverNone), Name: string(overspan.DriverNone), Driver: driverNull},
+		{Id: predefinedID(overspan.DriverNone), Name: string(overspan.DriverNone), Driver: string(overspan.DriverNull)},
 	}
 }
 
@@ -27,7 +24,7 @@ func predefinedID(d overspan.Driver) string {
 }
 
 func isPredefined(n *overspanv1.Network) bool {
-	return n.GetDriver() == string(overspan.DriverHost) || n.GetDriver() == driverNull ||
+	return n.GetDriver() == string(overspan.DriverHost) || n.GetName() == string(overspan.DriverNone) ||
 		n.GetNode() != "" && n.GetName() == overspan.DefaultNetwork
 }
 

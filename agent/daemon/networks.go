@@ -31,6 +31,9 @@ type CreateRequest struct {
 	Internal bool
 	Options  map[string]string
 	Labels   map[string]string
+
+	ConfigOnly bool   // make nothing but a configuration that networks are made from
+	ConfigFrom string // the one to be made from, "" for none
 }
 
 // CreateNetwork makes a network: an overlay on every node at once, a bridge on
@@ -41,11 +44,15 @@ func (d *Daemon) CreateNetwork(ctx context.Context, req CreateRequest) (*overspa
 	if overspan.IsPredefined(req.Name) {
 		return nil, overspan.Errorf(overspan.ErrExists, "network with name %s already exists: it is predefined", req.Name)
 	}
+	req, err := d.withConfig(ctx, req)
+	if err != nil {
+		return nil, err
+	}
 	draft, addresses, err := draft(req, d.Self())
 	if err != nil {
 		return nil, err
 	}
-	if err := d.checkBridgeName(bridge.OptionsOf(&draft).Name); err != nil {
+	if err := d.checkBridgeName(draft); err != nil {
 		return nil, err
 	}
 	if err := d.refuseFrozen(); err != nil {
@@ -78,8 +85,9 @@ func (d *Daemon) create(ctx context.Context, session *store.Session, draft overs
 }
 
 // checkBridgeName refuses a name for a bridge that another link of this host has.
-func (d *Daemon) checkBridgeName(name string) error {
-	if name == "" {
+func (d *Daemon) checkBridgeName(n overspan.Network) error {
+	name := bridge.OptionsOf(&n).Name
+	if name == "" || n.ConfigOnly {
 		return nil
 	}
 	taken, err := d.host.Interfaces(kernel.OwnNetns)
@@ -124,27 +132,38 @@ func draft(req CreateRequest, self overspan.NodeID) (overspan.Network, ipam.Plan
 	if err != nil {
 		return overspan.Network{}, ipam.Plan{}, err
 	}
-	if _, err := bridge.ParseOptions(addresses.Driver, req.Options); err != nil {
-		return overspan.Network{}, ipam.Plan{}, err
-	}
 	n := overspan.Network{
-		ID:       overspan.NetworkID(overspan.NewID()),
-		Name:     req.Name,
-		Driver:   addresses.Driver,
-		Internal: req.Internal,
-		Options:  req.Options,
-		Labels:   req.Labels,
-		Created:  time.Now().UTC(),
+		ID:         overspan.NetworkID(overspan.NewID()),
+		Name:       req.Name,
+		Driver:     addresses.Driver,
+		Internal:   req.Internal,
+		Options:    req.Options,
+		Labels:     req.Labels,
+		Created:    time.Now().UTC(),
+		ConfigOnly: req.ConfigOnly,
+		ConfigFrom: req.ConfigFrom,
 	}
-	if n.Driver == overspan.DriverBridge {
+	switch {
+	case n.ConfigOnly && (req.NoIPv4 || addresses.AutoIPv6):
+		return n, addresses, overspan.Errorf(overspan.ErrInvalid, "a configuration network chooses no subnets: give those that it is to have, and --ipv6 or --ipv4=false to the networks that are made from it")
+	case n.ConfigOnly:
+		n.Driver, n.IPv4, n.IPv6 = overspan.DriverNull, addresses.IPv4, addresses.IPv6
+	case n.Driver == overspan.DriverBridge:
 		n.Node = self
 	}
-	return n, addresses, nil
+	_, err = bridge.ParseOptions(n.Driver, req.Options)
+	return n, addresses, err
 }
 
 // complete gives a drafted network what it still lacks. It is pure; store
 // calls it again if another network came in between.
 func complete(n overspan.Network, addresses ipam.Plan, s *overspan.Snapshot, taken store.Taken) (overspan.Network, error) {
+	switch {
+	case n.ConfigOnly:
+		return n, nil
+	case n.ConfigFrom != "" && !taken.Has(n.ConfigFrom):
+		return n, overspan.Errorf(overspan.ErrNotFound, "configuration network %s not found: it was removed", n.ConfigFrom)
+	}
 	var busy []ipam.Taken
 	for _, t := range taken.Subnets {
 		busy = append(busy, ipam.Taken{Prefix: t.Prefix, By: networkLabel(s, t.Network)})

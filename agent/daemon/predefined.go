@@ -14,6 +14,9 @@ import (
 // most may never need one.
 func (d *Daemon) usable(ctx context.Context, ref string) (*overspan.Network, error) {
 	n, err := d.network(ctx, ref)
+	if err == nil && n.ConfigOnly {
+		return nil, overspan.Errorf(overspan.ErrInvalid, "cannot create endpoint on configuration-only network %s: connect to one that is made from it", n.Name)
+	}
 	if !errors.Is(err, overspan.ErrNotFound) {
 		return n, err
 	}

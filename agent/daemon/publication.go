@@ -167,7 +167,7 @@ func (in publicationInput) wasRemoved(n *overspan.Network) bool {
 // clash reports whether two networks cannot both be.
 func clash(a, b *overspan.Network) bool {
 	overlaps := func(x, y overspan.Subnet) bool {
-		return x.IsValid() && y.IsValid() && x.Prefix.Overlaps(y.Prefix)
+		return !a.ConfigOnly && !b.ConfigOnly && x.IsValid() && y.IsValid() && x.Prefix.Overlaps(y.Prefix)
 	}
 	named := a.Name == b.Name && (a.Node == "" || b.Node == "" || a.Node == b.Node)
 	return named || a.VNI != 0 && a.VNI == b.VNI || overlaps(a.IPv4, b.IPv4) || overlaps(a.IPv6, b.IPv6)

@@ -43,16 +43,22 @@ func (d *Daemon) CreateNetwork(_ context.Context, r daemon.CreateRequest) (*over
 		Options:  r.Options,
 		Labels:   r.Labels,
 		Created:  Created,
+
+		ConfigOnly: r.ConfigOnly,
+		ConfigFrom: r.ConfigFrom,
 	}
-	if plan.AutoIPv4 {
+	if plan.AutoIPv4 && !n.ConfigOnly {
 		n.IPv4 = automatic(fmt.Sprintf("10.0.%d.0/24", d.made))
 	}
 	if plan.AutoIPv6 {
 		n.IPv6 = automatic(fmt.Sprintf("fd00:0:0:%x::/64", d.made))
 	}
-	if n.Driver == overspan.DriverOverlay {
+	switch {
+	case n.ConfigOnly:
+		n.Driver, n.MTU = overspan.DriverNull, 0
+	case n.Driver == overspan.DriverOverlay:
 		n.VNI, n.Underlay = uint32(4096+d.made), overspan.IPv4
-	} else {
+	default:
 		n.Node = Self
 	}
 	d.change(func(s *overspan.Snapshot) {

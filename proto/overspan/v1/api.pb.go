@@ -92,11 +92,15 @@ type CreateNetworkRequest struct {
 	IpRanges     []string          `protobuf:"bytes,5,rep,name=ip_ranges,json=ipRanges,proto3" json:"ip_ranges,omitempty"`
 	AuxAddresses map[string]string `protobuf:"bytes,6,rep,name=aux_addresses,json=auxAddresses,proto3" json:"aux_addresses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Whether an automatic IPv6, or no automatic IPv4 subnet is wanted.
-	Ipv6          bool              `protobuf:"varint,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
-	NoIpv4        bool              `protobuf:"varint,8,opt,name=no_ipv4,json=noIpv4,proto3" json:"no_ipv4,omitempty"`
-	Internal      bool              `protobuf:"varint,9,opt,name=internal,proto3" json:"internal,omitempty"`
-	Options       map[string]string `protobuf:"bytes,10,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Labels        map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Ipv6     bool              `protobuf:"varint,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	NoIpv4   bool              `protobuf:"varint,8,opt,name=no_ipv4,json=noIpv4,proto3" json:"no_ipv4,omitempty"`
+	Internal bool              `protobuf:"varint,9,opt,name=internal,proto3" json:"internal,omitempty"`
+	Options  map[string]string `protobuf:"bytes,10,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels   map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Make nothing but a configuration that others are made from.
+	ConfigOnly bool `protobuf:"varint,12,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"`
+	// Name or id of the configuration network to be made from.
+	ConfigFrom    string `protobuf:"bytes,13,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +210,20 @@ func (x *CreateNetworkRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *CreateNetworkRequest) GetConfigOnly() bool {
+	if x != nil {
+		return x.ConfigOnly
+	}
+	return false
+}
+
+func (x *CreateNetworkRequest) GetConfigFrom() string {
+	if x != nil {
+		return x.ConfigFrom
+	}
+	return ""
 }
 
 type CreateNetworkResponse struct {
@@ -3536,7 +3554,7 @@ var File_overspan_v1_api_proto protoreflect.FileDescriptor
 
 const file_overspan_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15overspan/v1/api.proto\x12\voverspan.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19overspan/v1/records.proto\"\x81\x05\n" +
+	"\x15overspan/v1/api.proto\x12\voverspan.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19overspan/v1/records.proto\"\xc3\x05\n" +
 	"\x14CreateNetworkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x18\n" +
@@ -3549,7 +3567,11 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\binternal\x18\t \x01(\bR\binternal\x12H\n" +
 	"\aoptions\x18\n" +
 	" \x03(\v2..overspan.v1.CreateNetworkRequest.OptionsEntryR\aoptions\x12E\n" +
-	"\x06labels\x18\v \x03(\v2-.overspan.v1.CreateNetworkRequest.LabelsEntryR\x06labels\x1a?\n" +
+	"\x06labels\x18\v \x03(\v2-.overspan.v1.CreateNetworkRequest.LabelsEntryR\x06labels\x12\x1f\n" +
+	"\vconfig_only\x18\f \x01(\bR\n" +
+	"configOnly\x12\x1f\n" +
+	"\vconfig_from\x18\r \x01(\tR\n" +
+	"configFrom\x1a?\n" +
 	"\x11AuxAddressesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +

@@ -24,6 +24,9 @@ func NetworkRecord(n overspan.Network) *Network {
 		Options:  n.Options,
 		Labels:   n.Labels,
 		Created:  stamp(n.Created),
+
+		ConfigOnly: n.ConfigOnly,
+		ConfigFrom: n.ConfigFrom,
 	}
 }
 
@@ -39,16 +42,34 @@ func (x *Network) Noun() (overspan.Network, error) {
 		IPv6:     r.subnet("ipv6", x.GetIpv6(), overspan.IPv6),
 		VNI:      x.GetVni(),
 		Underlay: overspan.Family(x.GetUnderlay()),
-		MTU:      r.mtu("mtu", x.GetMtu()),
 		Internal: x.GetInternal(),
 		Deleting: x.GetDeleting(),
 		Options:  x.GetOptions(),
 		Labels:   x.GetLabels(),
 		Created:  r.time("created", x.GetCreated()),
+
+		ConfigOnly: x.GetConfigOnly(),
+		ConfigFrom: x.GetConfigFrom(),
 	}
+	if n.ConfigOnly {
+		r.config(n, x)
+		return result(n, r)
+	}
+	n.MTU = r.mtu("mtu", x.GetMtu())
 	r.check(n.IPv4.IsValid() || n.IPv6.IsValid(), "ipv4 and ipv6", "", "want a subnet")
 	r.driver(n)
 	return result(n, r)
+}
+
+// config checks that a configuration network has nothing that only others have.
+func (r *reader) config(n overspan.Network, x *Network) {
+	const none = "want none for a configuration network"
+	r.check(n.Driver == overspan.DriverNull, "driver", n.Driver, "want null for a configuration network")
+	r.check(n.Node == "", "node", n.Node, none)
+	r.check(n.VNI == 0, "vni", n.VNI, none)
+	r.check(n.Underlay == "", "underlay", n.Underlay, none)
+	r.check(x.GetMtu() == 0, "mtu", x.GetMtu(), none)
+	r.check(n.ConfigFrom == "", "config_from", n.ConfigFrom, none)
 }
 
 // driver checks the fields that an overlay network must have and a bridge must

@@ -51,6 +51,7 @@ func testNetwork() overspan.Network {
 		IPv6: overspan.Subnet{Prefix: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd00::1")},
 		VNI:  70000, Underlay: overspan.IPv6, MTU: 1430, Internal: true, Deleting: true,
 		Options: map[string]string{"mtu": "1430"}, Labels: map[string]string{"a": "b"}, Created: created,
+		ConfigFrom: "defaults",
 	}
 }
 
@@ -197,6 +198,11 @@ func brokenNetworks() []broken {
 		brokenNetwork("ipv4.aux.rtr", "10.9.0.2", func(x *Network) { x.Ipv4.Aux["rtr"] = "10.9.0.2" }),
 		brokenNetwork("node", "", func(x *Network) { x.Driver, x.Vni, x.Underlay = "bridge", 0, "" }),
 		brokenNetwork("vni", "70000", func(x *Network) { x.Driver, x.Node, x.Underlay = "bridge", id("d"), "" }),
+		brokenNetwork("driver", "overlay", func(x *Network) { x.ConfigOnly = true }),
+		brokenNetwork("mtu", "1430", func(x *Network) { x.ConfigOnly, x.Driver, x.Vni, x.Underlay = true, "null", 0, "" }),
+		brokenNetwork("config_from", "x", func(x *Network) {
+			x.ConfigOnly, x.Driver, x.Vni, x.Underlay, x.Mtu, x.ConfigFrom = true, "null", 0, "", 0, "x"
+		}),
 	}
 }
 

@@ -717,13 +717,17 @@ type Network struct {
 	Ipv6 *Subnet `protobuf:"bytes,6,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
 	Vni  uint32  `protobuf:"varint,7,opt,name=vni,proto3" json:"vni,omitempty"`
 	// Family of the VTEP addresses that carry it: "ipv4" or "ipv6".
-	Underlay      string                 `protobuf:"bytes,8,opt,name=underlay,proto3" json:"underlay,omitempty"`
-	Mtu           uint32                 `protobuf:"varint,9,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	Internal      bool                   `protobuf:"varint,10,opt,name=internal,proto3" json:"internal,omitempty"`
-	Deleting      bool                   `protobuf:"varint,11,opt,name=deleting,proto3" json:"deleting,omitempty"`
-	Options       map[string]string      `protobuf:"bytes,12,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=created,proto3" json:"created,omitempty"`
+	Underlay string                 `protobuf:"bytes,8,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	Mtu      uint32                 `protobuf:"varint,9,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Internal bool                   `protobuf:"varint,10,opt,name=internal,proto3" json:"internal,omitempty"`
+	Deleting bool                   `protobuf:"varint,11,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	Options  map[string]string      `protobuf:"bytes,12,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels   map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Created  *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=created,proto3" json:"created,omitempty"`
+	// Nothing but what networks are made from: no lease, VNI, MTU or device.
+	ConfigOnly bool `protobuf:"varint,15,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"`
+	// Name of the configuration network that it was made from.
+	ConfigFrom    string `protobuf:"bytes,16,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,6 +858,20 @@ func (x *Network) GetCreated() *timestamppb.Timestamp {
 		return x.Created
 	}
 	return nil
+}
+
+func (x *Network) GetConfigOnly() bool {
+	if x != nil {
+		return x.ConfigOnly
+	}
+	return false
+}
+
+func (x *Network) GetConfigFrom() string {
+	if x != nil {
+		return x.ConfigFrom
+	}
+	return ""
 }
 
 // Reference is the value of an index key: names/…, vnis/…, subnets/…,
@@ -1832,7 +1850,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x03aux\x18\x04 \x03(\v2\x1c.overspan.v1.Subnet.AuxEntryR\x03aux\x1a6\n" +
 	"\bAuxEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc7\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1848,7 +1866,11 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\bdeleting\x18\v \x01(\bR\bdeleting\x12;\n" +
 	"\aoptions\x18\f \x03(\v2!.overspan.v1.Network.OptionsEntryR\aoptions\x128\n" +
 	"\x06labels\x18\r \x03(\v2 .overspan.v1.Network.LabelsEntryR\x06labels\x124\n" +
-	"\acreated\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x1a:\n" +
+	"\acreated\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1f\n" +
+	"\vconfig_only\x18\x0f \x01(\bR\n" +
+	"configOnly\x12\x1f\n" +
+	"\vconfig_from\x18\x10 \x01(\tR\n" +
+	"configFrom\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
