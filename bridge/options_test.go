@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -116,6 +117,26 @@ func TestBadOptions(t *testing.T) {
 				t.Errorf("a stored one is not left out (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestEveryOptionIsDocumented: what an error offers, users can read about.
+func TestEveryOptionIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/networks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, driver := range []overspan.Driver{overspan.DriverBridge, overspan.DriverOverlay} {
+		_, err := bridge.ParseOptions(driver, map[string]string{"?": ""})
+		_, names, found := strings.Cut(err.Error(), ": use ")
+		if !found {
+			t.Fatalf("the error offers no names: %v", err)
+		}
+		for _, name := range strings.Split(names, ", ") {
+			if !strings.Contains(string(doc), "| `"+name+"` | `com.docker.network.") {
+				t.Errorf("docs/networks.md does not explain the option %s", name)
+			}
+		}
 	}
 }
 

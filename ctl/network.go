@@ -38,7 +38,7 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	f.BoolVar(&req.Ipv6, "ipv6", false, "choose an IPv6 subnet if none is given")
 	f.BoolVar(&ipv4, "ipv4", true, "choose an IPv4 subnet if none is given")
 	f.BoolVar(&req.Internal, "internal", false, "no way out of the network and none in")
-	f.StringArrayVarP(&options, "opt", "o", nil, "option of the driver, as key=value")
+	f.StringArrayVarP(&options, "opt", "o", nil, "option, as key=value: host_binding, icc, masquerade, mtu, name (bridge), snat4, snat6, vni (overlay), or docker's names")
 	f.StringArrayVar(&labels, "label", nil, "label, as key=value")
 	f.BoolVar(&req.ConfigOnly, "config-only", false, "make nothing but a configuration that networks are made from")
 	f.StringVar(&req.ConfigFrom, "config-from", "", "configuration network from which subnets, options and labels are copied")
