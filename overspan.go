@@ -267,6 +267,10 @@ type Attachment struct {
 	// Links are names by which this sandbox alone knows others in the network.
 	Links []Link
 
+	// Local is the network, if that is this node's alone: it goes with the node's
+	// registration, and is what a node that returns can write again.
+	Local *Network
+
 	// Committed says that the endpoint's record stands in etcd. Until then the
 	// veth is prepared but not enslaved.
 	Committed bool

@@ -297,6 +297,9 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name,
 		GatewayPriority: want.gatewayPriority, DriverOptions: want.driverOptions, Links: want.links,
 	}
+	if n.Node != "" {
+		a.Local = n
+	}
 	d.local.putAttachment(a)
 
 	// The transaction takes longer: it goes first, and on this goroutine, which

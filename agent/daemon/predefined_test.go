@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -85,4 +86,76 @@ func TestDefaultNetworkIsNobodysToMakeOrRemove(t *testing.T) {
 	e := n.connect(ConnectRequest{Network: overspan.DefaultNetwork, Target: n.container("web")})
 	remove(overspan.DefaultNetwork)
 	remove(string(e.Network))
+}
+
+// A node that was removed while it was away comes back with the networks that
+// were its alone, unless somebody has taken what they need.
+func TestReturningNodeBringsItsNetworks(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	web := h1.connect(ConnectRequest{Network: overspan.DefaultNetwork, Target: h1.container("web"), Name: "web"})
+	req := CreateRequest{Spec: ipam.Spec{Name: "app", Subnets: []string{"10.60.0.0/24"}}, Labels: map[string]string{"team": "a"}}
+	app, err := h1.CreateNetwork(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := h1.connect(ConnectRequest{Network: "app", Target: h1.container("db"), Name: "db"})
+	req.Name, req.Subnets = "taken", []string{"10.61.0.0/24"}
+	if _, err := h1.CreateNetwork(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	lost := h1.connect(ConnectRequest{Network: "taken", Target: h1.container("lost"), Name: "lost"})
+	h1.clean()
+	before := h1.kernel.State()
+	h1.stop()
+
+	h2.remove(h1)
+	if keys := c.keys("networks/", "names/", "subnets/1"); len(keys) > 0 {
+		t.Errorf("after the node's removal there is %v", keys)
+	}
+	req.Name = "heir"
+	if _, err := h2.CreateNetwork(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+
+	h1.start()
+	h1.served(web, db)
+	back, err := h1.network(t.Context(), "app")
+	if err != nil || back.ID != app.ID || back.Labels["team"] != "a" || back.IPv4.Prefix != app.IPv4.Prefix {
+		t.Errorf("network app is %+v again, %v", back, err)
+	}
+	h1.eventually("the other endpoint is told to be lost", func() bool {
+		for _, a := range h1.Attachments() {
+			if a.Endpoint.ID == lost.ID {
+				return strings.Contains(a.Lost, "network heir")
+			}
+		}
+		return false
+	})
+	h1.clean()
+	now := h1.kernel.State()
+	for _, dev := range []string{overspan.BridgeName(web.Network), overspan.BridgeName(db.Network), overspan.VethName(web.ID), overspan.VethName(db.ID)} {
+		if now.Links[dev] != before.Links[dev] {
+			t.Errorf("%s was %+v, and is %+v", dev, before.Links[dev], now.Links[dev])
+		}
+	}
+	if _, there := now.Links[overspan.BridgeName(lost.Network)]; there {
+		t.Error("the bridge of the network that is another's is still there")
+	}
+}
+
+// What a node has for itself it publishes again like all else, after etcd was
+// emptied.
+func TestLocalNetworksOutlastAnEmptyEtcd(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	web := h1.connect(ConnectRequest{Network: overspan.DefaultNetwork, Target: h1.container("web"), Name: "web"})
+	far := h2.connect(ConnectRequest{Network: overspan.DefaultNetwork, Target: h2.container("far"), Name: "far"})
+	c.rollBack(1)
+	c.accept()
+	c.whole()
+	h1.served(web)
+	h2.served(far)
+	h1.clean()
+	h2.clean()
 }

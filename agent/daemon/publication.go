@@ -132,9 +132,12 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 			p.Obsolete = append(p.Obsolete, in.inPlaceOf(n)...)
 		}
 	}
+	again := in.localAgain(p, due)
 	for _, a := range due {
 		name := networkNameOf(a)
 		switch {
+		case again != "":
+			p.Waiting[a.Endpoint.ID] = again
 		case in.frozen():
 			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s is not in etcd", name)
 		case len(in.Snapshot.Bad) > 0:
@@ -142,8 +145,37 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s cannot be found, and there are records that cannot be read", name)
 		default:
 			p.Lost[a.Endpoint.ID] = removed(name)
+			if a.Local == nil {
+				continue
+			}
+			if rival := in.rival(a.Local); rival != nil {
+				p.Lost[a.Endpoint.ID] = fmt.Sprintf("network %s was removed with this node, and its name or subnet is network %s's by now; disconnect it", name, rival.Name)
+			}
 		}
 	}
+}
+
+// localAgain has a local network written again that went with this node's former
+// registration, and says what its endpoints wait for; "" if there is none, or
+// another network is in its place.
+func (in publicationInput) localAgain(p *publication, due []overspan.Attachment) string {
+	at := slices.IndexFunc(due, func(a overspan.Attachment) bool { return a.Local != nil })
+	if at < 0 || in.frozen() || len(in.Snapshot.Bad) > 0 || in.rival(due[at].Local) != nil {
+		return ""
+	}
+	n := due[at].Local
+	p.Networks = append(p.Networks, n)
+	return fmt.Sprintf("network %s went with this node's registration, and is not in etcd again yet", n.Name)
+}
+
+// rival returns a network that cannot be beside another; nil if there is none.
+func (in publicationInput) rival(n *overspan.Network) *overspan.Network {
+	for _, id := range slices.Sorted(maps.Keys(in.Snapshot.Networks)) {
+		if other := in.Snapshot.Networks[id]; clash(n, other) {
+			return other
+		}
+	}
+	return nil
 }
 
 // inPlaceOf returns the networks that have what another needs, and that had been

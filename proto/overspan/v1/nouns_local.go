@@ -107,7 +107,7 @@ func LinksOf(links []*Link) []overspan.Link {
 
 // AttachmentRecord returns the record of an attachment.
 func AttachmentRecord(a overspan.Attachment) *Attachment {
-	return &Attachment{
+	x := &Attachment{
 		Endpoint:  EndpointRecord(a.Endpoint),
 		Sandbox:   string(a.Sandbox),
 		Netns:     a.Netns,
@@ -120,6 +120,10 @@ func AttachmentRecord(a overspan.Attachment) *Attachment {
 		DriverOptions:   a.DriverOptions,
 		Links:           LinkRecords(a.Links),
 	}
+	if a.Local != nil {
+		x.Local = NetworkRecord(*a.Local)
+	}
+	return x
 }
 
 // Noun reads the record.
@@ -145,6 +149,13 @@ func (x *Attachment) Noun() (overspan.Attachment, error) {
 	for _, l := range a.Links {
 		r.name("link", l.Name)
 		r.name("link", l.Alias)
+	}
+	if x.GetLocal() != nil {
+		n, err := x.GetLocal().Noun()
+		if err != nil {
+			r.err = err
+		}
+		a.Local = &n
 	}
 	return result(a, r)
 }

@@ -105,6 +105,9 @@ func TestNounsSurviveTheirRecords(t *testing.T) {
 	gotBlock, err := BlockRecord(block).Noun(block.Range)
 	same(t, block, gotBlock, err)
 	attachment := overspan.Attachment{Endpoint: testEndpoint(), Sandbox: testSandbox().ID, Netns: "/proc/7/ns/net", NetworkName: "demo", Committed: true, Registration: 9, Links: []overspan.Link{{Name: "db", Alias: "store"}}}
+	local := testNetwork()
+	local.Driver, local.Node, local.VNI, local.Underlay = overspan.DriverBridge, overspan.NodeID(id("d")), 0, ""
+	attachment.Local = &local
 	told := attachment
 	told.Lost = "why" // follows from the snapshot and is not stored
 	gotAttachment, err := AttachmentRecord(told).Noun()

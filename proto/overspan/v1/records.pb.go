@@ -1636,7 +1636,9 @@ type Attachment struct {
 	// As the user wrote them.
 	DriverOptions map[string]string `protobuf:"bytes,8,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Names by which the sandbox alone knows others in the network.
-	Links         []*Link `protobuf:"bytes,9,rep,name=links,proto3" json:"links,omitempty"`
+	Links []*Link `protobuf:"bytes,9,rep,name=links,proto3" json:"links,omitempty"`
+	// The network, if it is this node's alone.
+	Local         *Network `protobuf:"bytes,11,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1730,6 +1732,13 @@ func (x *Attachment) GetDriverOptions() map[string]string {
 func (x *Attachment) GetLinks() []*Link {
 	if x != nil {
 		return x.Links
+	}
+	return nil
+}
+
+func (x *Attachment) GetLocal() *Network {
+	if x != nil {
+		return x.Local
 	}
 	return nil
 }
@@ -1933,7 +1942,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x03(\tR\aoptions\"8\n" +
 	"\bHostName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xbd\x03\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xe9\x03\n" +
 	"\n" +
 	"Attachment\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12\x18\n" +
@@ -1944,7 +1953,8 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\fnetwork_name\x18\x06 \x01(\tR\vnetworkName\x12)\n" +
 	"\x10gateway_priority\x18\a \x01(\x05R\x0fgatewayPriority\x12Q\n" +
 	"\x0edriver_options\x18\b \x03(\v2*.overspan.v1.Attachment.DriverOptionsEntryR\rdriverOptions\x12'\n" +
-	"\x05links\x18\t \x03(\v2\x11.overspan.v1.LinkR\x05links\x1a@\n" +
+	"\x05links\x18\t \x03(\v2\x11.overspan.v1.LinkR\x05links\x12*\n" +
+	"\x05local\x18\v \x01(\v2\x14.overspan.v1.NetworkR\x05local\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
@@ -2016,11 +2026,12 @@ var file_overspan_v1_records_proto_depIdxs = []int32{
 	13, // 18: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
 	25, // 19: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
 	21, // 20: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	9,  // 21: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
