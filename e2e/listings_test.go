@@ -97,7 +97,7 @@ func TestScenario37_ListingsAndEvents(t *testing.T) {
 		if got := c.ctl(n, "endpoint", "ls", "--filter", "network=far", "--format", "{{.Name}}@{{.Node}}"); strings.TrimSpace(got) != "alone@h1" {
 			t.Errorf("%s lists %q in far", n.Name, got)
 		}
-		c.tells(n, begin, []string{"network create demo", "network create far", "network create kept"}, "--filter", "type=network")
+		c.tells(n, begin, []string{"network create demo", "network create far", "network create kept"}, "--filter", "type=network", "--filter", "scope=global")
 	}
 
 	// Who takes part in a network hears once of what comes to it and goes.
