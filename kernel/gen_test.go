@@ -259,9 +259,6 @@ func (d *draw) disturb() {
 			d.s.Programs[dev] = Program{Attached: true}
 		}
 	}
-	if d.maybe("stray program") {
-		put(&d.s.Programs, strayProgram(7), d.program(KindVeth))
-	}
 	for _, e := range d.endpoints {
 		veth := overspan.VethName(e)
 		inside, there := d.s.Insides[veth]

@@ -99,7 +99,7 @@ func (h *Host) Close() {
 }
 
 // Reap deletes the links in the doomed group, and with them the containers'
-// ends. It takes tens of milliseconds, and may run beside Apply.
+// ends, and what the program is told of links that are gone. It takes tens of milliseconds, and may run beside Apply.
 func (h *Host) Reap(ctx context.Context) error {
 	links, err := h.route.links(0)
 	if err != nil {
@@ -129,6 +129,7 @@ func (h *Host) Reap(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, h.sweepPorts())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reap: %w", err)
 	}

@@ -157,13 +157,8 @@ func (h *Host) attachPort(index int, p *portProgram) error {
 	return nil
 }
 
-// delProgram takes the program off a link, or away what is left of a link that
-// is gone.
+// delProgram takes the program off a link.
 func (h *Host) delProgram(dev string) error {
-	var stray uint32
-	if _, err := fmt.Sscanf(dev, "if%d", &stray); err == nil {
-		return h.forgetPort(int(stray))
-	}
 	d, err := h.route.link(dev)
 	if errors.Is(err, errNoDevice) {
 		return nil
@@ -191,8 +186,8 @@ func (h *Host) forgetPort(index int) error {
 }
 
 // readPrograms reads which links have the program, and what it is told of them.
-// A look at everything also finds what it is told of links that are gone: they
-// end with their container, and nobody tells the program.
+// A look at everything also finds what it is told of links that are gone, for the
+// reaper.
 func (r *reader) readPrograms() error {
 	p, err := r.port()
 	if err != nil {
@@ -232,16 +227,34 @@ func (r *reader) readStrays(p *portProgram) error {
 		return err
 	}
 	for _, index := range all {
-		if _, ok := r.ours[int(index)]; ok {
-			continue
-		}
-		told, known, err := p.get(index)
-		if err != nil {
-			return err
-		}
-		if known {
-			put(&r.state.Programs, strayProgram(index), told)
+		if _, there := r.names[int(index)]; !there {
+			put(&r.state.Doomed, strayName(index), struct{}{})
 		}
 	}
 	return nil
+}
+
+// strayName is what a link that is gone is called, as ip(8) writes an index
+// without a name.
+func strayName(index uint32) string { return fmt.Sprintf("if%d", index) }
+
+// sweepPorts takes away what the program is told of links that are gone: one that
+// ends with its container tells nobody. Until then nothing is passed on to it, and
+// no other link gets its index.
+func (h *Host) sweepPorts() error {
+	p, err := h.port()
+	if err != nil {
+		return nil // there are no programs, so none was told anything
+	}
+	all, err := p.indexes()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, index := range all {
+		if _, err := h.route.linkAt(int(index)); errors.Is(err, errNoDevice) {
+			errs = append(errs, p.forget(index))
+		}
+	}
+	return errors.Join(errs...)
 }

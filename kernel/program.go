@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -116,8 +115,7 @@ func (o AttachProgram) apply(s *State) {
 	put(&s.Programs, o.Dev, p)
 }
 
-// DelProgram takes the program off a link, and what it was told of it away. The
-// link may be gone.
+// DelProgram takes the program off a link, and what it was told of it away.
 type DelProgram struct {
 	Dev string
 }
@@ -167,7 +165,3 @@ func describeProgram(op Op) Repair {
 	}
 	return r
 }
-
-// strayProgram names what is left of a link that is gone, as ip(8) writes an
-// index without a name.
-func strayProgram(index uint32) string { return fmt.Sprintf("if%d", index) }

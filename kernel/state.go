@@ -34,8 +34,10 @@ type State struct {
 	Sysctls  map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
 	Sets     map[string]AddrSet        // ipsets of type hash:ip, by name
 	Chains   map[ChainKey]Chain        // our own iptables chains
-	Programs map[string]Program        // by the link that they are attached to; what is left of a link that is gone by "if" and its index
-	Doomed   map[string]struct{}       // links of ours in the doomed group, by name, waiting for the reaper; never wanted
+	Programs map[string]Program        // by the link that they are attached to
+	// Doomed is what waits for the reaper, by name: links of ours in the doomed
+	// group, and what programs are told of links that are gone. Never wanted.
+	Doomed map[string]struct{}
 }
 
 // A LinkKind is the kind of a link, as ip-link(8) writes it.
