@@ -174,27 +174,6 @@ func parseConnect(req ConnectRequest) (connectWant, error) {
 	return w, checkInterfaceName(w.ifname)
 }
 
-// namesMost bounds how many aliases and how many links an endpoint has: they
-// are kept by every node of its network.
-const namesMost = 64
-
-func checkNames(aliases []string, links []overspan.Link) error {
-	if len(aliases) > namesMost || len(links) > namesMost {
-		return overspan.Errorf(overspan.ErrInvalid, "%d aliases and %d links: an endpoint may have at most %d of each", len(aliases), len(links), namesMost)
-	}
-	for _, alias := range aliases {
-		if err := overspan.CheckName("alias", alias); err != nil {
-			return err
-		}
-	}
-	for _, l := range links {
-		if err := errors.Join(overspan.CheckName("link", l.Name), overspan.CheckName("link", l.Alias)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 	if s == "" {
 		return netip.Addr{}, nil

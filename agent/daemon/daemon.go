@@ -67,23 +67,6 @@ type Parts struct {
 	Log     *slog.Logger
 }
 
-// Names answers what the containers of this node ask.
-type Names interface {
-	// Settle is called when an attachment has come or gone, and returns once names
-	// are served accordingly. It does not fail: what stands in the way is a
-	// warning.
-	Settle()
-
-	// Warnings tells what keeps names from being served.
-	Warnings() []string
-}
-
-// noNames is what a daemon has that serves none.
-type noNames struct{}
-
-func (noNames) Settle()            {}
-func (noNames) Warnings() []string { return nil }
-
 // Daemon is one node's agent.
 type Daemon struct {
 	cfg     Config
@@ -258,9 +241,6 @@ func (d *Daemon) restore() error {
 	return nil
 }
 
-// ServeNames has names follow the attachments. It is called before Run.
-func (d *Daemon) ServeNames(names Names) { d.names = names }
-
 // joined is what the registrar tells of a new session.
 func (d *Daemon) joined() {
 	d.history.registered()
@@ -346,18 +326,6 @@ func (d *Daemon) latest(ctx context.Context) (*overspan.Snapshot, error) {
 		return s, nil
 	}
 	return nil, errNoSnapshot
-}
-
-// Changed returns a channel that closes at the next change of Snapshot after the
-// call.
-func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
-
-// Plugged returns this node's sandboxes and attachments of one moment, oldest
-// first, and a number that grows with each change of them. The lists are shared:
-// nobody changes them.
-func (d *Daemon) Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
-	here := d.local.view()
-	return here.version, here.sandboxes, here.attachments
 }
 
 // Sync returns once Snapshot is at least as new as the moment of the call.

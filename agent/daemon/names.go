@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"errors"
+
+	"github.com/overspan/overspan"
+)
+
+// Names answers what the containers of this node ask.
+type Names interface {
+	// Settle is called when an attachment has come or gone, and returns once names
+	// are served accordingly. It does not fail: what stands in the way is a
+	// warning.
+	Settle()
+
+	// Warnings tells what keeps names from being served.
+	Warnings() []string
+}
+
+// noNames is what a daemon has that serves none.
+type noNames struct{}
+
+func (noNames) Settle()            {}
+func (noNames) Warnings() []string { return nil }
+
+// ServeNames has names follow the attachments. It is called before Run.
+func (d *Daemon) ServeNames(names Names) { d.names = names }
+
+// Changed returns a channel that closes at the next change of Snapshot after the
+// call.
+func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
+
+// Plugged returns this node's sandboxes and attachments of one moment, oldest
+// first, and a number that grows with each change of them. The lists are shared:
+// nobody changes them.
+func (d *Daemon) Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
+	here := d.local.view()
+	return here.version, here.sandboxes, here.attachments
+}
+
+// namesMost bounds how many aliases and how many links an endpoint has: they
+// are kept by every node of its network.
+const namesMost = 64
+
+func checkNames(aliases []string, links []overspan.Link) error {
+	if len(aliases) > namesMost || len(links) > namesMost {
+		return overspan.Errorf(overspan.ErrInvalid, "%d aliases and %d links: an endpoint may have at most %d of each", len(aliases), len(links), namesMost)
+	}
+	for _, alias := range aliases {
+		if err := overspan.CheckName("alias", alias); err != nil {
+			return err
+		}
+	}
+	for _, l := range links {
+		if err := errors.Join(overspan.CheckName("link", l.Name), overspan.CheckName("link", l.Alias)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
