@@ -256,14 +256,15 @@ func (f *nodeFreer) localNetwork(ctx context.Context, record KeyValue, n overspa
 	return false, nil
 }
 
-// end takes away the mark, and what says nothing without the node.
+// end takes away the mark, and what says nothing without the node. Notes of
+// evictions stay: a node that returns would publish again what it was told to give
+// up, if it had not heard of it.
 func (f *nodeFreer) end(ctx context.Context) error {
 	_, err := f.kv.Txn(ctx, Txn{
 		If: []Cmp{f.unfinished()},
 		Then: []Op{
 			Delete(Key(f.keys.Flight(f.node))),
 			Delete(Key(f.keys.Report(f.node))),
-			Delete(f.keys.Evictions(f.node)),
 			Delete(Key(f.keys.Removing(f.node))),
 		},
 	})

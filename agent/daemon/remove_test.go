@@ -258,3 +258,29 @@ func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 		t.Errorf("connected again, status still warns: %q", w)
 	}
 }
+
+// TestWhatWasFreedByForceStaysFree: also if its node is removed before it hears
+// of it.
+func TestWhatWasFreedByForceStaysFree(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	taken := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("taken"), Name: "taken"})
+	kept := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("kept"), Name: "kept"})
+	h2.stop()
+	h1.eventually("h2 is down", func() bool { return h1.Snapshot().Nodes[h2.Self()].Presence == nil })
+	if _, _, err := h1.ForceDisconnect(t.Context(), "demo", "taken"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h1.RemoveNode(t.Context(), "h2", false); err != nil {
+		t.Fatal(err)
+	}
+	h2.start()
+	h2.served(kept)
+	h2.eventually("it is taken off", func() bool { return len(h2.Attachments()) == 1 && !h2.plugged(taken) })
+	h2.eventually("the note is dropped", func() bool { return len(c.keys("evicted/")) == 0 })
+	if h2.published(taken) {
+		t.Error("it was published again")
+	}
+	h2.clean()
+}
