@@ -26,7 +26,7 @@ type AttachRequest struct {
 // network or a block has changed since. The last also happens when a block was
 // split meanwhile, whose remainders have new epochs: look again and retry.
 func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoint, error) {
-	r, err := s.attach(a)
+	r, err := s.attach(a, nil)
 	if err != nil {
 		return overspan.Endpoint{}, err
 	}
@@ -49,8 +49,10 @@ func (s *Session) Attach(ctx context.Context, a AttachRequest) (overspan.Endpoin
 	return e, nil
 }
 
-// attach makes the request. Its Else reads whatever can be in the way.
-func (s *Session) attach(a AttachRequest) (*request, error) {
+// attach makes the request. Its Else reads whatever can be in the way. The
+// endpoint's keys are absent before, but for own ones that stand, by key, at these
+// mod-revisions.
+func (s *Session) attach(a AttachRequest, own map[string]int64) (*request, error) {
 	e, n := a.Endpoint, a.Network
 	if err := leaving(n); err != nil {
 		return nil, err
@@ -73,7 +75,7 @@ func (s *Session) attach(a AttachRequest) (*request, error) {
 	}
 	ref := mustMarshal(&overspanv1.Reference{Network: string(n.ID), Slot: uint64(e.Slot), Endpoint: string(e.ID)})
 	for i, key := range s.endpointKeys(e) {
-		t.If = append(t.If, Absent(Key(key)))
+		t.If = append(t.If, Unchanged(key, own[key]))
 		t.Else = append(t.Else, Get(Key(key)))
 		if i < len(e.Slots) {
 			t.Then = append(t.Then, Put(key, value))

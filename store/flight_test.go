@@ -103,7 +103,7 @@ func largest(t *testing.T, s *Session, n *overspan.Network) []*request {
 				MAC: overspan.MAC{0x0a, 0, 0, 0, 0, byte(i)},
 			},
 			Blocks: []overspan.Block{{Range: overspan.Range{First: slots[0], Size: 1}}, {Range: overspan.Range{First: slots[1], Size: 1}}},
-		})
+		}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestSettledGroupFailsOneByOne(t *testing.T) {
 		requests := make([]*request, 3)
 		for i, slot := range []overspan.Slot{3, 4} {
 			var err error
-			if requests[i], err = r.Session.attach(AttachRequest{Endpoint: r.endpoint(n, fmt.Sprintf("web%d", i), slot), Network: n, Blocks: []overspan.Block{b}}); err != nil {
+			if requests[i], err = r.Session.attach(AttachRequest{Endpoint: r.endpoint(n, fmt.Sprintf("web%d", i), slot), Network: n, Blocks: []overspan.Block{b}}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -24,26 +24,56 @@ func (s *Session) Reclaim(ctx context.Context, n *overspan.Network, r overspan.R
 // may be there: then it is returned with the revisions that it has. A caller
 // that gives up has nothing undone: the endpoint is served.
 func (s *Session) Reattach(ctx context.Context, a AttachRequest) (overspan.Endpoint, error) {
-	r, err := s.attach(a)
-	if err != nil {
-		return overspan.Endpoint{}, err
-	}
-	r.step = steps.Reattach
-	res, err := s.flights.fly(ctx, r)
-	if err != nil {
-		return overspan.Endpoint{}, err
-	}
-	e := a.Endpoint
-	if !res.OK {
+	var own map[string]int64
+	for {
+		r, err := s.attach(a, own)
+		if err != nil {
+			return overspan.Endpoint{}, err
+		}
+		r.step = steps.Reattach
+		res, err := s.flights.fly(ctx, r)
+		if err != nil {
+			return overspan.Endpoint{}, err
+		}
+		e := a.Endpoint
+		if res.OK {
+			e.CreateRevision, e.ModRevision = res.Revision, res.Revision
+			return e, nil
+		}
 		kvs := found(res)
-		if e.CreateRevision = s.standingRecord(e, kvs); e.CreateRevision == 0 {
+		if e.CreateRevision = s.standingRecord(e, kvs); e.CreateRevision != 0 {
+			e.ModRevision = kvs[s.keys.Endpoint(e.Network, e.Slots[0])].ModRevision
+			return e, nil
+		}
+		if own != nil {
 			return overspan.Endpoint{}, s.whyNotAttached(ctx, a, kvs)
 		}
-		e.ModRevision = kvs[s.keys.Endpoint(e.Network, e.Slots[0])].ModRevision
-		return e, nil
+		if own = s.remnants(e, kvs); len(own) == 0 {
+			return overspan.Endpoint{}, s.whyNotAttached(ctx, a, kvs)
+		}
 	}
-	e.CreateRevision, e.ModRevision = res.Revision, res.Revision
-	return e, nil
+}
+
+// remnants returns which of an endpoint's keys stand and are its own, with their
+// mod-revisions: somebody has deleted some of the others by hand. They may be
+// written again as they stand.
+func (s *Session) remnants(e overspan.Endpoint, kvs map[string]KeyValue) map[string]int64 {
+	own := map[string]int64{}
+	for i, key := range s.endpointKeys(e) {
+		kv, there := kvs[key]
+		if !there {
+			continue
+		}
+		var ref overspanv1.Reference
+		if i < len(e.Slots) {
+			if now, err := s.keys.endpoint(kv); err == nil && now.ID == e.ID && now.Node == e.Node && slices.Equal(now.Slots, e.Slots) {
+				own[key] = kv.ModRevision
+			}
+		} else if Unmarshal(kv.Value, &ref) == nil && ref.GetEndpoint() == string(e.ID) {
+			own[key] = kv.ModRevision
+		}
+	}
+	return own
 }
 
 // standingRecord returns the create-revision of an endpoint whose records were

@@ -113,6 +113,45 @@ func TestReattachOfWhoGivesUpIsNotUndone(t *testing.T) {
 	}
 }
 
+// Somebody has deleted some of an endpoint's keys by hand: those that are left
+// are its own, and in nobody's way.
+func TestReattachBesideItsOwnRemnants(t *testing.T) {
+	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
+		r := open(t, connect(t), testConfig(1))
+		network := testNetwork(1)
+		network.IPv6 = overspan.Subnet{Prefix: netip.MustParsePrefix("fd00::/64")}
+		n := r.create(t, network)
+		b := r.claim(t, n, 0, 64)
+		e := r.endpoint(n, "web", 2)
+		e.Slots, e.IPv6, e.MAC = []overspan.Slot{2, 9}, n.IPv6.Addr(9), overspan.MAC{0x0a, 0, 0, 0, 0, 1}
+		req := AttachRequest{Endpoint: e, Network: n, Blocks: []overspan.Block{b}}
+		if _, err := r.Reattach(testContext(t), req); err != nil {
+			t.Fatal(err)
+		}
+		want := dump(t, r.kv)
+		for _, gone := range [][]string{
+			{r.keys.Endpoint(n.ID, 2), r.keys.Endpoint(n.ID, 9)},
+			{r.keys.Endpoint(n.ID, 9)},
+			{r.keys.EndpointName(n.ID, "web"), r.keys.Endpoint(n.ID, 2)},
+			{r.keys.MAC(n.ID, e.MAC), r.keys.Endpoint(n.ID, 2)},
+		} {
+			var by Txn
+			for _, key := range gone {
+				by.Then = append(by.Then, Delete(Key(key)))
+			}
+			mustTxn(t, r.kv, by)
+			again, err := r.Reattach(testContext(t), req)
+			if err != nil || again.CreateRevision == 0 {
+				t.Fatalf("without %v: %+v, %v", gone, again, err)
+			}
+			flight := r.keys.Flight(nodeID(1))
+			if diff := cmp.Diff(without(want, flight), without(dump(t, r.kv), flight)); diff != "" {
+				t.Errorf("without %v, afterwards (-want +got):\n%s", gone, diff)
+			}
+		}
+	})
+}
+
 func TestRestoreNetwork(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		r, other := open(t, connect(t), testConfig(1)), open(t, connect(t), testConfig(2))
