@@ -117,31 +117,65 @@ func TestMovedEndpointStaysAtItsNewHome(t *testing.T) {
 	h2.served(home)
 }
 
+// leftNetwork has a node make two networks, and leave one of them again. It
+// returns the endpoint that the node had there, and a revision at which it had.
+func leftNetwork(n *testNode) (overspan.Endpoint, int64) {
+	n.t.Helper()
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	n.connect(ConnectRequest{Network: "demo", Target: n.container("other"), Name: "other"})
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "left"}})
+	e := n.connect(ConnectRequest{Network: "left", Target: n.container("a"), Name: "a"})
+	backup := e.ModRevision
+	if _, _, err := n.Disconnect(n.t.Context(), "left", "a"); err != nil {
+		n.t.Fatal(err)
+	}
+	session, err := n.registrar.session()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for b := range n.mirrorSegment(e.Network).Blocks.Values() {
+		if err := session.ReleaseBlock(n.t.Context(), e.Network, b); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	n.eventually("the network is idle", func() bool { return len(n.idleNetworks()) == 1 })
+	n.leaveIdle(n.t.Context())
+	n.eventually("the network is left", func() bool { return n.Snapshot().Segments[e.Network] == nil })
+	return e, backup
+}
+
+// A node that has missed the freeze and its acceptance looks for what is of the
+// past just as those that have not.
+func TestNodeThatMissedTheFreezeFindsWhatIsOfThePast(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	e, backup := leftNetwork(h2)
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("b"), Name: "b"})
+	h2.stop()
+	h1.eventually("h2 is seen to be down", func() bool { return h1.Snapshot().Nodes[h2.Self()].Presence == nil })
+	h1.line.SetDown(true)
+	c.etcd.Rollback(backup)
+	c.forgetPresence(h1)
+	c.forgetPresence(h2)
+	h1.line.SetDown(false)
+	c.frozen(h1)
+	c.accept()
+	h1.eventually("the freeze is over", func() bool { return h1.Snapshot().Frozen == nil })
+
+	h2.start()
+	h2.eventually("the network that it left is followed", func() bool { return h2.Snapshot().Segments[e.Network] != nil })
+	h2.eventually("its endpoint of the past is released", func() bool {
+		wake(h2.releaser.pending)
+		return !h2.published(e)
+	})
+}
+
 // What etcd shows of this node in a network that it has left is given up, too:
 // nobody would ever look for it.
 func TestBlockOfThePastInANetworkThatWasLeftIsGivenUp(t *testing.T) {
 	c := newTestCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
-	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
-	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("other"), Name: "other"})
-	h1.create(CreateRequest{Spec: ipam.Spec{Name: "left"}})
-	e := h1.connect(ConnectRequest{Network: "left", Target: h1.container("a"), Name: "a"})
-	backup := c.revision()
-	if _, _, err := h1.Disconnect(t.Context(), "left", "a"); err != nil {
-		t.Fatal(err)
-	}
-	session, err := h1.registrar.session()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for b := range h1.mirrorSegment(e.Network).Blocks.Values() {
-		if err := session.ReleaseBlock(t.Context(), e.Network, b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	h1.eventually("the network is idle", func() bool { return len(h1.idleNetworks()) == 1 })
-	h1.leaveIdle(t.Context())
-	h1.eventually("the network is left", func() bool { return h1.Snapshot().Segments[e.Network] == nil })
+	e, backup := leftNetwork(h1)
 
 	c.rollBack(backup)
 	h2.eventually("nothing is left of h1 there", func() bool {

@@ -42,8 +42,8 @@ type publisher struct {
 	due chan struct{} // size 1: there may be something to publish
 
 	// Only run uses these.
-	surveyed int64    // revision of the freeze in which all networks were looked at
-	missing  []string // what was logged last as not published
+	surveyed surveyPoint // when all networks were looked at
+	missing  []string    // what was logged last as not published
 
 	mu    sync.Mutex // guards state
 	state publicationState
@@ -56,7 +56,16 @@ func newPublisher(d *Daemon) *publisher {
 		memory: func() *overspan.Snapshot { return nil },
 		told:   func(context.Context, publicationState) error { return nil },
 		due:    make(chan struct{}, 1),
+
+		surveyed: surveyPoint{accepted: d.journal.Identity().Accepted},
 	}
+}
+
+// A surveyPoint is a point at which etcd may show what is of the past: a freeze, or an
+// acceptance of which a node hears that has missed the freeze.
+type surveyPoint struct {
+	freeze   int64 // revision of the freeze; 0: none
+	accepted uint64
 }
 
 // A publicationState is how far a node is in publishing again.
@@ -237,9 +246,9 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 	}
 	if snapshot.Frozen != nil {
 		in.Memory = p.memory()
-		if err := p.survey(ctx, snapshot); err != nil {
-			return publicationInput{}, err
-		}
+	}
+	if err := p.survey(ctx, snapshot, surveyPoint{in.freeze(), snapshot.Accepted}); err != nil {
+		return publicationInput{}, err
 	}
 	for _, a := range p.d.local.allAttachments() {
 		if !p.d.namespaceGone(a.Sandbox) {
@@ -251,9 +260,9 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 
 // survey finds the networks that this node does not follow and in which etcd,
 // back from the past, says that it has something: they are followed until that
-// is given up. Once in a freeze is enough.
-func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot) error {
-	if p.surveyed == s.Frozen.Revision {
+// is given up. Once at each such point is enough.
+func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot, now surveyPoint) error {
+	if p.surveyed == now {
 		return nil
 	}
 	for id := range s.Networks {
@@ -264,7 +273,7 @@ func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot) error {
 			return err
 		}
 	}
-	p.surveyed = s.Frozen.Revision
+	p.surveyed = now
 	return nil
 }
 
