@@ -1,5 +1,12 @@
 package kernel
 
+import (
+	"fmt"
+	"strings"
+
+	"github.com/overspan/overspan"
+)
+
 // broken is what could not be made or removed in a run of ops, by name. Ops
 // that build on it are skipped; the rest of the run goes on.
 type broken map[string]struct{}
@@ -48,9 +55,22 @@ func makes(op Op) []string {
 		for name := range o.Chains {
 			names = append(names, ChainKey{o.Family, o.Table, name}.String())
 		}
-		return names
+		return append(names, forwardingNeeds(o.Family, o.Table))
+	case AddJump:
+		return []string{forwardingNeeds(o.Key.Family, o.Key.Table)}
+	case SetSysctl:
+		if strings.HasSuffix(o.Path, "/accept_ra") && !hasOurName(sysctlDev(o.Path)) {
+			return []string{forwardingNeeds(overspan.IPv6, "accept_ra")}
+		}
 	}
 	return nil
+}
+
+// forwardingNeeds names what the switch for forwarding builds on: a host does
+// not route before its rules say between whom, nor where that would cost it its
+// own default route.
+func forwardingNeeds(family overspan.Family, what string) string {
+	return fmt.Sprintf("forwarding %s %s", family, what)
 }
 
 // needs returns what op builds on. Deletions build on nothing: what is already
@@ -76,6 +96,12 @@ func needs(op Op) []string {
 	case SetInside:
 		return []string{o.Veth}
 	case SetSysctl:
+		switch o.Path {
+		case ForwardIPv4:
+			return []string{forwardingNeeds(overspan.IPv4, "filter")}
+		case ForwardIPv6:
+			return []string{forwardingNeeds(overspan.IPv6, "filter"), forwardingNeeds(overspan.IPv6, "accept_ra")}
+		}
 		return []string{sysctlDev(o.Path)}
 	case AddAddr:
 		return []string{o.Addr.Dev}

@@ -93,8 +93,13 @@ func (d *differ) setSysctls() {
 // the kernel drop routes that it learned by RA, unless accept_ra says otherwise
 // by then.
 func compareSysctls(a, b string) int {
-	forwarding := func(path string) int { return strings.Count(path, "forward") }
-	return cmp.Or(cmp.Compare(forwarding(a), forwarding(b)), strings.Compare(a, b))
+	last := func(path string) int {
+		if path == ForwardIPv4 || path == ForwardIPv6 {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(last(a), last(b)), strings.Compare(a, b))
 }
 
 // setAddrs deletes before it adds: deleting an IPv4 address can take others of

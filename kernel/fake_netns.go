@@ -95,5 +95,8 @@ func (f *Fake) Guard() Guard { return Guard{Programs: true} }
 // PortDrops returns nothing: no frame passes.
 func (f *Fake) PortDrops() (map[string]uint64, error) { return nil, nil }
 
+// Advertised returns nothing: nobody advertises routers to a Fake.
+func (f *Fake) Advertised() ([]string, error) { return nil, nil }
+
 // CheckSupport returns nothing: a Fake lacks nothing.
 func (f *Fake) CheckSupport(context.Context) []string { return nil }

@@ -33,10 +33,23 @@ func newTestSite(t testing.TB) testSite {
 	put(&s.want.Netns, s.netns, struct{}{})
 	acceptBridged(&s.want)
 	guardVXLAN(&s.want)
-	sysctl := "net/ipv4/conf/" + s.net.bridge() + "/arp_ignore"
-	put(&s.want.Sysctls, sysctl, "1")
-	s.scope = Scope{All: true, Endpoints: []EndpointKey{s.key}, Sysctls: []string{sysctl}}
+	masquerade(&s.want)
+	for _, path := range []string{"net/ipv4/conf/" + s.net.bridge() + "/arp_ignore", ForwardIPv4, ForwardIPv6} {
+		put(&s.want.Sysctls, path, "1")
+		s.scope.Sysctls = append(s.scope.Sysctls, path)
+	}
+	s.scope.All, s.scope.Endpoints = true, []EndpointKey{s.key}
 	return s
+}
+
+// masquerade plans a chain in the table nat of both families.
+func masquerade(s *State) {
+	for _, f := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
+		put(&s.Chains, ChainKey{f, "nat", "OVERSPAN-NAT"}, Chain{
+			Hook:  "POSTROUTING",
+			Rules: hashed("OVERSPAN-NAT", "-o osb-+ -j RETURN", "-j MASQUERADE"),
+		})
+	}
 }
 
 // guardVXLAN plans a set and a chain that refers to it.

@@ -62,6 +62,7 @@ func (h *Host) tryRules(ctx context.Context) []string {
 	features := []struct{ name, table, rule string }{
 		{"comment match (module xt_comment)", "filter", "-j ACCEPT"},
 		{"physdev match (module xt_physdev)", "filter", "-m physdev --physdev-is-bridged -j ACCEPT"},
+		{"nat table with masquerading (modules iptable_nat, xt_MASQUERADE)", "nat", "-j MASQUERADE"},
 		{"raw table with CT target (modules iptable_raw, xt_CT)", "raw", "-j CT --notrack"},
 		{"u32 match (module xt_u32)", "raw", "-m u32 --u32 0>>22&0x3C@8&0xFF=0 -j DROP"},
 		{"set match (module xt_set)", "raw", "-m set --match-set " + setPrefix + "try src -j RETURN"},

@@ -20,7 +20,7 @@ import (
 const chainPrefix = "OVERSPAN-"
 
 // ruleTables are the tables that chains of ours may be in.
-func ruleTables() []string { return []string{"filter", "raw"} }
+func ruleTables() []string { return []string{"filter", "nat", "raw"} }
 
 // A ruleTool is iptables or ip6tables, legacy or nft, whichever the host's
 // administrator made the default.
@@ -76,17 +76,20 @@ type savedTable struct {
 	rules   map[string][]string // by chain, each without "-A CHAIN "
 }
 
-// readChains reads our chains of all tables and families.
+// readChains reads our chains of all tables and families. All tables of a family
+// come by one call: naming one makes the legacy tools load it.
 func (h *Host) readChains(ctx context.Context) (map[ChainKey]Chain, error) {
 	chains := map[ChainKey]Chain{}
 	var errs []error
 	for family, tool := range h.rules {
+		out, err := h.run(ctx, nil, tool.save)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read %s rules: %w", family, err))
+			continue
+		}
+		tables := parseTables(string(out))
 		for _, name := range ruleTables() {
-			t, err := h.readTable(ctx, tool, name)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
+			t := tables[name]
 			for _, chain := range t.chains {
 				if strings.HasPrefix(chain, chainPrefix) {
 					chains[ChainKey{Family: family, Table: name, Name: chain}] = t.chain(chain)
@@ -102,14 +105,20 @@ func (h *Host) readTable(ctx context.Context, tool *ruleTool, name string) (save
 	if err != nil {
 		return savedTable{}, fmt.Errorf("read %s table %s: %w", tool.family, name, err)
 	}
-	return parseTable(string(out)), nil
+	return parseTables(string(out))[name], nil
 }
 
-// parseTable reads the output of iptables-save for one table.
-func parseTable(text string) savedTable {
-	t := savedTable{rules: map[string][]string{}}
+// parseTables reads the output of iptables-save.
+func parseTables(text string) map[string]savedTable {
+	tables := map[string]savedTable{}
+	current := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
+		if name, ok := strings.CutPrefix(line, "*"); ok {
+			current = name
+			continue
+		}
+		t := tables[current]
 		if decl, ok := strings.CutPrefix(line, ":"); ok {
 			name, policy, _ := strings.Cut(decl, " ")
 			if strings.HasPrefix(policy, "-") {
@@ -119,10 +128,14 @@ func parseTable(text string) savedTable {
 			}
 		} else if rule, ok := strings.CutPrefix(line, "-A "); ok {
 			name, spec, _ := strings.Cut(rule, " ")
+			if t.rules == nil {
+				t.rules = map[string][]string{}
+			}
 			t.rules[name] = append(t.rules[name], spec)
 		}
+		tables[current] = t
 	}
-	return t
+	return tables
 }
 
 var ruleComment = regexp.MustCompile(`--comment "?` + rulePrefix + `([0-9a-f]+)"?`)

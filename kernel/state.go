@@ -40,6 +40,14 @@ type State struct {
 	Doomed map[string]struct{}
 }
 
+// The switches for forwarding of the whole host, among its Sysctls. Writing
+// either also sets forwarding for each device, and whether the host accepts
+// redirects.
+const (
+	ForwardIPv4 = "net/ipv4/ip_forward"
+	ForwardIPv6 = "net/ipv6/conf/all/forwarding"
+)
+
 // A LinkKind is the kind of a link, as ip-link(8) writes it.
 type LinkKind string
 
@@ -142,7 +150,7 @@ type AddrSet struct {
 // A ChainKey names an iptables chain.
 type ChainKey struct {
 	Family overspan.Family
-	Table  string // "filter", "raw"
+	Table  string // "filter", "nat", "raw"
 	Name   string // "OVERSPAN-FORWARD"
 }
 
@@ -223,6 +231,9 @@ type Hint struct {
 
 	// Rules: packet filter rules changed, ours or others'.
 	Rules bool
+
+	// Forwarding: it was switched on or off for the host as a whole.
+	Forwarding bool
 
 	// Routes: addresses or routes of the host itself changed.
 	Routes bool

@@ -35,6 +35,7 @@ func rtGroups() []int {
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	}
 }
 
@@ -44,8 +45,8 @@ func rtGroups() []int {
 // events, one hint says that anything may have changed. Changes that this Host
 // makes are hinted at as well, but for neighbours and forwarding entries.
 //
-// Sets, sysctls, and rules of the legacy flavour of iptables change without an
-// event.
+// Sets, sysctls but those for forwarding, and rules of the legacy flavour of
+// iptables change without an event.
 func (h *Host) Watch(ctx context.Context) <-chan Hint {
 	out := make(chan Hint)
 	p := &pending{hints: map[Hint]struct{}{}, wake: make(chan struct{}, 1)}
@@ -270,6 +271,10 @@ func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 		if _, ours := l.names[dev]; !ours && !dst.IsLinkLocalUnicast() {
 			l.to.add(Hint{Routes: true})
 		}
+	case unix.RTM_NEWNETCONF:
+		if switchesForwarding(body) {
+			l.to.add(Hint{Forwarding: true})
+		}
 	}
 }
 
@@ -302,6 +307,29 @@ func (l *linkEvents) device(index int) bool {
 		l.to.add(Hint{Dev: name})
 	}
 	return ok
+}
+
+// What x/sys lacks of linux/netconf.h.
+const (
+	sizeofNetconfMsg   = 4 // struct netconfmsg, padded
+	netconfaIfindex    = 1
+	netconfaForwarding = 2
+	netconfAll         = -1 // NETCONFA_IFINDEX_ALL: the host as a whole
+)
+
+// switchesForwarding reports whether a message about settings is about the
+// host's forwarding as a whole.
+func switchesForwarding(b []byte) bool {
+	whole, forwarding := false, false
+	for kind, v := range walk(b[min(len(b), sizeofNetconfMsg):]) {
+		switch kind {
+		case netconfaIfindex:
+			whole = int32(getU32(v)) == netconfAll
+		case netconfaForwarding:
+			forwarding = true
+		}
+	}
+	return whole && forwarding
 }
 
 // routeTo returns a route's destination, invalid for a default route, and the

@@ -69,6 +69,9 @@ func TestWatch(t *testing.T) {
 		{"ip addr add 198.51.100.1/24 dev ul", Hint{Routes: true}},
 		{"ip route add 10.8.0.0/16 dev ul", Hint{Routes: true}},
 		{"iptables -F", Hint{Rules: true}},
+		{"iptables -t nat -N OTHER", Hint{Rules: true}},
+		{"sysctl -qw net.ipv4.ip_forward=1", Hint{Forwarding: true}},
+		{"sysctl -qw net.ipv6.conf.all.forwarding=1", Hint{Forwarding: true}},
 	} {
 		sh(t, expand.Replace(test.command))
 		await(t, hints, test.want)
@@ -77,7 +80,7 @@ func TestWatch(t *testing.T) {
 
 	sh(t, "ip link add foreign type bridge")
 	await(t, hints, Hint{Links: true})
-	sh(t, "ip link set foreign mtu 1300; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev foreign; ip link del foreign; nft add table inet fw; nft add chain inet fw c; iptables -t nat -N FOREIGN")
+	sh(t, "ip link set foreign mtu 1300; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev foreign; ip link del foreign; nft add table inet fw; nft add chain inet fw c; iptables -t mangle -N FOREIGN")
 	for _, got := range drain(t, hints) {
 		if got.Dev != "" || got.All || got.Rules {
 			t.Errorf("hint %+v at what others do", got)
