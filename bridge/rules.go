@@ -45,24 +45,38 @@ func Rules(networks []*overspan.Network) kernel.State {
 		}
 		s.Sets[set] = kernel.AddrSet{Family: family, Addrs: gateways(networks, family)}
 		add(chainForward, kernel.Chain{Hook: "FORWARD", Rules: forwardRules(networks)})
-		add(chainInput, kernel.Chain{Hook: "INPUT", Rules: rules(
-			fromNoBridge,
-			// The node has the gateways of all its networks; a container reaches
-			// its own network's alone. The type of the address is looked up on
-			// the device that the packet came in by.
-			"-i osb-+ -m set --match-set "+set+" dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP",
-			// Names are answered there, whatever INPUT's policy is.
-			"-i osb-+ -p udp --dport 53 -m set --match-set "+set+" dst -j ACCEPT",
-			"-i osb-+ -p tcp --dport 53 -m set --match-set "+set+" dst -j ACCEPT",
-		)})
+		add(chainInput, kernel.Chain{Hook: "INPUT", Rules: inputRules(family, set)})
 	}
 	return s
+}
+
+// inputRules guards what this node has on behalf of its networks.
+func inputRules(f overspan.Family, gateways string) []kernel.Rule {
+	texts := []string{fromNoBridge}
+	if f == overspan.IPv4 {
+		// Where a bridge has route_localnet, for what the node publishes on its
+		// loopback address, a container could otherwise call the node's own
+		// services there.
+		texts = append(texts, "-i osb-+ -d 127.0.0.0/8 -j DROP")
+	}
+	// The node has the gateways of all its networks: they answer to their own
+	// containers, and to the node itself. The type of the address is looked up on
+	// the device that the packet came in by, at the first packet of a connection;
+	// the tunnel's packets are not tracked, and spared both looks.
+	return rules(append(texts,
+		"! -i lo -m conntrack ! --ctstate RELATED,ESTABLISHED,UNTRACKED"+
+			" -m set --match-set "+gateways+" dst -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP",
+		// Names are answered there, whatever INPUT's policy is.
+		"-i osb-+ -p udp --dport 53 -m set --match-set "+gateways+" dst -j ACCEPT",
+		"-i osb-+ -p tcp --dport 53 -m set --match-set "+gateways+" dst -j ACCEPT",
+	)...)
 }
 
 // forwardRules decides, in this order: for the user; about frames within a
 // network, which br_netfilter brings here; about internal networks; about
 // traffic between our networks, which no setting of ip_forward shall join; and
-// about traffic between a network and the world.
+// about traffic between a network and the world, where whoever has a route to a
+// container by this node gets no further than answers do.
 func forwardRules(networks []*overspan.Network) []kernel.Rule {
 	texts := []string{
 		fromNoBridge,
@@ -79,6 +93,7 @@ func forwardRules(networks []*overspan.Network) []kernel.Rule {
 		"-i osb-+ -o osb-+ -j DROP",
 		"-i osb-+ -j ACCEPT",
 		"-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"-o osb-+ -j DROP",
 	)...)
 }
 
@@ -101,11 +116,7 @@ func sorted(networks []*overspan.Network) []*overspan.Network {
 func gateways(networks []*overspan.Network, f overspan.Family) map[netip.Addr]struct{} {
 	out := make(map[netip.Addr]struct{})
 	for _, n := range networks {
-		subnet := n.IPv4
-		if f == overspan.IPv6 {
-			subnet = n.IPv6
-		}
-		if subnet.Gateway.IsValid() {
+		if subnet := subnetOf(n, f); subnet.Gateway.IsValid() {
 			out[subnet.Gateway] = struct{}{}
 		}
 	}

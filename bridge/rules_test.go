@@ -112,10 +112,12 @@ func testKeepApart(t *testing.T, policy string) {
 		add("from an internal network", l.boxes["c2"], a2, l.boxes["a2"], false)
 		add("to the world", l.boxes["a2"], world, l.world, true)
 		add("from an internal network to the world", l.boxes["c2"], world, l.world, false)
-		add("from the world", l.world, a2, l.boxes["a2"], policy == "ACCEPT")
+		add("from the world", l.world, a2, l.boxes["a2"], false)
 		add("from the world to an internal network", l.world, c2, l.boxes["c2"], false)
 		add("to the own gateway", l.boxes["a2"], gatewayA, l.node, true)
 		add("to the gateway of another network", l.boxes["a2"], gatewayB, l.node, false)
+		add("from the world to a gateway", l.world, gatewayA, l.node, false)
+		add("from the node to a gateway", l.node, gatewayA, l.node, true)
 		add("to the node", l.boxes["a2"], of("192.0.2.1", "2001:db8::1"), l.node, true)
 		add("to the node from a veth on no bridge", l.boxes["a9"], gatewayA, l.node, false)
 	}
