@@ -51,6 +51,7 @@ const furnish = `
 	ip link add fvx1 type vxlan id 77 dstport 8472 nolearning; ip link add fvx2 type vxlan id 99 dstport 4789 nolearning
 	for d in fbr fv0 fv1 fvx1 fvx2; do ip link set $d addrgenmode none; ip link set $d up; done
 	ip link set fv0 master fbr; ip link set fvx1 master fbr
+	bridge link set dev fv0 learning off; bridge link set dev fvx1 learning off
 	ip addr add 10.200.0.1/24 dev fbr; ip addr add fd20::1/64 dev fbr nodad
 	bridge fdb add 02:00:00:00:0f:01 dev fv0 master static
 	ip neigh add 10.200.0.9 lladdr 02:00:00:00:0f:02 dev fbr nud permanent

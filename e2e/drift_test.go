@@ -71,10 +71,11 @@ func (c *cluster) newSite(network string, box, remote *lab.Sandbox) *site {
 const lookAt = `
 	ip -d -o link show; ip -o addr show; ip route show table all; ip -6 route show table all
 	ip neigh show nud permanent; bridge fdb show; ipset save
-	for f in /proc/sys/net/ipv4/conf/osb-*/arp_ignore /proc/sys/net/ipv6/conf/osb-*/accept_ra; do echo $f $(cat $f); done`
+	for f in /proc/sys/net/ipv4/conf/osb-*/arp_ignore /proc/sys/net/ipv6/conf/osb-*/accept_ra /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo $f $(cat $f); done`
 
-// rulesAt prints all rules in their order.
-const rulesAt = `iptables-save; ip6tables-save; nft list table inet foreign 2>/dev/null || true`
+// rulesAt prints all rules in their order. That of the tables is the order in
+// which they were made.
+const rulesAt = `for t in filter nat raw; do iptables-save -t $t; ip6tables-save -t $t; done; nft list table inet foreign 2>/dev/null || true`
 
 // moving is what changes by itself, or with a device that is made anew:
 // numbers of links and ports, timers, the state of the carrier, counters.

@@ -29,6 +29,7 @@ type Host interface {
 	Netns(path string) (overspan.NetnsID, error)
 	Interfaces(netns string) ([]string, error)
 	HostRoutes() ([]netip.Prefix, error)
+	Advertised() ([]string, error)
 	Underlay(spec string) (kernel.Underlay, error)
 	Watch(ctx context.Context) <-chan kernel.Hint
 	CheckSupport(ctx context.Context) []string
@@ -382,6 +383,9 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		Guard:     d.host.Guard(),
 		Gone:      map[overspan.EndpointID]struct{}{},
 		Lost:      d.publisher.lost(),
+	}
+	if scope.All || scope.Global {
+		in.Advertised, in.AdvertisedErr = d.host.Advertised()
 	}
 	here := d.local.view()
 	in.Local, in.Sandboxes, in.Attachments, in.Siblings = here.version, here.sandboxes, here.attachments, here.siblings

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -24,6 +25,11 @@ type planInput struct {
 	// Gone has the endpoints whose namespace is no more: what its path names
 	// now, if anything, is not ours to put an interface into.
 	Gone map[overspan.EndpointID]struct{}
+
+	// Advertised are the host's devices that listen to router advertisements,
+	// where the scope is global; the error is why they are not known.
+	Advertised    []string
+	AdvertisedErr error
 
 	// Lost tells of the endpoints that could not be published again, and why.
 	Lost map[overspan.EndpointID]string
@@ -58,7 +64,9 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 		}
 	}
 	if scope.All || scope.Global {
-		state.Take(in.global())
+		part, warns := in.global()
+		state.Take(part)
+		warnings = append(warnings, warns...)
 	}
 	return state, warnings
 }
@@ -200,9 +208,9 @@ func (in planInput) adrift(a overspan.Attachment) bool {
 	return lost && in.Snapshot.Networks[a.Endpoint.Network] == nil
 }
 
-// global plans what belongs to no network: the rules, the set of VTEPs, and
-// the namespaces of the sandboxes that we made.
-func (in planInput) global() kernel.State {
+// global plans what belongs to no network: the rules, the set of VTEPs, the
+// switches for forwarding, and the namespaces of the sandboxes that we made.
+func (in planInput) global() (kernel.State, []string) {
 	var local []*overspan.Network
 	known := true
 	for _, id := range in.members() {
@@ -213,6 +221,15 @@ func (in planInput) global() kernel.State {
 		}
 	}
 	state := bridge.Rules(local)
+	state.Take(bridge.NAT(local))
+	state.Take(bridge.ForwardIPv4(local))
+	var warnings []string
+	if in.AdvertisedErr == nil {
+		state.Take(bridge.ForwardIPv6(local, in.Advertised))
+	} else {
+		// The host could lose its own default route.
+		warnings = append(warnings, fmt.Sprintf("IPv6 forwarding is left as it is: %v", in.AdvertisedErr))
+	}
 	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}
@@ -221,7 +238,7 @@ func (in planInput) global() kernel.State {
 			state.Netns[s.Netns] = struct{}{}
 		}
 	}
-	return state
+	return state, warnings
 }
 
 // changed lists the networks whose forwarding differs between two snapshots,

@@ -32,8 +32,10 @@ var footprintCommands = [][]string{
 
 // volatile are parts of the commands' output that change by themselves:
 // comments with the time, counters, lifetimes, and the numbers that a namespace
-// gives to others once a link has led there.
-var volatile = regexp.MustCompile(`^#.*|\(id: \d+\)|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
+// gives to others once a link has led there. A table that lets all pass is as
+// good as none: iptables makes it with the first rule and keeps it. Forwarding
+// stays on, and with it the addresses at which the kernel listens as a router.
+var volatile = regexp.MustCompile(`^#.*|^anycast .*|^33:33:(?:00:00:00:02|ff:00:00:00) .*|^\*\w+|^COMMIT|^:[A-Z]+ ACCEPT \S+|\(id: \d+\)|\[\d+:\d+\]|expires \d+sec|_lft \d+sec|\bqlen \d+|linkdown ?`)
 
 // Footprint reads what the host holds now.
 func (h *Host) Footprint(ctx context.Context) (Footprint, error) {

@@ -137,6 +137,8 @@ func entries() []Mutation {
 			Name: "arp_ignore", Host: "echo 0 >/proc/sys/net/ipv4/conf/BRIDGE/arp_ignore", Noticed: ByResync,
 			Told: "sysctl net/ipv4/conf/BRIDGE/arp_ignore 0 → 1",
 		},
+		{Name: "IPv4 forwarding off", Host: "echo 0 >/proc/sys/net/ipv4/ip_forward", Told: "sysctl net/ipv4/ip_forward 0 → 1"},
+		{Name: "IPv6 forwarding off", Host: "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding", Told: "sysctl net/ipv6/conf/all/forwarding 0 → 1"},
 		{
 			Name: "fdb flushed", Host: "bridge fdb show dev VXLAN | grep dst | while read mac rest; do bridge fdb del $mac dev VXLAN; done",
 			Told: "forwarding entries on VXLAN missing → added",
@@ -194,9 +196,12 @@ func inside() []Mutation {
 func rules() []Mutation {
 	return []Mutation{
 		{
-			Name: "rules flushed", Host: "iptables -w -F; iptables -w -t raw -F; ip6tables -w -F", Broad: true,
+			Name: "rules flushed", Host: "iptables -w -F; iptables -w -t raw -F; iptables -w -t nat -F; ip6tables -w -F", Broad: true,
 			Told: "missing or changed → loaded",
 		},
+		{Name: "nat flushed", Host: "iptables -w -t nat -F; ip6tables -w -t nat -F", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT missing or changed → loaded"},
+		{Name: "nat table deleted", Host: "nft delete table ip nat", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT missing or changed → loaded"},
+		{Name: "ruleset flushed", Host: "nft flush ruleset", Broad: true, Told: "chain ipv6 nat OVERSPAN-NAT missing or changed → loaded"},
 		{Name: "jump removed", Host: "iptables -w -D FORWARD -j OVERSPAN-FORWARD", Told: "jump from FORWARD to ipv4 filter OVERSPAN-FORWARD missing or not first → first"},
 		{
 			Name: "jump not first", Host: "iptables -w -I FORWARD 1 -p 253 -j ACCEPT", Left: "iptables -w -D FORWARD -p 253 -j ACCEPT",
