@@ -117,9 +117,10 @@ func TestForeign(t *testing.T) {
 			ipset save other
 			for t in filter raw nat; do iptables-save -t $t; ip6tables-save -t $t; done | grep -v -e OVERSPAN -e '^#' -e '^:'`)
 	}
+	gone := State{Netns: s.want.Netns, Sysctls: map[string]string{ForwardIPv4: "1", ForwardIPv6: "1"}}
 	// The first commands of the nft flavour make the tables.
 	converge(t, s.host, s.scope, s.want)
-	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
+	converge(t, s.host, s.scope, gone)
 	if err := s.host.Reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +129,7 @@ func TestForeign(t *testing.T) {
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
 		t.Errorf("foreign state (-before +beside ours):\n%s", diff)
 	}
-	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
+	converge(t, s.host, s.scope, gone)
 	if err := s.host.Reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}
