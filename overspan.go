@@ -194,6 +194,7 @@ type Endpoint struct {
 	MAC       MAC
 	Sandbox   string // what it was attached to, as the user named it
 	Interface string // in the sandbox: "eth0"
+	Ports     []Port // that are published at its node
 	Created   time.Time
 
 	// Ack asks every member to acknowledge that it has programmed the

@@ -158,6 +158,18 @@ func (n *Network) Reserved(slot Slot) string {
 	return ""
 }
 
+// Families lists the families that the network has a subnet of.
+func (n *Network) Families() []Family {
+	var out []Family
+	if n.IPv4.IsValid() {
+		out = append(out, IPv4)
+	}
+	if n.IPv6.IsValid() {
+		out = append(out, IPv6)
+	}
+	return out
+}
+
 // GatewayMAC returns the MAC of the network's gateway, the same on every node.
 func (n *Network) GatewayMAC() MAC {
 	for _, s := range []Subnet{n.IPv4, n.IPv6} {

@@ -778,6 +778,13 @@ type ConnectRequest struct {
 	// "" takes the first free ethN.
 	Interface string `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
 	Wait      Wait   `protobuf:"varint,8,opt,name=wait,proto3,enum=overspan.v1.Wait" json:"wait,omitempty"`
+	// Ports to publish, as docker's -p has them:
+	// [ip:][host[-range]:]container[-range][/tcp|udp|sctp].
+	Publish []string `protobuf:"bytes,10,rep,name=publish,proto3" json:"publish,omitempty"`
+	// Also publish each port of expose at a host port that is drawn.
+	PublishAll bool `protobuf:"varint,11,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`
+	// Ports of the container: container[-range][/tcp|udp|sctp].
+	Expose []string `protobuf:"bytes,12,rep,name=expose,proto3" json:"expose,omitempty"`
 	// The highest of a sandbox's endpoints has its default routes; of several, the
 	// oldest.
 	GatewayPriority int32 `protobuf:"varint,13,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
@@ -875,6 +882,27 @@ func (x *ConnectRequest) GetWait() Wait {
 		return x.Wait
 	}
 	return Wait_WAIT_UNSPECIFIED
+}
+
+func (x *ConnectRequest) GetPublish() []string {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetPublishAll() bool {
+	if x != nil {
+		return x.PublishAll
+	}
+	return false
+}
+
+func (x *ConnectRequest) GetExpose() []string {
+	if x != nil {
+		return x.Expose
+	}
+	return nil
 }
 
 func (x *ConnectRequest) GetGatewayPriority() int32 {
@@ -3616,7 +3644,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
 	"\x05value\x18\x02 \x01(\v2\x19.overspan.v1.FilterValuesR\x05value:\x028\x01\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xd6\x03\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xa9\x04\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x12\n" +
@@ -3625,7 +3653,12 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x03ip6\x18\x05 \x01(\tR\x03ip6\x12\x10\n" +
 	"\x03mac\x18\x06 \x01(\tR\x03mac\x12\x1c\n" +
 	"\tinterface\x18\a \x01(\tR\tinterface\x12%\n" +
-	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\x12)\n" +
+	"\x04wait\x18\b \x01(\x0e2\x11.overspan.v1.WaitR\x04wait\x12\x18\n" +
+	"\apublish\x18\n" +
+	" \x03(\tR\apublish\x12\x1f\n" +
+	"\vpublish_all\x18\v \x01(\bR\n" +
+	"publishAll\x12\x16\n" +
+	"\x06expose\x18\f \x03(\tR\x06expose\x12)\n" +
 	"\x10gateway_priority\x18\r \x01(\x05R\x0fgatewayPriority\x12U\n" +
 	"\x0edriver_options\x18\x0e \x03(\v2..overspan.v1.ConnectRequest.DriverOptionsEntryR\rdriverOptions\x12\x18\n" +
 	"\aaliases\x18\t \x03(\tR\aaliases\x12'\n" +

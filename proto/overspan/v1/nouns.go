@@ -23,6 +23,9 @@ const (
 	maxMTU = 65535
 )
 
+// maxPort is the largest 16-bit port.
+const maxPort = 1<<16 - 1
+
 // maxVNI is the largest 24-bit network identifier.
 const maxVNI = 1<<24 - 1
 
@@ -237,6 +240,9 @@ func EndpointRecord(e overspan.Endpoint) *Endpoint {
 	for _, s := range e.Slots {
 		out.Slots = append(out.Slots, uint64(s))
 	}
+	for _, p := range e.Ports {
+		out.Ports = append(out.Ports, &Port{Protocol: string(p.Protocol), Port: uint32(p.Port), HostIp: text(p.HostIP), HostPort: uint32(p.HostPort)})
+	}
 	return out
 }
 
@@ -269,7 +275,26 @@ func (x *Endpoint) Noun() (overspan.Endpoint, error) {
 	if r.check(len(e.Slots) >= 1 && len(e.Slots) <= max(1, len(e.Addrs())), "slots", x.GetSlots(), "want one, or one for each address") {
 		e.Slot = e.Slots[0]
 	}
+	for i, p := range x.GetPorts() {
+		e.Ports = append(e.Ports, r.publication(fmt.Sprintf("ports[%d]", i), p))
+	}
 	return result(e, r)
+}
+
+// publication reads a published port.
+func (r *reader) publication(field string, x *Port) overspan.Port {
+	p := overspan.Port{Protocol: overspan.Protocol(x.GetProtocol())}
+	var err error
+	p.HostIP, err = netip.ParseAddr(x.GetHostIp())
+	r.check(err == nil && p.HostIP.Zone() == "" && !p.HostIP.Is4In6(), field+".host_ip", x.GetHostIp(), "want an IP address, 0.0.0.0 or ::")
+	r.check(slices.Contains(overspan.Protocols(), p.Protocol), field+".protocol", x.GetProtocol(), "want tcp, udp or sctp")
+	p.Port, p.HostPort = r.port(field+".port", x.GetPort()), r.port(field+".host_port", x.GetHostPort())
+	return p
+}
+
+func (r *reader) port(field string, n uint32) uint16 {
+	r.check(n > 0 && n <= maxPort, field, n, "want a number within 1 to 65535")
+	return uint16(n)
 }
 
 func text(a netip.Addr) string {

@@ -1070,7 +1070,9 @@ type Endpoint struct {
 	Created   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created,proto3" json:"created,omitempty"`
 	Ack       bool                   `protobuf:"varint,12,opt,name=ack,proto3" json:"ack,omitempty"`
 	// Further names in the network, which others may bear too.
-	Aliases       []string `protobuf:"bytes,13,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	Aliases []string `protobuf:"bytes,13,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// Published at its node.
+	Ports         []*Port `protobuf:"bytes,14,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1196,6 +1198,84 @@ func (x *Endpoint) GetAliases() []string {
 	return nil
 }
 
+func (x *Endpoint) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// Port is a port of an endpoint that is published at its node.
+type Port struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "tcp", "udp" or "sctp".
+	Protocol string `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Port     uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// "0.0.0.0" and "::" stand for each of the node's addresses of the family.
+	HostIp        string `protobuf:"bytes,3,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	HostPort      uint32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
 // Ack is the key acks/<net>/<node>.
 type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1207,7 +1287,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1299,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1312,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ack) GetRevision() int64 {
@@ -1256,7 +1336,7 @@ type Removing struct {
 
 func (x *Removing) Reset() {
 	*x = Removing{}
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1348,7 @@ func (x *Removing) String() string {
 func (*Removing) ProtoMessage() {}
 
 func (x *Removing) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1361,7 @@ func (x *Removing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removing.ProtoReflect.Descriptor instead.
 func (*Removing) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Removing) GetBy() string {
@@ -1320,7 +1400,7 @@ type Eviction struct {
 
 func (x *Eviction) Reset() {
 	*x = Eviction{}
-	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1412,7 @@ func (x *Eviction) String() string {
 func (*Eviction) ProtoMessage() {}
 
 func (x *Eviction) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1425,7 @@ func (x *Eviction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eviction.ProtoReflect.Descriptor instead.
 func (*Eviction) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{16}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Eviction) GetName() string {
@@ -1399,7 +1479,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_overspan_v1_records_proto_msgTypes[17]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1491,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[17]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1504,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{17}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1516,7 +1596,7 @@ type Resolver struct {
 
 func (x *Resolver) Reset() {
 	*x = Resolver{}
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1608,7 @@ func (x *Resolver) String() string {
 func (*Resolver) ProtoMessage() {}
 
 func (x *Resolver) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1621,7 @@ func (x *Resolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
 func (*Resolver) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Resolver) GetServers() []string {
@@ -1576,7 +1656,7 @@ type HostName struct {
 
 func (x *HostName) Reset() {
 	*x = HostName{}
-	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1668,7 @@ func (x *HostName) String() string {
 func (*HostName) ProtoMessage() {}
 
 func (x *HostName) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1681,7 @@ func (x *HostName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostName.ProtoReflect.Descriptor instead.
 func (*HostName) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{19}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HostName) GetName() string {
@@ -1645,7 +1725,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_overspan_v1_records_proto_msgTypes[20]
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1737,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[20]
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1750,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{20}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Attachment) GetEndpoint() *Endpoint {
@@ -1754,7 +1834,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	mi := &file_overspan_v1_records_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1846,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	mi := &file_overspan_v1_records_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1859,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{21}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Link) GetName() string {
@@ -1896,7 +1976,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x04Want\x12\x14\n" +
 	"\x05exact\x18\x01 \x01(\bR\x05exact\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\x04R\x04slot\x12\"\n" +
-	"\fregistration\x18\x03 \x01(\x03R\fregistration\"\xc6\x02\n" +
+	"\fregistration\x18\x03 \x01(\x03R\fregistration\"\xef\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x12\n" +
@@ -1911,7 +1991,13 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	" \x01(\tR\tinterface\x124\n" +
 	"\acreated\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x10\n" +
 	"\x03ack\x18\f \x01(\bR\x03ack\x12\x18\n" +
-	"\aaliases\x18\r \x03(\tR\aaliases\"!\n" +
+	"\aaliases\x18\r \x03(\tR\aaliases\x12'\n" +
+	"\x05ports\x18\x0e \x03(\v2\x11.overspan.v1.PortR\x05ports\"l\n" +
+	"\x04Port\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x17\n" +
+	"\ahost_ip\x18\x03 \x01(\tR\x06hostIp\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\"!\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"`\n" +
 	"\bRemoving\x12\x0e\n" +
@@ -1974,7 +2060,7 @@ func file_overspan_v1_records_proto_rawDescGZIP() []byte {
 	return file_overspan_v1_records_proto_rawDescData
 }
 
-var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_overspan_v1_records_proto_goTypes = []any{
 	(*Meta)(nil),                  // 0: overspan.v1.Meta
 	(*Pool)(nil),                  // 1: overspan.v1.Pool
@@ -1990,48 +2076,50 @@ var file_overspan_v1_records_proto_goTypes = []any{
 	(*Block)(nil),                 // 11: overspan.v1.Block
 	(*Want)(nil),                  // 12: overspan.v1.Want
 	(*Endpoint)(nil),              // 13: overspan.v1.Endpoint
-	(*Ack)(nil),                   // 14: overspan.v1.Ack
-	(*Removing)(nil),              // 15: overspan.v1.Removing
-	(*Eviction)(nil),              // 16: overspan.v1.Eviction
-	(*Sandbox)(nil),               // 17: overspan.v1.Sandbox
-	(*Resolver)(nil),              // 18: overspan.v1.Resolver
-	(*HostName)(nil),              // 19: overspan.v1.HostName
-	(*Attachment)(nil),            // 20: overspan.v1.Attachment
-	(*Link)(nil),                  // 21: overspan.v1.Link
-	nil,                           // 22: overspan.v1.Subnet.AuxEntry
-	nil,                           // 23: overspan.v1.Network.OptionsEntry
-	nil,                           // 24: overspan.v1.Network.LabelsEntry
-	nil,                           // 25: overspan.v1.Attachment.DriverOptionsEntry
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*Port)(nil),                  // 14: overspan.v1.Port
+	(*Ack)(nil),                   // 15: overspan.v1.Ack
+	(*Removing)(nil),              // 16: overspan.v1.Removing
+	(*Eviction)(nil),              // 17: overspan.v1.Eviction
+	(*Sandbox)(nil),               // 18: overspan.v1.Sandbox
+	(*Resolver)(nil),              // 19: overspan.v1.Resolver
+	(*HostName)(nil),              // 20: overspan.v1.HostName
+	(*Attachment)(nil),            // 21: overspan.v1.Attachment
+	(*Link)(nil),                  // 22: overspan.v1.Link
+	nil,                           // 23: overspan.v1.Subnet.AuxEntry
+	nil,                           // 24: overspan.v1.Network.OptionsEntry
+	nil,                           // 25: overspan.v1.Network.LabelsEntry
+	nil,                           // 26: overspan.v1.Attachment.DriverOptionsEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_overspan_v1_records_proto_depIdxs = []int32{
 	1,  // 0: overspan.v1.Meta.overlay_pool:type_name -> overspan.v1.Pool
 	1,  // 1: overspan.v1.Meta.bridge_pool:type_name -> overspan.v1.Pool
 	1,  // 2: overspan.v1.Meta.ipv6_pool:type_name -> overspan.v1.Pool
-	26, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
-	26, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
-	26, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
-	22, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
+	27, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
+	27, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
+	27, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
+	23, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
 	8,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
 	8,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
-	23, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
-	24, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
-	26, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
-	26, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	26, // 13: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
-	26, // 14: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
-	26, // 15: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	18, // 16: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
-	19, // 17: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
-	13, // 18: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	25, // 19: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
-	21, // 20: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
-	9,  // 21: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	24, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
+	25, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
+	27, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
+	27, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	14, // 13: overspan.v1.Endpoint.ports:type_name -> overspan.v1.Port
+	27, // 14: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
+	27, // 15: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
+	27, // 16: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	19, // 17: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
+	20, // 18: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
+	13, // 19: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
+	26, // 20: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
+	22, // 21: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
+	9,  // 22: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
@@ -2045,7 +2133,7 @@ func file_overspan_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_records_proto_rawDesc), len(file_overspan_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
