@@ -27,6 +27,7 @@ func Diff(have, want State) []Op {
 	d.clearWay()
 	d.addSets()
 	d.setChains()
+	d.flushFlows(have)
 	d.setLinks(KindBridge)
 	d.setLinks(KindVXLAN)
 	d.setSysctls()

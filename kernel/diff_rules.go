@@ -98,6 +98,45 @@ func (d *differ) setJump(key ChainKey) {
 	}
 }
 
+// flushFlows comes behind the rules: a flow that begins before they are loaded
+// is one of those to forget. What a chain published that is yet to be deleted is
+// cut off by now.
+func (d *differ) flushFlows(had State) {
+	before, now := had.flows(), d.want.flows()
+	var changed []Flow
+	for f, to := range now {
+		if was, is := before[f]; !is || was != to {
+			changed = append(changed, Flow{f.Protocol, f.Dst, to})
+		}
+	}
+	for f := range before {
+		if _, still := now[f]; !still {
+			changed = append(changed, f)
+		}
+	}
+	if len(changed) > 0 {
+		slices.SortFunc(changed, compareFlows)
+		d.do(FlushFlows{changed})
+	}
+}
+
+// flows returns where each published port leads. The keys have no To.
+func (s State) flows() map[Flow]netip.AddrPort {
+	out := make(map[Flow]netip.AddrPort)
+	for _, c := range s.Chains {
+		for _, r := range c.Rules {
+			if r.Flow.Protocol != "" {
+				out[Flow{Protocol: r.Flow.Protocol, Dst: r.Flow.Dst}] = r.Flow.To
+			}
+		}
+	}
+	return out
+}
+
+func compareFlows(a, b Flow) int {
+	return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), a.Dst.Compare(b.Dst), a.To.Compare(b.To))
+}
+
 func (d *differ) delChains() {
 	gone := make(map[table][]string)
 	for _, key := range stale(d.have.Chains, d.want.Chains, compareChainKeys) {

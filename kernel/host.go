@@ -39,6 +39,7 @@ type Host struct {
 	route     *conn
 	netfilter *conn
 	handle    *netlink.Handle
+	conntrack *netlink.Handle
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
 
 	port   func() (*portProgram, error) // loads it, or finds it, once
@@ -77,7 +78,10 @@ func (h *Host) open() (err error) {
 	if h.netfilter, err = dial(unix.NETLINK_NETFILTER); err != nil {
 		return err
 	}
-	h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	h.conntrack, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
 	return err
 }
 
@@ -90,8 +94,10 @@ func (h *Host) Close() {
 		h.netfilter.close()
 	}
 	h.closePort()
-	if h.handle != nil {
-		h.handle.Close()
+	for _, handle := range []*netlink.Handle{h.handle, h.conntrack} {
+		if handle != nil {
+			handle.Close()
+		}
 	}
 	if h.ns.IsOpen() {
 		h.ns.Close()

@@ -141,6 +141,8 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.addSet(o)
 	case DelSet:
 		return h.delSet(o.Name)
+	case FlushFlows:
+		return h.flushFlows(ctx, o)
 	case AddChain, LoadChains, AddJump, DelJump, DelChains:
 		return h.applyRules(ctx, op)
 	}

@@ -17,6 +17,9 @@ import (
 func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	r := reader{Host: h, scope: scope, ours: map[int]device{}, names: map[int]string{}}
 	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readPrograms, r.readEntries, r.readInsides, r.readRest}
+	if len(scope.Chains) > 0 && !scope.All && !scope.Global {
+		parts = append(parts, r.readSingleChains)
+	}
 	if scope.All || scope.Global {
 		parts = append(parts, func() error { return r.readGlobal(ctx) })
 	}
@@ -256,6 +259,11 @@ func (r *reader) readInsides() error {
 
 func (r *reader) readRest() (err error) {
 	r.state.Sysctls, err = r.readSysctls(r.scope.Sysctls)
+	return err
+}
+
+func (r *reader) readSingleChains() (err error) {
+	r.state.Chains, err = r.Host.readSingleChains(r.scope.Chains)
 	return err
 }
 

@@ -90,7 +90,7 @@ func (o LoadChains) apply(s *State) {
 		chain.Open = false
 		chain.Rules = nil
 		for _, r := range rules {
-			chain.Rules = append(chain.Rules, Rule{Hash: r.ID(name)})
+			chain.Rules = append(chain.Rules, Rule{Hash: r.ID(name), Flow: r.Flow})
 		}
 		put(&s.Chains, key, chain)
 	}
@@ -143,6 +143,34 @@ func (o DelChains) apply(s *State) {
 	for _, name := range o.Names {
 		delete(s.Chains, ChainKey{o.Family, o.Table, name})
 	}
+}
+
+// FlushFlows makes conntrack forget where packets to published ports went,
+// unless that is where they are to go now: it remembers for as long as a sender
+// goes on, whatever the rules have become. A Flow without To is published no
+// more. What conntrack holds is no part of a State, since every packet changes
+// it: Diff puts this op behind the change of a rule.
+type FlushFlows struct {
+	Flows []Flow // sorted
+}
+
+func (o FlushFlows) String() string {
+	var parts []string
+	for _, f := range o.Flows {
+		parts = append(parts, f.String())
+	}
+	return "flush flows " + strings.Join(parts, ", ")
+}
+
+func (o FlushFlows) apply(*State) {}
+
+// String returns "tcp 0.0.0.0:8080 but to 10.0.0.2:80".
+func (f Flow) String() string {
+	text := string(f.Protocol) + " " + f.Dst.String()
+	if f.To.IsValid() {
+		text += " but to " + f.To.String()
+	}
+	return text
 }
 
 // String returns the key as "ipv4 filter OVERSPAN-FORWARD".

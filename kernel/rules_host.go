@@ -100,6 +100,49 @@ func (h *Host) readChains(ctx context.Context) (map[ChainKey]Chain, error) {
 	return chains, errors.Join(errs...)
 }
 
+// readSingleChains reads some chains one by one, which takes the same time
+// however many others there are.
+func (h *Host) readSingleChains(keys []ChainKey) (map[ChainKey]Chain, error) {
+	chains := map[ChainKey]Chain{}
+	var errs []error
+	for _, key := range keys {
+		errs = append(errs, h.withTool(key.Family, func(tool *ruleTool) error {
+			lines, err := h.list(tool, key)
+			if lines == nil || err != nil {
+				return err
+			}
+			t := savedTable{rules: map[string][]string{}}
+			for _, line := range lines {
+				if spec, ok := strings.CutPrefix(line, "-A "+key.Name+" "); ok {
+					t.rules[key.Name] = append(t.rules[key.Name], spec)
+				}
+			}
+			chains[key] = t.chain(key.Name)
+			return nil
+		}))
+	}
+	return chains, errors.Join(errs...)
+}
+
+// list returns a chain as iptables -S prints it; nil if there is none.
+func (h *Host) list(tool *ruleTool, key ChainKey) (lines []string, err error) {
+	err = do(h.ns, func() error {
+		lines, err = tool.tables.List(key.Table, key.Name)
+		return err
+	})
+	var refused *iptables.Error
+	// The nft variant says of a missing chain that it is incompatible. One that
+	// really is, since somebody has put there what iptables cannot show, is
+	// loaded anew all the same.
+	if errors.As(err, &refused) && (refused.IsNotExist() || strings.Contains(refused.Error(), "is incompatible")) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read chain %s: %w", key, err)
+	}
+	return lines, nil
+}
+
 func (h *Host) readTable(ctx context.Context, tool *ruleTool, name string) (savedTable, error) {
 	out, err := h.run(ctx, nil, tool.save, "-t", name)
 	if err != nil {
@@ -166,7 +209,7 @@ func (t savedTable) chain(name string) Chain {
 	}
 	for _, spec := range t.rules[name] {
 		if m := ruleComment.FindStringSubmatch(spec); m != nil {
-			c.Rules = append(c.Rules, Rule{Hash: m[1]})
+			c.Rules = append(c.Rules, Rule{Hash: m[1], Flow: parseFlow(spec)})
 		} else {
 			c.Rules = append(c.Rules, Rule{Text: spec})
 		}

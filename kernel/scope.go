@@ -27,6 +27,12 @@ func (s State) Within(scope Scope) State {
 			put(&out.Sysctls, path, value)
 		}
 	}
+	for _, key := range scope.Chains {
+		if c, ok := s.Chains[key]; ok {
+			c.Hook = ""
+			put(&out.Chains, key, c)
+		}
+	}
 	if scope.All || scope.Global {
 		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains}.Clone()
 		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains

@@ -173,6 +173,16 @@ type Chain struct {
 type Rule struct {
 	Text string
 	Hash string
+
+	Flow Flow // of a rule that publishes a port
+}
+
+// A Flow is what conntrack knows the packets to a published port by, and where
+// they go from there.
+type Flow struct {
+	Protocol overspan.Protocol // "": none
+	Dst      netip.AddrPort    // as the sender has it; an unspecified address is any of the host's
+	To       netip.AddrPort    // the container
 }
 
 // A Scope says which part of the kernel is looked at, and so which part may be
@@ -199,6 +209,10 @@ type Scope struct {
 	// looked at.
 	FDB    []FDBKey
 	Neighs []NeighKey
+
+	// Chains takes single chains, for whoever must not wait until thousands of
+	// rules are listed. Their jumps from built-in chains are not looked at.
+	Chains []ChainKey
 
 	// Sysctls are the paths that are wanted, all others are left unread: which
 	// of the host's thousands matter only a plan knows. An absent one (its
