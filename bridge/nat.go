@@ -22,7 +22,8 @@ func NAT(networks []*overspan.Network) kernel.State {
 		// What goes to a container stays as it is: within a network, also where
 		// br_netfilter brings bridged frames here as packets to their bridge, and
 		// from the node itself. So does what the node tells itself at a gateway.
-		texts := []string{"-o osb-+ -j RETURN", "-o lo -j RETURN"}
+		// Otherwise only what comes by a published port and would not come back.
+		texts := append(hairpins(networks, f), "-o osb-+ -j RETURN", "-o lo -j RETURN")
 		for _, n := range sorted(networks) {
 			subnet, options := subnetOf(n, f), OptionsOf(n)
 			if !subnet.IsValid() || n.Internal || !options.Masquerade {

@@ -11,6 +11,7 @@ package bridge
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/kernel"
@@ -64,11 +65,26 @@ func Plan(n *overspan.Network, ports []Port) kernel.State {
 	// A host that does not forward otherwise takes its default route from
 	// whatever container sends a router advertisement.
 	s.Sysctls["net/ipv6/conf/"+dev+"/accept_ra"] = "0"
+	// See routeLoopback.
+	s.Sysctls[routeLoopback(n)] = "0"
 	for _, p := range ports {
 		addPort(&s, n, p)
 	}
 	return s
 }
+
+// routeLoopback is the switch that lets the kernel route 127.0.0.0/8 by the
+// bridge: only so a container is reached by a port that is published there. It
+// is off where none is, for then nothing but the rules keeps containers from
+// what listens on the node's loopback.
+func routeLoopback(n *overspan.Network) string {
+	return "net/ipv4/conf/" + overspan.BridgeName(n.ID) + "/" + routeLocalnet
+}
+
+const routeLocalnet = "route_localnet"
+
+// IsForPorts reports whether a sysctl is one that only published ports need.
+func IsForPorts(path string) bool { return strings.HasSuffix(path, "/"+routeLocalnet) }
 
 // PlanPort returns what the kernel should hold for one port: the part of Plan
 // that a scope of this endpoint alone sees.
@@ -112,6 +128,9 @@ func addPort(s *kernel.State, n *overspan.Network, p Port) {
 			Locked:   p.Guard.Locked && !p.Guard.Programs,
 		}
 		s.Statics[kernel.FDBKey{Dev: dev, MAC: p.Endpoint.MAC}] = struct{}{}
+		if entersByLoopback(p.Endpoint) {
+			s.Sysctls[routeLoopback(n)] = "1"
+		}
 	}
 	s.Links[dev] = host
 	s.Insides[dev] = inside(n, p)

@@ -56,8 +56,8 @@ func inputRules(f overspan.Family, gateways string) []kernel.Rule {
 	if f == overspan.IPv4 {
 		// Where a bridge has route_localnet, for what the node publishes on its
 		// loopback address, a container could otherwise call the node's own
-		// services there.
-		texts = append(texts, "-i osb-+ -d 127.0.0.0/8 -j DROP")
+		// services there. What the node itself began is answered.
+		texts = append(texts, "-i osb-+ -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP")
 	}
 	// The node has the gateways of all its networks: they answer to their own
 	// containers, and to the node itself. The type of the address is looked up on
@@ -73,9 +73,10 @@ func inputRules(f overspan.Family, gateways string) []kernel.Rule {
 }
 
 // forwardRules decides, in this order: for the user; about frames within a
-// network, which br_netfilter brings here; about internal networks; about
-// traffic between our networks, which no setting of ip_forward shall join; and
-// about traffic between a network and the world, where whoever has a route to a
+// network, which br_netfilter brings here; about internal networks; about what
+// comes by a published port, also from another network; about traffic between
+// our networks otherwise, which no setting of ip_forward shall join; and about
+// traffic between a network and the world, where whoever has a route to a
 // container by this node gets no further than answers do.
 func forwardRules(networks []*overspan.Network) []kernel.Rule {
 	texts := []string{
@@ -90,6 +91,7 @@ func forwardRules(networks []*overspan.Network) []kernel.Rule {
 		}
 	}
 	return rules(append(texts,
+		"-o osb-+ -m conntrack --ctstate DNAT -j ACCEPT",
 		"-i osb-+ -o osb-+ -j DROP",
 		"-i osb-+ -j ACCEPT",
 		"-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
