@@ -1,0 +1,264 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan"
+)
+
+// drawTries is how often a port is drawn that is free at some of the addresses
+// that it is wanted at, but not at all.
+const drawTries = 32
+
+// A Ledger holds the host ports of this node's endpoints, each by a socket that
+// is bound and serves nobody: the rules take the packets before they come to it.
+// So neither another endpoint nor another program of the host gets the port, and
+// no process has to run for it. The sockets are in the network namespace of the
+// process. A Ledger is safe for concurrent use.
+type Ledger struct {
+	mu     sync.Mutex // guards owners
+	owners map[overspan.EndpointID]*holding
+}
+
+// A holding is what one endpoint has published.
+type holding struct {
+	name    string // of the endpoint, for people
+	sockets map[overspan.Port]int
+	refused map[overspan.Port]error // what could not be bound again, and why
+}
+
+// NewLedger returns a ledger that holds nothing.
+func NewLedger() *Ledger {
+	return &Ledger{owners: make(map[overspan.EndpointID]*holding)}
+}
+
+// Reserve takes a port for each spec at each of the addresses that it is wanted
+// at: where it names none, all of the node's of each of families. It takes all
+// of them or, with ErrInUse or ErrInvalid, none. A drawn port is the same in
+// both families.
+func (l *Ledger) Reserve(id overspan.EndpointID, name string, specs []Spec, families ...overspan.Family) ([]overspan.Port, error) {
+	h := &holding{name: name, sockets: make(map[overspan.Port]int)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Chosen ports first: a drawn one must not be in their way.
+	ordered := slices.Clone(specs)
+	slices.SortStableFunc(ordered, func(a, b Spec) int { return choice(a) - choice(b) })
+	for _, spec := range ordered {
+		if err := l.take(h, spec, families); err != nil {
+			h.close()
+			return nil, err
+		}
+	}
+	if len(h.sockets) == 0 {
+		return nil, nil
+	}
+	l.owners[id] = h
+	return slices.SortedFunc(maps.Keys(h.sockets), overspan.Port.Compare), nil
+}
+
+// choice is how much choice there is of a spec's host port.
+func choice(s Spec) int {
+	if s.First == 0 {
+		return 1 << 16
+	}
+	return int(s.Last - s.First)
+}
+
+// take binds the first host port that a spec allows.
+func (l *Ledger) take(h *holding, spec Spec, families []overspan.Family) error {
+	ips, err := addresses(spec, families)
+	if err != nil {
+		return err
+	}
+	if spec.First == 0 {
+		return l.draw(h, spec, ips)
+	}
+	for port := int(spec.First); port <= int(spec.Last); port++ {
+		if err = l.bindAll(h, spec, ips, uint16(port)); err == nil || !errors.Is(err, overspan.ErrInUse) {
+			return err
+		}
+	}
+	if spec.First != spec.Last {
+		return overspan.Errorf(overspan.ErrInUse, "publish %s: none of the host ports is free; the last: %w", spec, err)
+	}
+	return err
+}
+
+// draw lets the kernel choose a port at the first address, from its ephemeral
+// range, until that is free at the others too.
+func (l *Ledger) draw(h *holding, spec Spec, ips []netip.Addr) error {
+	var err error
+	for range drawTries {
+		p := overspan.Port{Protocol: spec.Protocol, Port: spec.Port, HostIP: ips[0]}
+		var fd int
+		if fd, p.HostPort, err = bind(p); err != nil {
+			return l.explain(p, err)
+		}
+		h.sockets[p] = fd
+		if err = l.bindAll(h, spec, ips[1:], p.HostPort); err == nil {
+			return nil
+		}
+		h.drop(p)
+		if !errors.Is(err, overspan.ErrInUse) {
+			return err
+		}
+	}
+	return err
+}
+
+// bindAll binds a port at all of some addresses, or at none.
+func (l *Ledger) bindAll(h *holding, spec Spec, ips []netip.Addr, port uint16) error {
+	var done []overspan.Port
+	for _, ip := range ips {
+		p := overspan.Port{Protocol: spec.Protocol, Port: spec.Port, HostIP: ip, HostPort: port}
+		fd, _, err := bind(p)
+		if err != nil {
+			for _, d := range done {
+				h.drop(d)
+			}
+			return l.explain(p, err, h)
+		}
+		h.sockets[p] = fd
+		done = append(done, p)
+	}
+	return nil
+}
+
+// addresses lists where a spec is to be bound.
+func addresses(spec Spec, families []overspan.Family) ([]netip.Addr, error) {
+	if spec.HostIP.IsValid() {
+		if !slices.Contains(families, overspan.FamilyOf(spec.HostIP)) {
+			return nil, overspan.Errorf(overspan.ErrInvalid, "publish %s: the network has no %s", spec, overspan.FamilyOf(spec.HostIP))
+		}
+		if spec.HostIP == netip.IPv6Loopback() {
+			return nil, overspan.Errorf(overspan.ErrInvalid, "publish %s: the kernel does not route ::1 to a container; publish at 127.0.0.1, or at an address of the host", spec)
+		}
+		return []netip.Addr{spec.HostIP}, nil
+	}
+	var out []netip.Addr
+	for _, f := range families {
+		if f == overspan.IPv6 {
+			out = append(out, netip.IPv6Unspecified())
+		} else {
+			out = append(out, netip.IPv4Unspecified())
+		}
+	}
+	return out, nil
+}
+
+// Restore binds again what an endpoint had published when the agent last ran.
+// What cannot be bound is tried again by Retry; its rules stand meanwhile.
+func (l *Ledger) Restore(id overspan.EndpointID, name string, ports []overspan.Port) {
+	if len(ports) == 0 {
+		return
+	}
+	h := &holding{name: name, sockets: make(map[overspan.Port]int), refused: make(map[overspan.Port]error)}
+	for _, p := range ports {
+		h.refused[p] = nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.owners[id] = h
+	l.retry(h)
+}
+
+// Retry binds what could not be bound before, and returns what still cannot be,
+// a sentence each.
+func (l *Ledger) Retry() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var conflicts []string
+	for _, h := range l.owners {
+		l.retry(h)
+		for p, err := range h.refused {
+			conflicts = append(conflicts, fmt.Sprintf("port %s of endpoint %s is not held: %v", p, h.name, err))
+		}
+	}
+	slices.Sort(conflicts)
+	return conflicts
+}
+
+func (l *Ledger) retry(h *holding) {
+	for p := range h.refused {
+		fd, _, err := bind(p)
+		if err != nil {
+			h.refused[p] = l.explain(p, err)
+			continue
+		}
+		h.sockets[p] = fd
+		delete(h.refused, p)
+	}
+}
+
+// Release lets go of all that an endpoint has published; of one that holds
+// nothing there is nothing to do.
+func (l *Ledger) Release(id overspan.EndpointID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h := l.owners[id]; h != nil {
+		h.close()
+		delete(l.owners, id)
+	}
+}
+
+// Close lets go of everything.
+func (l *Ledger) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.owners {
+		h.close()
+	}
+	clear(l.owners)
+}
+
+// explain says why a port could not be bound, and by whom it is held: pending is
+// what the caller has taken so far.
+func (l *Ledger) explain(p overspan.Port, err error, pending ...*holding) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return overspan.Errorf(overspan.ErrInUse, "bind for %s failed: port is already allocated to %s: choose another host port, or leave it out to have one drawn", p.Host(), l.holder(p, pending))
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return overspan.Errorf(overspan.ErrInvalid, "bind for %s failed: %s is no address of this host", p.Host(), p.HostIP)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
+		return overspan.Errorf(overspan.ErrUnsupported, "bind for %s failed: this host's kernel has no %s for %s", p.Host(), p.Protocol, overspan.FamilyOf(p.HostIP))
+	}
+	return fmt.Errorf("bind for %s: %w", p.Host(), err)
+}
+
+// holder names who has what a port needs.
+func (l *Ledger) holder(p overspan.Port, pending []*holding) string {
+	for _, h := range slices.AppendSeq(pending, maps.Values(l.owners)) {
+		for held := range h.sockets {
+			if held.Protocol == p.Protocol && held.HostPort == p.HostPort && overlap(held.HostIP, p.HostIP) {
+				return "endpoint " + h.name
+			}
+		}
+	}
+	if who := process(p); who != "" {
+		return who
+	}
+	return "another program of this host"
+}
+
+// overlap reports whether a port cannot be bound at both of two addresses.
+func overlap(a, b netip.Addr) bool {
+	return overspan.FamilyOf(a) == overspan.FamilyOf(b) && (a == b || a.IsUnspecified() || b.IsUnspecified())
+}
+
+func (h *holding) drop(p overspan.Port) {
+	closeSocket(h.sockets[p])
+	delete(h.sockets, p)
+}
+
+func (h *holding) close() {
+	for p := range h.sockets {
+		h.drop(p)
+	}
+}

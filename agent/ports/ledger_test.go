@@ -1,0 +1,205 @@
+package ports_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/ports"
+)
+
+// alone runs a test in a network namespace of its own that has nothing but its
+// loopback: nobody else's ports are in the way.
+func alone(t *testing.T, test func(t *testing.T, l *ports.Ledger)) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The thread is not given back: it ends with the goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("unshare: %v", err)
+			return
+		}
+		if err := loopbackUp(); err != nil {
+			t.Errorf("set lo up: %v", err)
+			return
+		}
+		l := ports.NewLedger()
+		defer l.Close()
+		test(t, l)
+	}()
+	<-done
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+func specs(t *testing.T, texts ...string) (out []ports.Spec) {
+	t.Helper()
+	for _, text := range texts {
+		parsed, err := ports.ParseSpecs(text)
+		if err != nil {
+			t.Error(err)
+		}
+		out = append(out, parsed...)
+	}
+	return out
+}
+
+var both = []overspan.Family{overspan.IPv4, overspan.IPv6}
+
+// refused checks an error's class and words.
+func refused(t *testing.T, err, class error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, class) {
+		t.Errorf("%v; want %v", err, class)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%q does not say %q", err, word)
+		}
+	}
+}
+
+func TestLedgerHoldsPorts(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		got, err := l.Reserve("a", "web", specs(t, "8080:80", "127.0.0.1:9000:90/udp"), both...)
+		if err != nil || fmt.Sprint(got) != "[0.0.0.0:8080->80/tcp [::]:8080->80/tcp 127.0.0.1:9000->90/udp]" {
+			t.Errorf("reserved %v, %v", got, err)
+		}
+		for _, text := range []string{"8080:1", "127.0.0.1:8080:1", "[::]:8080:1", "9000:1/udp"} {
+			_, err := l.Reserve("b", "other", specs(t, "8081:81", text), both...)
+			refused(t, err, overspan.ErrInUse, "port is already allocated to endpoint web")
+		}
+		// What was taken for a request that failed is free.
+		if _, err := l.Reserve("b", "other", specs(t, "8081:81", "9000:90/tcp", "127.0.0.2:9000:90/udp"), both...); err != nil {
+			t.Error(err)
+		}
+		for _, at := range []string{"127.0.0.1:8080", "[::1]:8080", ":8080"} {
+			if listener, err := net.Listen("tcp", at); !errors.Is(err, syscall.EADDRINUSE) {
+				t.Errorf("a program listens at %s: %v", at, err)
+				listener.Close()
+			}
+		}
+		l.Release("a")
+		l.Release("a")
+		if _, err := l.Reserve("c", "next", specs(t, "8080:80", "127.0.0.1:9000:90/udp"), overspan.IPv4); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLedgerMeetsForeignListener(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		listener, err := net.Listen("tcp4", "127.0.0.1:8080")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, err = l.Reserve("a", "web", specs(t, "8080:80"), both...)
+		refused(t, err, overspan.ErrInUse, "0.0.0.0:8080/tcp", fmt.Sprintf("process %d", os.Getpid()))
+
+		// After a restart the port is tried for until it is free.
+		port := overspan.Port{Protocol: overspan.TCP, Port: 80, HostIP: netip.IPv4Unspecified(), HostPort: 8080}
+		l.Restore("a", "web", []overspan.Port{port})
+		if conflicts := l.Retry(); len(conflicts) != 1 || !strings.Contains(conflicts[0], "endpoint web is not held") {
+			t.Errorf("conflicts: %q", conflicts)
+		}
+		listener.Close()
+		if conflicts := l.Retry(); len(conflicts) > 0 {
+			t.Errorf("conflicts: %q", conflicts)
+		}
+		if _, err := net.Listen("tcp4", "127.0.0.1:8080"); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("the port is not held after all: %v", err)
+		}
+	})
+}
+
+func TestLedgerDraws(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		got, err := l.Reserve("a", "web", specs(t, "80"), both...)
+		if err != nil || len(got) != 2 || got[0].HostPort != got[1].HostPort || got[0].HostPort == 0 {
+			t.Errorf("reserved %v, %v; want one port in both families", got, err)
+		}
+		for i := range 6 {
+			id := overspan.EndpointID(fmt.Sprint("ssh", i))
+			if got, err := l.Reserve(id, string(id), specs(t, "8100-8105:22"), overspan.IPv4); err != nil || got[0].HostPort != uint16(8100+i) {
+				t.Errorf("%s: reserved %v, %v", id, got, err)
+			}
+		}
+		_, err = l.Reserve("ssh6", "ssh6", specs(t, "8100-8105:22"), overspan.IPv4)
+		refused(t, err, overspan.ErrInUse, "none of the host ports is free", "endpoint ssh5")
+		// One request may have a drawn port and the one that would be drawn.
+		if _, err := l.Reserve("b", "b", specs(t, "80", "8100:80", "8101:81/udp"), overspan.IPv6); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLedgerRefuses(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		_, err := l.Reserve("a", "a", specs(t, "192.0.2.9:80:80"), both...)
+		refused(t, err, overspan.ErrInvalid, "192.0.2.9 is no address of this host")
+		_, err = l.Reserve("a", "a", specs(t, "[::1]:80:80"), both...)
+		refused(t, err, overspan.ErrInvalid, "does not route ::1")
+		_, err = l.Reserve("a", "a", specs(t, "[::]:80:80"), overspan.IPv4)
+		refused(t, err, overspan.ErrInvalid, "the network has no ipv6")
+		_, err = l.Reserve("a", "a", specs(t, "80:80", "80:81"), both...)
+		refused(t, err, overspan.ErrInUse, "endpoint a")
+		if _, err := l.Reserve("a", "a", specs(t, "80:80/sctp"), both...); err != nil {
+			refused(t, err, overspan.ErrUnsupported, "kernel has no sctp")
+		}
+	})
+}
+
+// TestLedgerReadsNothing: what comes to a port while its rule is missing does
+// not wait in the socket's queue.
+func TestLedgerReadsNothing(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		if _, err := l.Reserve("a", "a", specs(t, "9000:90/udp"), overspan.IPv4); err != nil {
+			t.Error(err)
+		}
+		conn, err := net.Dial("udp4", "127.0.0.1:9000")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		for range 2 { // the second would tell that the first was answered by an error
+			if _, err := conn.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+		}
+		table, err := os.ReadFile("/proc/thread-self/net/udp")
+		if err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) > 4 && strings.HasSuffix(f[1], ":2328") && f[4] != "00000000:00000000" {
+				t.Errorf("datagrams wait: %s", line)
+			}
+		}
+	})
+}
