@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -25,7 +26,8 @@ type endpointItem struct {
 	MacAddress  string
 	Sandbox     string
 	Interface   string
-	Lost        string `json:",omitempty"`
+	Ports       map[string][]portBinding `json:",omitempty"`
+	Lost        string                   `json:",omitempty"`
 
 	// Of this node's endpoints alone.
 	Gateway    bool              `json:",omitempty"`
@@ -51,6 +53,7 @@ func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 		MacAddress:  e.GetMac(),
 		Sandbox:     e.GetSandbox(),
 		Interface:   e.GetInterface(),
+		Ports:       portBindings(e.GetPorts()),
 		Lost:        v.GetLost(),
 		Gateway:     v.GetGateway(),
 		GwPriority:  v.GetGatewayPriority(),
@@ -67,6 +70,23 @@ func (e endpointItem) addresses() []string {
 			bare, _, _ := strings.Cut(a, "/")
 			out = append(out, bare)
 		}
+	}
+	return out
+}
+
+// A portBinding is a host's side of a published port, as docker inspect shows it.
+type portBinding struct {
+	HostIp   string // as docker spells it
+	HostPort string
+}
+
+// portBindings returns docker's shape of the published ports: "80/tcp" to where
+// it is published.
+func portBindings(ports []*overspanv1.Port) map[string][]portBinding {
+	out := map[string][]portBinding{}
+	for _, p := range ports {
+		target := fmt.Sprintf("%d/%s", p.GetPort(), p.GetProtocol())
+		out[target] = append(out[target], portBinding{HostIp: p.GetHostIp(), HostPort: fmt.Sprint(p.GetHostPort())})
 	}
 	return out
 }

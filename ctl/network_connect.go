@@ -20,6 +20,7 @@ const endpointOptions = "com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAM
 func (a *app) networkConnectCommand() *cobra.Command {
 	var req overspanv1.ConnectRequest
 	var wait string
+	var doors publication
 	var driverOpts, linkLocal []string
 	var links []string
 	cmd := &cobra.Command{
@@ -27,7 +28,7 @@ func (a *app) networkConnectCommand() *cobra.Command {
 		Short: "Connect a container of this host to a network",
 		Long:  "Connect gives a container an interface, an address and a name in a network.\n\n" + targetHelp,
 		Example: "  ctl network connect demo web1\n  ctl network connect --ip 10.0.0.9 --name db demo pid:4711\n" +
-			"  ctl network connect --gw-priority 1 demo web1",
+			"  ctl network connect --gw-priority 1 demo web1\n  ctl network connect -p 8080:80 demo web1",
 		Args:              wants(cobra.ExactArgs(2)),
 		ValidArgsFunction: a.completeConnect,
 	}
@@ -43,10 +44,12 @@ func (a *app) networkConnectCommand() *cobra.Command {
 	cobra.CheckErr(f.MarkHidden("link-local-ip"))
 	f.StringArrayVar(&req.Aliases, "alias", nil, "further name in the network, which others may have too; may be repeated")
 	f.StringArrayVar(&links, "link", nil, "NAME:ALIAS: a name that the target alone knows another by; may be repeated")
+	doors.flags(f)
 	f.StringVar(&wait, "wait", "peers", "what to wait for: peers, local, none")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"peers", "local", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		req.Network, req.Target = args[0], args[1]
+		doors.into(&req)
 		if req.Wait, err = parseWait(wait); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ type runRequest struct {
 	links    []string
 	command  []string
 	settings sandboxFlags
+	doors    publication // at the first network
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -37,6 +38,7 @@ func (a *app) runCommand() *cobra.Command {
 			"NETWORK is a network's name or id, or, alone, none (only a loopback), host (what\n" +
 			"this host has) or container:SANDBOX (what that sandbox has).",
 		Example: "  ctl run --network demo --name web1 -- python3 -m http.server\n" +
+			"  ctl run -p 8080:80 --network demo --name web -- httpd -f\n" +
 			"  ctl run --network container:web1 -- ss -tln",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -50,6 +52,7 @@ func (a *app) runCommand() *cobra.Command {
 	f.StringArrayVar(&req.aliases, "alias", nil, "further name in the networks, which others may have too; may be repeated")
 	f.StringArrayVar(&req.links, "link", nil, "NAME:ALIAS: a name that this sandbox alone knows another by; may be repeated")
 	req.settings.register(f)
+	req.doors.flags(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		return a.completeNetworks(manyArgs)(cmd, req.networks, prefix)
 	}))
@@ -72,6 +75,9 @@ func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 
+	if len(mode.networks) == 0 && req.doors.some() {
+		fmt.Fprintf(a.stderr, "warning: published ports are discarded with --network %s\n", req.networks[0])
+	}
 	if mode.host {
 		path, err := lookUp(req.command[0])
 		if err != nil {
@@ -121,11 +127,12 @@ func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServ
 			err = exitCode(exitFailure)
 		}
 	}()
-	for _, network := range networks {
-		_, err := a.connect(ctx, &overspanv1.ConnectRequest{
-			Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Aliases: req.aliases, Links: links,
-		})
-		if err != nil {
+	for i, network := range networks {
+		connect := &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Aliases: req.aliases, Links: links}
+		if i == 0 {
+			req.doors.into(connect)
+		}
+		if _, err := a.connect(ctx, connect); err != nil {
 			return err
 		}
 	}

@@ -73,6 +73,9 @@ func (r runRequest) checkSpecial(network string, m runMode) error {
 		given["dns"], given["dns-search"] = len(r.settings.servers) > 0, len(r.settings.search) > 0
 		given["dns-option"], given["add-host"] = len(r.settings.options) > 0, len(r.settings.add) > 0
 	}
+	if m.shared != "" && r.doors.some() {
+		return usagef("conflicting options: port publishing and the container type network mode: --publish and --publish-all do not go with --network %s", network)
+	}
 	for _, option := range slices.Sorted(maps.Keys(given)) {
 		if given[option] {
 			return usagef("conflicting options: %s and the network mode: --%s does not go with --network %s", option, option, network)

@@ -190,6 +190,10 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 		Links:     overspanv1.LinksOf(req.GetLinks()),
 		Wait:      wait,
 
+		Publish:    req.GetPublish(),
+		PublishAll: req.GetPublishAll(),
+		Expose:     req.GetExpose(),
+
 		GatewayPriority: req.GetGatewayPriority(),
 		DriverOptions:   req.GetDriverOptions(),
 	})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
@@ -44,6 +45,10 @@ type ConnectRequest struct {
 	Aliases   []string        // further names, which others may bear too
 	Links     []overspan.Link // names that the target alone knows others by
 	Wait      Wait
+
+	Publish    []string // ports, as docker run -p has them
+	PublishAll bool     // those of Expose too
+	Expose     []string // ports of the container
 
 	GatewayPriority int32
 	DriverOptions   map[string]string
@@ -93,6 +98,9 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		err = want.options.CheckFor(n)
 	}
 	if err == nil {
+		want.publish, err = parsePublish(n, req)
+	}
+	if err == nil {
 		res, err = d.plug(ctx, n, sb, want, req.Wait)
 	}
 	if err != nil {
@@ -128,6 +136,7 @@ type connectWant struct {
 	aliases   []string
 	links     []overspan.Link
 	waitLocal bool
+	publish   []ports.Spec
 
 	gatewayPriority int32
 	driverOptions   map[string]string
@@ -263,13 +272,18 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 // another node's being faster, and no reason not to try again.
 func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
 	steps.At(steps.AttachBegun)
+	// An id for each try: the release of an earlier one may be pending.
+	e.ID = overspan.EndpointID(overspan.NewID())
+	var err error
+	if e.Ports, err = d.ports.Reserve(e.ID, e.Name, want.publish, n.Families()...); err != nil {
+		return overspan.Attachment{}, false, err
+	}
 	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
 	if err != nil {
+		d.ports.Release(e.ID)
 		return overspan.Attachment{}, errors.Is(err, overspan.ErrConflict), err
 	}
 	steps.At(steps.AttachChosen)
-	// An id for each try: the release of an earlier one may be pending.
-	e.ID = overspan.EndpointID(overspan.NewID())
 	d.releaser.lent.add(e.ID)
 	e = address(n, e, lease, want)
 	a := overspan.Attachment{
@@ -357,7 +371,7 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 	}
 	steps.At(steps.AttachPreparing)
 	defer steps.At(steps.AttachPrepared)
-	return d.rec.do(ctx, endpointScope(a))
+	return d.rec.do(ctx, vethScope(a))
 }
 
 // undo takes back an attach that failed: off the kernel first, then out of
@@ -373,6 +387,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 		d.log.Warn("cannot take back a veth; will try again", "endpoint", a.Endpoint.Name, "error", off)
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
+	d.unpublished(a)
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
 	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
@@ -391,17 +406,23 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	}
 }
 
+// endpointScope is the endpoint's veth, and the rules that publish its ports.
 func endpointScope(a overspan.Attachment) kernel.Scope {
-	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}, Chains: bridge.PortChains(a.Endpoint.Ports)}
 }
 
 // portScope is the endpoint's veth without the container's end, which an attach
 // has just made: nothing but the port is about to change. Where default routes
 // move to it or from it, the reconciler looks at the ends concerned.
 func portScope(a overspan.Attachment) kernel.Scope {
-	key := endpointKey(a)
-	key.Netns = ""
-	return kernel.Scope{Endpoints: []kernel.EndpointKey{key}}
+	scope := endpointScope(a)
+	scope.Endpoints[0].Netns = ""
+	return scope
+}
+
+// vethScope is endpointScope without the rules.
+func vethScope(a overspan.Attachment) kernel.Scope {
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
 }
 
 func endpointKey(a overspan.Attachment) kernel.EndpointKey {

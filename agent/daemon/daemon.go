@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -81,6 +82,7 @@ type Daemon struct {
 	alloc   *ipam.Allocator
 	rec     *reconciler
 	local   *local
+	ports   *ports.Ledger
 	events  *Events
 	names   Names
 	started time.Time
@@ -145,6 +147,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		docker:    newDocker(cfg.DockerSocket),
 		mirror:    store.NewMirror(parts.KV, keys, mirrorConfig(parts, saved)),
 		local:     newLocal(sandboxes, attachments),
+		ports:     ports.NewLedger(),
 		events:    NewEvents(),
 		names:     noNames{},
 		started:   time.Now(),
@@ -192,6 +195,7 @@ func mirrorConfig(parts Parts, saved *overspan.Snapshot) store.MirrorConfig {
 // stays as it is. An error means that this agent must not go on: another one
 // uses its identity.
 func (d *Daemon) Run(ctx context.Context) error {
+	defer d.ports.Close()
 	if err := d.restore(); err != nil {
 		return err
 	}
@@ -209,6 +213,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.publisher.run,
 		d.registrar.update,
 		d.housekeep,
+		d.holdPorts,
 		d.finishRemovals,
 		d.drain,
 		d.heedEvictions,
@@ -234,6 +239,7 @@ func (d *Daemon) restore() error {
 		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
 		d.releaser.lent.add(a.Endpoint.ID)
 		d.follows.keep(a.Endpoint.Network)
+		d.ports.Restore(a.Endpoint.ID, a.Endpoint.Name, a.Endpoint.Ports)
 	}
 	for _, sb := range d.local.allSandboxes() {
 		d.forgetIfUnused(sb) // the agent died before it had an endpoint

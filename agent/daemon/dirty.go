@@ -21,6 +21,7 @@ type dirtySet struct {
 	cause    string
 	networks map[overspan.NetworkID]bool // true: look at all of it, for more than its plan may have changed
 	ends     map[overspan.EndpointID]kernel.EndpointKey
+	chains   map[kernel.ChainKey]struct{}
 }
 
 func newDirtySet() *dirtySet {
@@ -33,12 +34,13 @@ func (d *dirtySet) reset() {
 	d.all, d.global, d.cause = false, false, causeHint
 	d.networks = map[overspan.NetworkID]bool{}
 	d.ends = map[overspan.EndpointID]kernel.EndpointKey{}
+	d.chains = map[kernel.ChainKey]struct{}{}
 }
 
 func (d *dirtySet) empty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.all && !d.global && len(d.networks)+len(d.ends) == 0
+	return !d.all && !d.global && len(d.networks)+len(d.ends)+len(d.chains) == 0
 }
 
 // mark adds a scope. A change outweighs a hint as the cause.
@@ -55,6 +57,9 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 		if d.ends[key.Endpoint].Netns == "" {
 			d.ends[key.Endpoint] = key
 		}
+	}
+	for _, key := range scope.Chains {
+		d.chains[key] = struct{}{}
 	}
 	if cause != causeHint {
 		d.cause = cause
@@ -79,11 +84,12 @@ func (d *dirtySet) take() (scope kernel.Scope, changed []overspan.NetworkID, cau
 	}
 	// Also those of whole networks: only so their containers' ends are read.
 	scope.Endpoints = slices.AppendSeq(scope.Endpoints, maps.Values(d.ends))
+	scope.Chains = slices.AppendSeq(scope.Chains, maps.Keys(d.chains))
 	slices.Sort(scope.Networks)
 	slices.SortFunc(scope.Endpoints, func(a, b kernel.EndpointKey) int {
 		return cmp.Compare(a.Endpoint, b.Endpoint)
 	})
-	some = scope.Global || len(scope.Networks)+len(scope.Endpoints) > 0
+	some = scope.Global || len(scope.Networks)+len(scope.Endpoints)+len(scope.Chains) > 0
 	d.reset()
 	return scope, changed, cause, some
 }

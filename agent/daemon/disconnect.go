@@ -55,6 +55,7 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	d.names.Settle()
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
+	d.unpublished(a)
 	if err != nil {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 		d.releaser.postpone(a.Endpoint)

@@ -50,7 +50,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 	}
 	var endpoints []kernel.EndpointKey
 	for _, a := range d.local.allAttachments() {
-		byDev[overspan.VethName(a.Endpoint.ID)] = endpointScope(a)
+		byDev[overspan.VethName(a.Endpoint.ID)] = vethScope(a)
 		endpoints = append(endpoints, endpointKey(a))
 	}
 	for _, h := range hints {

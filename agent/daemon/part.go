@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -24,12 +25,16 @@ var vethPrefix = overspan.VethName("")
 // everything finds it.
 var stray = part{network: "stray"}
 
+// doors is what publishes ports: rules, and a setting of bridges. A pass for one
+// endpoint looks at some of it, one for what belongs to no network at all rules.
+var doors = part{network: "doors"}
+
 // within reports whether a scope takes the part.
 func (p part) within(scope kernel.Scope) bool {
 	switch {
 	case scope.All:
 		return true
-	case p == part{}:
+	case p == part{}, p == doors:
 		return scope.Global
 	}
 	return slices.Contains(scope.Networks, p.network) ||
@@ -45,7 +50,35 @@ type finder struct {
 }
 
 // of returns the part that an op is about.
-func (f *finder) of(op kernel.Op) part { return f.device(kernel.Device(op)) }
+func (f *finder) of(op kernel.Op) part {
+	o, setting := op.(kernel.SetSysctl)
+	// The setting that published ports need comes with its bridge, or changes
+	// with a port.
+	if aboutPorts(op) || setting && bridge.IsForPorts(o.Path) && f.moved.has(doors) {
+		return doors
+	}
+	return f.device(kernel.Device(op))
+}
+
+// aboutPorts reports whether an op is about nothing but published ports.
+func aboutPorts(op kernel.Op) bool {
+	switch o := op.(type) {
+	case kernel.FlushFlows:
+		return true
+	case kernel.LoadChains:
+		for name := range o.Chains {
+			if !bridge.IsPortChain(kernel.ChainKey{Family: o.Family, Table: o.Table, Name: name}) {
+				return false
+			}
+		}
+		return true
+	case kernel.DelChains:
+		return !slices.ContainsFunc(o.Names, func(name string) bool {
+			return !bridge.IsPortChain(kernel.ChainKey{Family: o.Family, Table: o.Table, Name: name})
+		})
+	}
+	return false
+}
 
 // device returns the part that a device belongs to; "" is no device.
 func (f *finder) device(dev string) part {
@@ -120,7 +153,7 @@ func (s partSet) addScope(scope kernel.Scope) {
 		s.add(stray)
 	}
 	if scope.Global {
-		s.add(part{})
+		s.add(part{}, doors)
 	}
 	for _, id := range scope.Networks {
 		s.add(part{network: id})
@@ -138,7 +171,7 @@ func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
 		switch {
 		case p == part{}:
 			set.mark(kernel.Scope{Global: true}, causeRetry)
-		case p == stray:
+		case p == stray, p == doors:
 			set.mark(kernel.Scope{All: true, Global: true}, causeRetry)
 		case p.endpoint == "":
 			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
@@ -225,15 +258,22 @@ func (s partSet) addLocal(old, new planInput) {
 		b := was[a.Endpoint.ID]
 		delete(was, a.Endpoint.ID)
 		if b == nil || !samePlug(a, b) || lost(a) {
-			s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+			s.addEndpoint(a)
 		}
 	}
 	for _, a := range was {
-		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+		s.addEndpoint(a)
 	}
 	s.addMembership(old, new)
 	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
 		s.add(part{})
+	}
+}
+
+func (s partSet) addEndpoint(a *overspan.Attachment) {
+	s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+	if len(a.Endpoint.Ports) > 0 {
+		s.add(doors)
 	}
 }
 

@@ -62,6 +62,7 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 		for _, key := range scope.Endpoints {
 			state.Take(in.endpoint(key, ways))
 		}
+		state.Take(bridge.PortsWithin(in.publishing(), scope.Chains))
 	}
 	if scope.All || scope.Global {
 		part, warns := in.global()
@@ -189,6 +190,19 @@ func (in planInput) works(a overspan.Attachment) bool {
 	return a.Committed && in.lost(a.Endpoint) == ""
 }
 
+// publishing lists the endpoints whose ports are published: while they are on
+// their network. Whether their namespaces are still there, a pass does not know
+// of all; those that are gone are disconnected soon.
+func (in planInput) publishing() []overspan.Endpoint {
+	var out []overspan.Endpoint
+	for i := range in.Attachments {
+		if a := &in.Attachments[i]; len(a.Endpoint.Ports) > 0 && in.works(*a) {
+			out = append(out, a.Endpoint)
+		}
+	}
+	return out
+}
+
 // lost says why an endpoint is off its network, and what to do; "" if it is on
 // it. That another node holds its slot is seen before anybody tries to publish
 // the endpoint again.
@@ -230,6 +244,7 @@ func (in planInput) global() (kernel.State, []string) {
 		// The host could lose its own default route.
 		warnings = append(warnings, fmt.Sprintf("IPv6 forwarding is left as it is: %v", in.AdvertisedErr))
 	}
+	state.Take(bridge.Ports(local, in.publishing()))
 	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
@@ -172,7 +173,7 @@ func (r *releaser) releaseAll(ctx context.Context, session *store.Session) bool 
 	}
 	done := true
 	for _, e := range pending {
-		off := kernel.Scope{Endpoints: []kernel.EndpointKey{{Network: e.Network, Endpoint: e.ID}}}
+		off := kernel.Scope{Endpoints: []kernel.EndpointKey{{Network: e.Network, Endpoint: e.ID}}, Chains: bridge.PortChains(e.Ports)}
 		steps.At(steps.ReleaseDue)
 		err := r.unplug(ctx, off)
 		steps.At(steps.ReleaseUnplugged)
