@@ -25,8 +25,10 @@ type homing struct {
 // order: outside connectivity after every step while a non-internal one is left;
 // ports move."
 func TestScenario35_SeveralNetworks(t *testing.T) {
-	c := start(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual})
+	c := build(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual})
 	h1 := c.Nodes[0]
+	h1.Flags = []string{"--resync", shortResync.String()}
+	c.start()
 	c.ctl(h1, "network", "create", "-d", "bridge", "one")
 	c.ctl(h1, "network", "create", "-d", "bridge", "two")
 	c.create(h1, "--ipv6", "six")
@@ -148,6 +150,9 @@ func (c *cluster) sysctlsHold(box *lab.Sandbox, ifname string) {
 	_, err := box.Exec(c.t.Context(), "ip", "link", "del", ifname)
 	c.must(err)
 	c.eventually(settleWithin, func(context.Context) error { return hold() })
+	// What the programs at ports know of the one that is gone, a look at
+	// everything finds.
+	c.eventually(settleWithin, c.verified)
 }
 
 // optionsRefused tries what cannot be.

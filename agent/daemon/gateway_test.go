@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -117,12 +118,16 @@ func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "in"}, Internal: true})
 	target := n.container("web")
 	n.eventually("nothing is left to look at", n.rec.settled)
-	n.rec.passed = func(scope kernel.Scope, cause string, res passResult, err error) {
-		if len(res.Repaired) > 0 {
-			t.Errorf("told as a repair: %v", res.Repaired)
+	listening, stop := context.WithCancel(t.Context())
+	events, heard := n.Subscribe(listening, Span{}), make(chan struct{})
+	go func() {
+		defer close(heard)
+		for e := range events {
+			if e.Action == "repair" {
+				t.Errorf("told as a repair: %s", e.Name)
+			}
 		}
-		n.passed(scope, cause, res, err)
-	}
+	}()
 	rapid.Check(t, func(t *rapid.T) {
 		var plugged []string
 		for range rapid.IntRange(1, 10).Draw(t, "steps") {
@@ -143,6 +148,8 @@ func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
 		}
 	})
 	n.clean()
+	stop()
+	<-heard
 }
 
 func (n *testNode) disconnect(network, target string) {
