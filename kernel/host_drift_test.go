@@ -34,11 +34,9 @@ func newTestSite(t testing.TB) testSite {
 	acceptBridged(&s.want)
 	guardVXLAN(&s.want)
 	masquerade(&s.want)
-	for _, path := range []string{"net/ipv4/conf/" + s.net.bridge() + "/arp_ignore", ForwardIPv4, ForwardIPv6} {
-		put(&s.want.Sysctls, path, "1")
-		s.scope.Sysctls = append(s.scope.Sysctls, path)
-	}
-	s.scope.All, s.scope.Endpoints = true, []EndpointKey{s.key}
+	sysctl := "net/ipv4/conf/" + s.net.bridge() + "/arp_ignore"
+	put(&s.want.Sysctls, sysctl, "1")
+	s.scope = Scope{All: true, Endpoints: []EndpointKey{s.key}, Sysctls: []string{sysctl}}
 	return s
 }
 
@@ -68,6 +66,10 @@ func guardVXLAN(s *State) {
 // one by one: one pass puts each right, and says so.
 func TestRepair(t *testing.T) {
 	s := newTestSite(t)
+	for _, path := range []string{ForwardIPv4, ForwardIPv6} {
+		put(&s.want.Sysctls, path, "1")
+		s.scope.Sysctls = append(s.scope.Sysctls, path)
+	}
 	converge(t, s.host, s.scope, s.want)
 	objects := mutation.Objects{
 		Bridge: s.net.bridge(), VXLAN: s.net.vxlan(), Veth: overspan.VethName(s.key.Endpoint),
@@ -117,10 +119,9 @@ func TestForeign(t *testing.T) {
 			ipset save other
 			for t in filter raw nat; do iptables-save -t $t; ip6tables-save -t $t; done | grep -v -e OVERSPAN -e '^#' -e '^:'`)
 	}
-	gone := State{Netns: s.want.Netns, Sysctls: map[string]string{ForwardIPv4: "1", ForwardIPv6: "1"}}
 	// The first commands of the nft flavour make the tables.
 	converge(t, s.host, s.scope, s.want)
-	converge(t, s.host, s.scope, gone)
+	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
 	if err := s.host.Reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func TestForeign(t *testing.T) {
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
 		t.Errorf("foreign state (-before +beside ours):\n%s", diff)
 	}
-	converge(t, s.host, s.scope, gone)
+	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
 	if err := s.host.Reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}

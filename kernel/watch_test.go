@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,8 +70,8 @@ func TestWatch(t *testing.T) {
 		{"ip route add 10.8.0.0/16 dev ul", Hint{Routes: true}},
 		{"iptables -F", Hint{Rules: true}},
 		{"iptables -t nat -N OTHER", Hint{Rules: true}},
-		{"sysctl -qw net.ipv4.ip_forward=0", Hint{Forwarding: true}},
-		{"sysctl -qw net.ipv6.conf.all.forwarding=0", Hint{Forwarding: true}},
+		{"sysctl -qw net.ipv4.ip_forward=1", Hint{Forwarding: true}},
+		{"sysctl -qw net.ipv6.conf.all.forwarding=1", Hint{Forwarding: true}},
 	} {
 		sh(t, expand.Replace(test.command))
 		await(t, hints, test.want)
@@ -114,8 +113,6 @@ func TestWatchLosesNothing(t *testing.T) {
 // it. What others make of them at once is.
 func TestWatchHearsNoEcho(t *testing.T) {
 	s := newTestSite(t)
-	delete(s.want.Sysctls, ForwardIPv6) // as a router the kernel goes on joining groups for a while
-	s.scope.Sysctls = slices.DeleteFunc(s.scope.Sysctls, func(path string) bool { return path == ForwardIPv6 })
 	converge(t, s.host, s.scope, s.want)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
