@@ -43,6 +43,7 @@ func Diff(have, want State) []Op {
 	d.setRoutes()
 	d.delLinks()
 	d.delChains()
+	d.delTables()
 	d.delSets()
 	d.delNetns()
 	return d.ops

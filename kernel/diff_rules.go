@@ -137,6 +137,18 @@ func compareFlows(a, b Flow) int {
 	return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), a.Dst.Compare(b.Dst), a.To.Compare(b.To))
 }
 
+// delTables deletes empty tables. None is ever made: they come with the first
+// chain in them.
+func (d *differ) delTables() {
+	for _, t := range stale(d.have.Tables, d.want.Tables, compareTableKeys) {
+		d.do(DelTable{t})
+	}
+}
+
+func compareTableKeys(a, b TableKey) int {
+	return compareTables(table{a.Family, a.Name}, table{b.Family, b.Name})
+}
+
 func (d *differ) delChains() {
 	gone := make(map[table][]string)
 	for _, key := range stale(d.have.Chains, d.want.Chains, compareChainKeys) {

@@ -259,6 +259,9 @@ func (d *draw) disturb() {
 			d.s.Programs[dev] = Program{Attached: true}
 		}
 	}
+	if d.maybe("empty table") {
+		put(&d.s.Tables, TableKey{overspan.IPv4, "nat"}, struct{}{})
+	}
 	for _, e := range d.endpoints {
 		veth := overspan.VethName(e)
 		inside, there := d.s.Insides[veth]

@@ -143,6 +143,8 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.delSet(o.Name)
 	case FlushFlows:
 		return h.flushFlows(ctx, o)
+	case DelTable:
+		return h.delTable(o)
 	case AddChain, LoadChains, AddJump, DelJump, DelChains:
 		return h.applyRules(ctx, op)
 	}

@@ -20,6 +20,12 @@ func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	if len(scope.Chains) > 0 && !scope.All && !scope.Global {
 		parts = append(parts, r.readSingleChains)
 	}
+	if scope.Tables {
+		parts = append(parts, func() (err error) {
+			r.state.Tables, err = r.readTables()
+			return err
+		})
+	}
 	if scope.All || scope.Global {
 		parts = append(parts, func() error { return r.readGlobal(ctx) })
 	}

@@ -43,6 +43,9 @@ func (s State) Lines() []string {
 	for dev, p := range s.Programs {
 		add("program %s %s", dev, p.text())
 	}
+	for t := range s.Tables {
+		add("table %s", t)
+	}
 	for name := range s.Doomed {
 		add("doomed %s", name)
 	}

@@ -34,6 +34,7 @@ func (s State) Clone() State {
 	}
 	s.Chains = maps.Clone(s.Chains)
 	s.Programs = maps.Clone(s.Programs)
+	s.Tables = maps.Clone(s.Tables)
 	s.Doomed = maps.Clone(s.Doomed)
 	return s
 }
@@ -59,6 +60,7 @@ func (s *State) Take(o State) {
 	}
 	s.Chains = merge(s.Chains, o.Chains)
 	s.Programs = merge(s.Programs, o.Programs)
+	s.Tables = merge(s.Tables, o.Tables)
 	s.Doomed = merge(s.Doomed, o.Doomed)
 }
 
@@ -87,6 +89,7 @@ func (s State) Equal(o State) bool {
 		maps.EqualFunc(s.Sets, o.Sets, AddrSet.equal) &&
 		equalChains(s.Chains, o.Chains) &&
 		maps.Equal(s.Programs, o.Programs) &&
+		maps.Equal(s.Tables, o.Tables) &&
 		maps.Equal(s.Doomed, o.Doomed)
 }
 

@@ -173,5 +173,15 @@ func (f Flow) String() string {
 	return text
 }
 
+// DelTable deletes a packet filter table that holds nothing. One that is in use
+// by then stays.
+type DelTable struct {
+	Table TableKey
+}
+
+func (o DelTable) String() string { return "del table " + o.Table.String() }
+func (o DelTable) apply(s *State) { delete(s.Tables, o.Table) }
+func (k TableKey) String() string { return string(k.Family) + " " + k.Name }
+
 // String returns the key as "ipv4 filter OVERSPAN-FORWARD".
 func (k ChainKey) String() string { return string(k.Family) + " " + k.Table + " " + k.Name }

@@ -240,6 +240,8 @@ func describeRules(op Op) Repair {
 		return Repair{Kind: "chain", Object: fmt.Sprintf("chain %s %s %s", o.Family, o.Table, strings.Join(o.Names, ", ")), Change: deleted}
 	case FlushFlows:
 		return Repair{Kind: "flow", Object: "conntrack of " + strings.TrimPrefix(op.String(), "flush flows "), Change: "old → forgotten"}
+	case DelTable:
+		return Repair{Kind: "table", Object: "table " + o.Table.String(), Change: deleted}
 	case AddJump:
 		return Repair{Kind: "jump", Object: fmt.Sprintf("jump from %s to %s", o.Hook, o.Key), Change: "missing or not first → first"}
 	case DelJump:

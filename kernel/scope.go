@@ -37,6 +37,9 @@ func (s State) Within(scope Scope) State {
 		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains}.Clone()
 		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains
 	}
+	if scope.Tables {
+		out.Tables = maps.Clone(s.Tables)
+	}
 	return out
 }
 

@@ -35,6 +35,7 @@ type State struct {
 	Sets     map[string]AddrSet        // ipsets of type hash:ip, by name
 	Chains   map[ChainKey]Chain        // our own iptables chains
 	Programs map[string]Program        // by the link that they are attached to
+	Tables   map[TableKey]struct{}     // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
 	// Doomed is what waits for the reaper, by name: links of ours in the doomed
 	// group, and what programs are told of links that are gone. Never wanted.
 	Doomed map[string]struct{}
@@ -154,6 +155,12 @@ type ChainKey struct {
 	Name   string // "OVERSPAN-FORWARD"
 }
 
+// A TableKey names an iptables table.
+type TableKey struct {
+	Family overspan.Family
+	Name   string
+}
+
 // A Chain is one of our chains: its rules in order and the one jump to it.
 type Chain struct {
 	// Open: the rules are the user's. The chain is made where it is absent;
@@ -213,6 +220,10 @@ type Scope struct {
 	// Chains takes single chains, for whoever must not wait until thousands of
 	// rules are listed. Their jumps from built-in chains are not looked at.
 	Chains []ChainKey
+
+	// Tables takes the packet filter tables that hold nothing. Whose they are
+	// cannot be seen: only who knows which were there before takes them.
+	Tables bool
 
 	// Sysctls are the paths that are wanted, all others are left unread: which
 	// of the host's thousands matter only a plan knows. An absent one (its
