@@ -37,7 +37,7 @@ const (
 
 // A Journal is what a node must remember while its agent is not running: who it
 // is, its sandboxes and what is plugged into them, what is still to be released
-// in etcd, and the last snapshot of its networks.
+// in etcd, the last snapshot of its networks, and what the host was like before.
 //
 // Every change is on disk when its method returns. Values are records in JSON
 // form; one that cannot be read is an error of class ErrCorrupt that names its
@@ -74,7 +74,7 @@ func OpenJournal(path string) (*Journal, error) {
 
 func (j *Journal) setUp() error {
 	return j.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range []string{bucketIdentity, bucketSandboxes, bucketAttachments, bucketReleases, bucketSnapshot, bucketFollowed} {
+		for _, name := range []string{bucketIdentity, bucketSandboxes, bucketAttachments, bucketReleases, bucketSnapshot, bucketFollowed, bucketFound} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
