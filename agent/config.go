@@ -60,6 +60,7 @@ type config struct {
 	MetricsListen    string
 	LogLevel         string
 	LogFormat        string
+	Cleanup          bool
 	Version          bool
 }
 
@@ -101,6 +102,7 @@ func (c *config) flags() *pflag.FlagSet {
 	f.StringVar(&c.MetricsListen, "metrics-listen", "127.0.0.1:9469", "address of the metrics; empty for none")
 	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	f.BoolVar(&c.Cleanup, "cleanup", false, "take everything of Overspan off this host, while no agent runs on it, and exit")
 	f.BoolVar(&c.Version, "version", false, "print the version and exit")
 	return f
 }
@@ -138,7 +140,7 @@ func parse(args []string, env []string, usage io.Writer) (*config, error) {
 	if err := setUnset(f, file, c.ConfigFile+":"); err != nil {
 		return nil, err
 	}
-	if c.Version {
+	if c.Version || c.Cleanup {
 		return c, nil
 	}
 	return c, c.check()

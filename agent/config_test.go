@@ -10,6 +10,13 @@ import (
 	"time"
 )
 
+func TestCleanupNeedsNoCluster(t *testing.T) {
+	c, err := parse([]string{"--cleanup"}, nil, io.Discard)
+	if err != nil || !c.Cleanup || c.StateDir == "" {
+		t.Errorf("parse: %+v, %v", c, err)
+	}
+}
+
 func TestFlagOutweighsEnvironmentOutweighsFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "agent.yaml")
 	text := `

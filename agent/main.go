@@ -44,6 +44,13 @@ func run(args, env []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if c.Cleanup {
+		if err := cleanup(ctx, c, stdout, log); err != nil {
+			log.Error("cleanup ends", "error", err)
+			return 1
+		}
+		return 0
+	}
 	if err := serve(ctx, c, log); err != nil {
 		log.Error("agent ends", "error", err)
 		return 1

@@ -57,6 +57,9 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing(&err, journal.Close)
+	if err := noteFound(ctx, host, journal); err != nil {
+		return err
+	}
 	kv, closeKV, err := openEtcd(ctx, c, host, log)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -19,6 +20,7 @@ func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) e
 	if len(r.conflicts) > 0 && (cause == causeHint || cause == causeChange) {
 		ops = kernel.Without(ops, r.conflicts.holds)
 	}
+	ops, unnoted := r.noted(ops)
 	var err error
 	if len(ops) > 0 {
 		err = r.kernel.Apply(ctx, ops)
@@ -27,6 +29,7 @@ func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) e
 	if err != nil {
 		res.Done = carriedOut(ops, err)
 	}
+	err = errors.Join(err, unnoted)
 	if len(res.Done) < len(res.Ops) {
 		res.left = without(res.Ops, res.Done)
 	}
@@ -37,6 +40,29 @@ func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) e
 		}
 	}
 	return err
+}
+
+// noted has what the host's own settings are noted before they are changed, and
+// returns the ops that may then be carried out.
+func (r *reconciler) noted(ops []kernel.Op) ([]kernel.Op, error) {
+	was := map[string]string{}
+	ofHost := func(op kernel.Op) bool {
+		o, ok := op.(kernel.SetSysctl)
+		return ok && kernel.Device(op) == "" && o.Was != ""
+	}
+	for _, op := range ops {
+		if ofHost(op) {
+			o := op.(kernel.SetSysctl)
+			was[o.Path] = o.Was
+		}
+	}
+	if len(was) == 0 {
+		return ops, nil
+	}
+	if err := r.changing(was); err != nil {
+		return kernel.Without(ops, ofHost), fmt.Errorf("the host's settings stay as they are: %w", err)
+	}
+	return ops, nil
 }
 
 // carriedOut returns those of ops that an error of Apply does not name.

@@ -72,6 +72,10 @@ type reconciler struct {
 	// what led to it.
 	passed func(scope kernel.Scope, cause string, res passResult, err error)
 
+	// changing is told what settings were that are about to be changed, of all
+	// that is not ours. An error leaves them as they are.
+	changing func(was map[string]string) error
+
 	// reaped is told when no doomed link is left.
 	reaped func()
 
@@ -112,6 +116,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		log:       log,
 		input:     input,
 		passed:    func(kernel.Scope, string, passResult, error) {},
+		changing:  func(map[string]string) error { return nil },
 		reaped:    func() {},
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),

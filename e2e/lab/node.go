@@ -87,9 +87,13 @@ func (n *Node) AgentArgs() []string {
 }
 
 // RunAgent runs one more agent on the node until it ends. Where flags, in pairs
-// of name and value, differ from those of the node's own agent, they hold.
+// of name and value, differ from those of the node's own agent, they hold; a
+// last one alone is a switch.
 func (n *Node) RunAgent(ctx context.Context, flags ...string) (Result, error) {
 	args := n.AgentArgs()[1:]
+	if len(flags)%2 == 1 {
+		args = append(args, flags[len(flags)-1])
+	}
 	for i := 0; i+1 < len(flags); i += 2 {
 		if at := slices.Index(args, flags[i]); at >= 0 {
 			args[at+1] = flags[i+1]
