@@ -170,11 +170,17 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.publisher = newPublisher(d)
 	d.history = newHistory(d, saved)
 	d.publisher.memory, d.publisher.told = d.history.remembered, d.report
-	registrar.joined, registrar.fenced, registrar.shown = d.joined, d.fenced, d.shown
-	registrar.trusted, registrar.forgiving, registrar.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
-	registrar.settings = d.settings
-	registrar.failed, registrar.stale = d.health.changed.fire, d.mirror.Stale
+	d.connectRegistrar()
 	return d, nil
+}
+
+// connectRegistrar gives the registrar what it asks and tells.
+func (d *Daemon) connectRegistrar() {
+	r := d.registrar
+	r.joined, r.fenced, r.shown = d.joined, d.fenced, d.shown
+	r.trusted, r.forgiving, r.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
+	r.settings = d.settings
+	r.failed, r.stale = d.health.changed.fire, d.mirror.Stale
 }
 
 // mirrorConfig tells the mirror what the last run has seen.
