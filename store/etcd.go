@@ -96,11 +96,11 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 }
 
 // insistOn asks what only reads until a member of etcd has answered, or ctx
-// ends.
+// ends. Each time it waits longer: the cluster as a whole may be slow.
 func insistOn[T any](ctx context.Context, e *Etcd, ask func(context.Context) (T, error)) (T, error) {
 	for attempt := 0; ; attempt++ {
-		resp, err := askOne(ctx, e.patience(), ask)
-		hung := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+		resp, err := askOne(ctx, e.patience()<<min(attempt, 2), ask)
+		hung := unanswered(err)
 		if hung {
 			e.doubt()
 		}
@@ -108,6 +108,11 @@ func insistOn[T any](ctx context.Context, e *Etcd, ask func(context.Context) (T,
 			return resp, err
 		}
 	}
+}
+
+// unanswered reports whether an error is that nothing was heard in time.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
 func askOne[T any](ctx context.Context, within time.Duration, ask func(context.Context) (T, error)) (T, error) {
@@ -215,7 +220,7 @@ func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id client
 	expiry := time.Now().Add(callTimeout)
 	for {
 		renewed := time.Now()
-		resp, err := renew(ctx, client, id, expiry)
+		resp, err := e.renew(ctx, client, id, expiry)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, rpctypes.ErrLeaseNotFound):
 			return
@@ -240,11 +245,18 @@ func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id client
 	}
 }
 
-// renew sends one keepalive, in vain if there is no answer before expiry.
-func renew(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) (*clientv3.LeaseKeepAliveResponse, error) {
+// renew sends one keepalive, in vain if there is no answer before expiry, or if
+// the one member that is asked does not answer: the next is for another.
+func (e *Etcd) renew(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) (*clientv3.LeaseKeepAliveResponse, error) {
 	ctx, cancel := context.WithDeadline(ctx, expiry)
 	defer cancel()
-	return client.KeepAliveOnce(ctx, id)
+	resp, err := askOne(ctx, e.patience(), func(ctx context.Context) (*clientv3.LeaseKeepAliveResponse, error) {
+		return client.KeepAliveOnce(ctx, id)
+	})
+	if unanswered(err) {
+		e.doubt()
+	}
+	return resp, err
 }
 
 // stream keeps a lease alive while the client can, and does not leave a member,
@@ -252,6 +264,9 @@ func renew(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, ex
 func (e *Etcd) stream(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) time.Time {
 	ctx, cancel := e.untilTurn(ctx)
 	defer cancel()
+	if e.shuns(client) { // since a moment ago
+		return expiry
+	}
 	answers, err := client.KeepAlive(ctx, id)
 	if err != nil {
 		return expiry

@@ -64,7 +64,10 @@ func (e *Etcd) askMember(ctx context.Context, client *clientv3.Client, endpoint 
 	if e.dial == nil { // in this process
 		return client.Status(ctx, endpoint)
 	}
+	// The client reads its own endpoints here, which a survey may be changing.
+	e.mu.Lock()
 	conn, err := client.Dial(endpoint)
+	e.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}

@@ -35,11 +35,12 @@ func (e *Etcd) survey() {
 	defer timer.Stop()
 	for {
 		healthy := e.healthy()
+		over := len(healthy) == len(e.endpoints)
 		if len(healthy) == 0 { // all are away: whoever comes back first is welcome
 			healthy = e.endpoints
 		}
-		e.use(healthy)
-		if len(healthy) == len(e.endpoints) {
+		e.use(healthy, over)
+		if over {
 			return
 		}
 		timer.Reset(surveyEvery)
@@ -53,10 +54,8 @@ func (e *Etcd) survey() {
 
 // healthy returns the endpoints of the members that serve.
 func (e *Etcd) healthy() []string {
-	ctx, cancel := context.WithTimeout(e.ctx, patience)
-	defer cancel()
 	var out []string
-	for _, m := range e.Members(ctx) {
+	for _, m := range e.Members(e.ctx) {
 		if m.Err == nil {
 			out = append(out, m.Endpoint)
 		}
@@ -65,11 +64,12 @@ func (e *Etcd) healthy() []string {
 }
 
 // use lets the client ask some endpoints only. Where it leaves one that it had,
-// the streams that may be there are begun anew elsewhere.
-func (e *Etcd) use(endpoints []string) {
+// the streams that may be there are begun anew elsewhere. Over says that there is
+// no more doubt.
+func (e *Etcd) use(endpoints []string, over bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.doubting = len(endpoints) < len(e.endpoints)
+	e.doubting = !over
 	if e.client == nil || slices.Equal(endpoints, e.client.Endpoints()) {
 		return
 	}
