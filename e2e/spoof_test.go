@@ -67,6 +67,27 @@ func TestScenario31_NobodySpeaksForAnother(t *testing.T) {
 	c.eventually(settleWithin, c.verified)
 	c.heardNone(forgeries, from, near, far)
 	c.stopPings([]*lab.Pinger{there, back})
+	c.keptApart(h1, h2)
+}
+
+// keptApart checks that endpoints of a network without communication among them
+// reach each other on no node, though they need not ask who has an address.
+func (c *cluster) keptApart(h1, h2 *lab.Node) {
+	c.t.Helper()
+	c.create(h1, "-o", "icc=false", "apart")
+	boxes := []*lab.Sandbox{c.attach(h1, "apart", "one"), c.attach(h1, "apart", "two"), c.attach(h2, "apart", "three")}
+	for _, box := range boxes {
+		for _, other := range boxes {
+			link, err := other.Link(eth0)
+			c.must(err)
+			if box != other {
+				_, err = box.Exec(c.t.Context(), "ip", "neigh", "replace", c.addr(other).String(), "lladdr", link.HardwareAddr.String(), "dev", eth0)
+				c.must(err)
+			}
+		}
+	}
+	c.misses(boxes[0], c.addr(boxes[1]), c.addr(boxes[2]))
+	c.misses(boxes[2], c.addr(boxes[0]))
 }
 
 // addrs returns the sandbox's addresses on its first interface.

@@ -64,7 +64,7 @@ func (p Program) attrs() []attr {
 		{"ip", either(p.IPv4.IsValid(), p.IPv4.String(), either(port, "none", ""))},
 		{"ip6", either(p.IPv6.IsValid(), p.IPv6.String(), either(port, "none", ""))},
 		{"gateway", either(port, p.Gateway.String(), "")},
-		{"isolated", either(port, either(p.Isolated, "on", "off"), "")},
+		{"isolated", either(p.Isolated, "on", "off")},
 		{"", either(p.Open, "open", "closed")},
 	}
 }

@@ -106,9 +106,13 @@ func device(n *overspan.Network, local netip.Addr, port uint16) kernel.Link {
 }
 
 // Program plans what passes on, straight from the VXLAN device, what is for an
-// endpoint of this node; ports find the device by it.
+// endpoint of this node; ports find the device by it. Where endpoints are apart,
+// those of other nodes are too.
 func Program(n *overspan.Network) kernel.Program {
-	return kernel.Program{Kind: kernel.ProgramTunnel, Bridge: overspan.BridgeName(n.ID), Open: true, Attached: true}
+	return kernel.Program{
+		Kind: kernel.ProgramTunnel, Bridge: overspan.BridgeName(n.ID), Open: true, Attached: true,
+		Isolated: !bridge.OptionsOf(n).ICC,
+	}
 }
 
 // deviceMAC makes a MAC for the VXLAN device, outside the derived space. No

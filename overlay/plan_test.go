@@ -283,5 +283,8 @@ func TestTunnelApart(t *testing.T) {
 		if link := state.Links[overspan.VXLANName(n.ID)]; link.Port.Isolated != apart {
 			t.Errorf("with the options %v the port is isolated: %v", n.Options, link.Port.Isolated)
 		}
+		if p := overlay.Program(&n); p.Isolated != apart {
+			t.Errorf("with the options %v the program takes the port for isolated: %v", n.Options, p.Isolated)
+		}
 	}
 }

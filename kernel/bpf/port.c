@@ -379,14 +379,14 @@ int overspan_port(struct __sk_buff *skb)
 		verdict = judge(skb, p, &eth);
 	if (verdict >= 0)
 		return drop(verdict);
-	if (verdict == PASS || eth.h_dest[0] & 1 || same_mac(eth.h_dest, p->gateway))
+	if (verdict == PASS || p->flags & ISOLATED || eth.h_dest[0] & 1 || same_mac(eth.h_dest, p->gateway))
 		return TC_ACT_UNSPEC;
 
 	to.network = p->network;
 	__builtin_memcpy(to.mac, eth.h_dest, ETH_ALEN);
 	link = lookup(&overspan_macs, &to);
 	if (link) {
-		if (p->flags & ISOLATED || !goes(skb, *link))
+		if (!goes(skb, *link))
 			return TC_ACT_UNSPEC;
 		return redirect_peer(*link, 0);
 	}
