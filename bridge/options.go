@@ -183,7 +183,9 @@ func sendable(a netip.Addr) bool {
 
 // bindable reports whether a port can be bound at an address; the unspecified
 // one stands for all of its family.
-func bindable(a netip.Addr) bool { return !a.IsMulticast() && !a.Is4In6() }
+func bindable(a netip.Addr) bool {
+	return !a.IsMulticast() && !a.Is4In6() && !(a.Is6() && a.IsLinkLocalUnicast())
+}
 
 // isLinkName reports whether a link can have a name that no tool stumbles over,
 // and that is none of ours.

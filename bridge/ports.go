@@ -98,6 +98,11 @@ func Ports(networks []*overspan.Network, endpoints []overspan.Endpoint) kernel.S
 	every := make(map[span]struct{})
 	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
 		var in, out []string
+		for _, protocol := range []overspan.Protocol{overspan.TCP, overspan.UDP} {
+			// Names are asked for at the gateways, whatever else is published
+			// at their port.
+			in = append(in, fmt.Sprintf("-i osb-+ -p %s --dport 53 -m set --match-set %s dst -j RETURN", protocol, gatewaySet(family)))
+		}
 		for _, protocol := range overspan.Protocols() {
 			top := span{family: family, protocol: protocol, size: sizes[0]}
 			every[top] = struct{}{}

@@ -35,7 +35,8 @@ func Rules(networks []*overspan.Network) kernel.State {
 		Sets:   make(map[string]kernel.AddrSet),
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
 	}
-	for family, set := range map[overspan.Family]string{overspan.IPv4: setGateways4, overspan.IPv6: setGateways6} {
+	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
+		set := gatewaySet(family)
 		add := func(name string, c kernel.Chain) {
 			s.Chains[kernel.ChainKey{Family: family, Table: "filter", Name: name}] = c
 		}
@@ -48,6 +49,14 @@ func Rules(networks []*overspan.Network) kernel.State {
 		add(chainInput, kernel.Chain{Hook: "INPUT", Rules: inputRules(family, set)})
 	}
 	return s
+}
+
+// gatewaySet is the name of the set of this node's gateways of a family.
+func gatewaySet(f overspan.Family) string {
+	if f == overspan.IPv6 {
+		return setGateways6
+	}
+	return setGateways4
 }
 
 // inputRules guards what this node has on behalf of its networks.
