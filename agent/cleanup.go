@@ -7,12 +7,14 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/daemon"
+	"github.com/overspan/overspan/agent/dns"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -20,6 +22,9 @@ import (
 // cleanupRounds bounds how often the kernel is looked at again: a table is seen
 // to be empty once its chains are gone.
 const cleanupRounds = 4
+
+// netnsConfigDir is where ip-netns(8) looks for files of a namespace's own.
+const netnsConfigDir = "/etc/netns"
 
 // cleanup takes everything of ours off this host, while no agent runs: what the
 // kernel holds is compared with nothing at all, and with the settings that were
@@ -29,6 +34,9 @@ const cleanupRounds = 4
 // is removed there.
 func cleanup(ctx context.Context, c *config, out io.Writer, log *slog.Logger) (err error) {
 	if err := checkPrivilege(); err != nil {
+		return err
+	}
+	if err := refuseBesideAgent(c.Listen); err != nil {
 		return err
 	}
 	dirs := daemon.Config{StateDir: c.StateDir, RunDir: c.RunDir}
@@ -51,6 +59,9 @@ func cleanup(ctx context.Context, c *config, out io.Writer, log *slog.Logger) (e
 	if err := clean(ctx, host, found, out); err != nil {
 		return err
 	}
+	if err := dns.RemoveNetnsFiles(netnsConfigDir); err != nil {
+		return err
+	}
 	removeIfEmpty(dirs.NetnsDir(), c.RunDir)
 	if journal == nil {
 		return nil
@@ -62,6 +73,22 @@ func cleanup(ctx context.Context, c *config, out io.Writer, log *slog.Logger) (e
 		fmt.Fprintf(out, "etcd may still know this host as node %[1]s; on another node: ctl node rm %[1]s\n", overspan.ShortID(id.Node))
 	}
 	fmt.Fprintf(out, "%s is kept: an agent that starts with it serves again what it served; to forget that, delete it\n", c.StateDir)
+	return nil
+}
+
+// refuseBesideAgent returns an error if an agent answers at one of the sockets:
+// its journal may be elsewhere than where it is looked for.
+func refuseBesideAgent(listen []string) error {
+	for _, address := range listen {
+		path, unix := strings.CutPrefix(address, "unix://")
+		if !unix {
+			continue
+		}
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return overspan.Errorf(overspan.ErrInUse, "an agent answers at %s: stop it first, and give its --state-dir", path)
+		}
+	}
 	return nil
 }
 

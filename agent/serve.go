@@ -58,7 +58,8 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	}
 	defer closing(&err, journal.Close)
 	if err := noteFound(ctx, host, journal); err != nil {
-		return err
+		// It is only for the day on which all of this is taken off again.
+		log.Warn("cannot note what packet filter tables there are; agent --cleanup would leave all that are empty then", "error", err)
 	}
 	kv, closeKV, err := openEtcd(ctx, c, host, log)
 	if err != nil {
@@ -79,7 +80,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 // runAll runs the daemon and what serves it, until ctx ends or one fails.
 func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Listener, log *slog.Logger) error {
 	server := api.New(d, apiConfig(c), log.With("part", "api"))
-	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf", NetnsDir: "/etc/netns"}, log.With("part", "dns"))
+	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf", NetnsDir: netnsConfigDir}, log.With("part", "dns"))
 	d.ServeNames(names)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })

@@ -100,6 +100,9 @@ func (f *netnsFiles) ours(want map[string]string, all bool) []string {
 // write has a file say text, unless it is somebody's own.
 func (f *netnsFiles) write(name, text string) error {
 	path := f.path(name)
+	if isLink(path) {
+		return nil
+	}
 	now, err := os.ReadFile(path)
 	switch {
 	case err == nil && (string(now) == text || !isOurs(now)):
@@ -124,6 +127,9 @@ func (f *netnsFiles) write(name, text string) error {
 // remove takes a file of ours away, and its directory if nothing else is in it.
 func (f *netnsFiles) remove(name string) error {
 	path := f.path(name)
+	if isLink(path) {
+		return nil
+	}
 	now, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -142,5 +148,19 @@ func (f *netnsFiles) remove(name string) error {
 }
 
 func (f *netnsFiles) path(name string) string { return filepath.Join(f.dir, name, "resolv.conf") }
+
+// isLink reports whether there is no file but a link to one: somebody's own, also
+// while it leads nowhere.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// RemoveNetnsFiles takes all files of ours below a directory such as /etc/netns
+// away.
+func RemoveNetnsFiles(dir string) error {
+	f := netnsFiles{dir: dir, written: map[string]string{}}
+	return f.settle(nil, true)
+}
 
 func isOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(strings.TrimSpace(netnsMark))) }
