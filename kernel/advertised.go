@@ -43,7 +43,7 @@ func (h *Host) Advertised() ([]string, error) {
 			acceptRA: settings[ipv6Setting(d.name, "accept_ra")],
 			forwards: settings[ipv6Setting(d.name, "forwarding")] != "0",
 			routed:   routed[d.index],
-			nic:      d.Kind == "" && d.master == 0 && d.name != "lo",
+			nic:      slices.Contains([]LinkKind{"", "bond", "team", "vlan"}, d.Kind) && d.master == 0 && d.name != "lo",
 		}
 		if l.advertised() {
 			out = append(out, d.name)
@@ -61,7 +61,7 @@ type listener struct {
 	acceptRA string // "0", "1", "2"; "" where the device has no IPv6
 	forwards bool
 	routed   bool // the kernel has a default route by it from an advertisement
-	nic      bool // no kind of link that software makes, and no port of one
+	nic      bool // may be the way out: a NIC or a bond, team or VLAN of some; no bridge, and no port of a link
 }
 
 // advertised: where accept_ra is 0 the kernel does not listen, though another

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/overspan/overspan"
 )
 
 // Apply carries out ops in order. An op that fails ends its own branch: what
@@ -126,6 +128,9 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 	case SetInside:
 		return h.setInside(o)
 	case SetSysctl:
+		if err := h.mayForward(o.Path); err != nil {
+			return err
+		}
 		return h.writeSysctl(o.Path, o.Value)
 	case AddAddr:
 		return h.addAddr(o.Addr)
@@ -149,6 +154,17 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.applyRules(ctx, op)
 	}
 	return fmt.Errorf("unknown op %T", op)
+}
+
+// mayForward refuses to make a router of a host that has no rules of a family to
+// say between whom.
+func (h *Host) mayForward(path string) error {
+	for family, forwards := range map[overspan.Family]string{overspan.IPv4: ForwardIPv4, overspan.IPv6: ForwardIPv6} {
+		if path == forwards && h.rules[family] == nil {
+			return overspan.Errorf(overspan.ErrUnsupported, "%s stays as it is: the %s packet filter tools are missing (package iptables)", path, family)
+		}
+	}
+	return nil
 }
 
 // sysctlFile returns the file of a sysctl below /proc/sys. Device names hold no

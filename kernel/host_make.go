@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -185,10 +186,9 @@ func (h *Host) setLink(o SetLink) error {
 	if master != 0 && (have.Master != want.Master || have.Port != want.Port) {
 		todo = append(todo, setPort(d.index, want.Port))
 	}
+	var named error // a name that is another's keeps nothing else from being put right
 	if want.AltName != have.AltName && want.AltName != "" {
-		if err := h.giveAltName(d, want.AltName); err != nil {
-			return err
-		}
+		named = h.giveAltName(d, want.AltName)
 	}
 	if have.Up != want.Up {
 		if want.Up {
@@ -201,7 +201,7 @@ func (h *Host) setLink(o SetLink) error {
 	if want.Kind == KindVXLAN && errors.Is(err, unix.EADDRINUSE) {
 		return h.route.vxlanConflict(o.Name, want.VXLAN, err)
 	}
-	return err
+	return cmp.Or(err, named)
 }
 
 // giveAltName gives a link of ours one more name, or says whose it is.

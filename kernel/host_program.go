@@ -227,7 +227,7 @@ func (r *reader) readStrays(p *portProgram) error {
 		return err
 	}
 	for _, index := range all {
-		if _, there := r.names[int(index)]; !there {
+		if _, there := r.ours[int(index)]; !there {
 			put(&r.state.Doomed, strayName(index), struct{}{})
 		}
 	}
@@ -239,8 +239,7 @@ func (r *reader) readStrays(p *portProgram) error {
 func strayName(index uint32) string { return fmt.Sprintf("if%d", index) }
 
 // sweepPorts takes away what the program is told of links that are gone: one that
-// ends with its container tells nobody. Until then nothing is passed on to it, and
-// no other link gets its index.
+// ends with its container tells nobody. Until then nothing is passed on to it.
 func (h *Host) sweepPorts() error {
 	p, err := h.port()
 	if err != nil {
@@ -252,7 +251,9 @@ func (h *Host) sweepPorts() error {
 	}
 	var errs []error
 	for _, index := range all {
-		if _, err := h.route.linkAt(int(index)); errors.Is(err, errNoDevice) {
+		d, err := h.route.linkAt(int(index))
+		// A stranger that was moved here may have brought the same index along.
+		if errors.Is(err, errNoDevice) || err == nil && !d.ours() {
 			errs = append(errs, p.forget(index))
 		}
 	}

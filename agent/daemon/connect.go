@@ -98,7 +98,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		err = want.options.CheckFor(n)
 	}
 	if err == nil {
-		want.publish, err = parsePublish(n, req)
+		want.publish, err = publishAt(n, want.publish)
 	}
 	if err == nil {
 		res, err = d.plug(ctx, n, sb, want, req.Wait)
@@ -178,6 +178,9 @@ func parseConnect(req ConnectRequest) (connectWant, error) {
 		return w, overspan.Errorf(overspan.ErrInvalid, "the interface is to be called both %s and %s", w.ifname, w.options.Interface)
 	}
 	if err := checkNames(req.Aliases, req.Links); err != nil {
+		return w, err
+	}
+	if w.publish, err = parsePublish(req); err != nil {
 		return w, err
 	}
 	return w, checkInterfaceName(w.ifname)

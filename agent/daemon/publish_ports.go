@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -14,9 +15,8 @@ import (
 // agent's start.
 const holdEvery = 5 * time.Second
 
-// parsePublish reads which ports a user wants published. One that names no
-// address is published where the network's options say.
-func parsePublish(n *overspan.Network, req ConnectRequest) ([]ports.Spec, error) {
+// parsePublish reads which ports a user wants published.
+func parsePublish(req ConnectRequest) ([]ports.Spec, error) {
 	var out []ports.Spec
 	for _, text := range req.Publish {
 		specs, err := ports.ParseSpecs(text)
@@ -34,17 +34,23 @@ func parsePublish(n *overspan.Network, req ConnectRequest) ([]ports.Spec, error)
 			out = append(out, beyond(specs, out)...)
 		}
 	}
-	if len(out) > 0 && n.Internal {
-		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is internal: nothing outside reaches it, so no port can be published there; publish it at another network of the container", n.Name)
-	}
 	if len(out) > ports.Most {
 		return nil, overspan.Errorf(overspan.ErrInvalid, "%d ports are to be published: an endpoint can have %d", len(out), ports.Most)
 	}
-	if binding := bridge.OptionsOf(n).HostBinding; binding.IsValid() {
-		for i := range out {
-			if !out[i].HostIP.IsValid() {
-				out[i].HostIP = binding
-			}
+	return out, nil
+}
+
+// publishAt says where the ports of an endpoint in a network are published: one
+// that names no address, where the network's options say.
+func publishAt(n *overspan.Network, specs []ports.Spec) ([]ports.Spec, error) {
+	if len(specs) > 0 && n.Internal {
+		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is internal: nothing outside reaches it, so no port can be published there; publish it at another network of the container", n.Name)
+	}
+	binding := bridge.OptionsOf(n).HostBinding
+	out := slices.Clone(specs)
+	for i := range out {
+		if !out[i].HostIP.IsValid() {
+			out[i].HostIP = binding
 		}
 	}
 	return out, nil

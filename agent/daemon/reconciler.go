@@ -220,9 +220,12 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 	for {
 		in, ok := r.input(scope)
+		if !ok {
+			return scope, in, false
+		}
 		more := slices.DeleteFunc(rerouted(r.seen, in), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
-		if !ok || len(more) == 0 {
-			return scope, in, ok
+		if len(more) == 0 {
+			return scope, in, true
 		}
 		scope.Endpoints = slices.Concat(scope.Endpoints, more)
 	}

@@ -152,7 +152,7 @@ func isAddress(text string) bool {
 
 func parseHostIP(text string) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(text)
-	if err != nil || ip.Zone() != "" || ip.IsMulticast() {
+	if err != nil || ip.Zone() != "" || ip.IsMulticast() || ip.Is6() && ip.IsLinkLocalUnicast() {
 		return netip.Addr{}, overspan.Errorf(overspan.ErrInvalid, "invalid IP address %q: want an address of this host, 0.0.0.0 or [::]", text)
 	}
 	return ip.Unmap(), nil
