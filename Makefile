@@ -7,7 +7,7 @@ LDFLAGS   := -X github.com/overspan/overspan.Version=$(VERSION)
 
 # How many packages are tested at once, and how long one may take.
 P       ?= 2
-TIMEOUT ?= 30m
+TIMEOUT ?= 45m
 
 # How often each benchmark runs, and which: a regular expression; empty: all,
 # and docs/benchmarks.md is written.
