@@ -211,7 +211,8 @@ func TestScenario17_NodeDeath(t *testing.T) {
 	c.must(c.verified(t.Context()))
 	traffic.stop()
 	c.must(events.Stop(t.Context()))
-	if diff := cmp.Diff([]string{"node down h3", "node remove h3"}, nodeEvents(events.Seen())); diff != "" {
+	told := []string{"node down h3", "node remove h3", "endpoint disconnect web", "endpoint connect web"}
+	if diff := cmp.Diff(told, nodeEvents(events.Seen())); diff != "" {
 		t.Errorf("told on h2 (-want +got):\n%s", diff)
 	}
 	c.must(h3.Start(t.Context()))

@@ -102,7 +102,8 @@ func (h *Host) newMounts() ([]string, error) {
 }
 
 // processes returns the names of the host's processes, by the program that
-// they run; those that have ended are none.
+// they run; those that have ended are none, and those that are called now and
+// then, and end by themselves, do not count.
 func (h *Host) processes() ([]string, error) {
 	dirs, err := filepath.Glob(h.Path("/proc/[0-9]*"))
 	if err != nil {
@@ -111,7 +112,8 @@ func (h *Host) processes() ([]string, error) {
 	var out []string
 	for _, dir := range dirs {
 		// No such file: it has ended, or is a thread of the kernel.
-		if exe, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
+		exe, err := os.Readlink(filepath.Join(dir, "exe"))
+		if err == nil && !strings.HasPrefix(filepath.Base(exe), "xtables-") {
 			out = append(out, "process: "+filepath.Base(exe))
 		}
 	}

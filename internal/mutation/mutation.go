@@ -199,9 +199,9 @@ func rules() []Mutation {
 			Name: "rules flushed", Host: "iptables -w -F; iptables -w -t raw -F; iptables -w -t nat -F; ip6tables -w -F", Broad: true,
 			Told: "missing or changed → loaded",
 		},
-		{Name: "nat flushed", Host: "iptables -w -t nat -F; ip6tables -w -t nat -F", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT missing or changed → loaded"},
-		{Name: "nat table deleted", Host: "nft delete table ip nat", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT missing or changed → loaded"},
-		{Name: "ruleset flushed", Host: "nft flush ruleset", Broad: true, Told: "chain ipv6 nat OVERSPAN-NAT missing or changed → loaded"},
+		{Name: "nat flushed", Host: "iptables -w -t nat -F; ip6tables -w -t nat -F", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT"},
+		{Name: "nat table deleted", Host: "nft delete table ip nat", Broad: true, Told: "chain ipv4 nat OVERSPAN-NAT"},
+		{Name: "ruleset flushed", Host: "nft flush ruleset", Broad: true, Told: "chain ipv6 nat OVERSPAN-NAT"},
 		{Name: "jump removed", Host: "iptables -w -D FORWARD -j OVERSPAN-FORWARD", Told: "jump from FORWARD to ipv4 filter OVERSPAN-FORWARD missing or not first → first"},
 		{
 			Name: "jump not first", Host: "iptables -w -I FORWARD 1 -p 253 -j ACCEPT", Left: "iptables -w -D FORWARD -p 253 -j ACCEPT",
