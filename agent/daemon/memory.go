@@ -121,8 +121,9 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 
 // suspects returns what of this node's own etcd does not show, though it stood
 // there under the registration that still stands: endpoints whose record is gone
-// or another's. Shown is what was looked at before: networks that are the same
-// in both are not looked at again; nil if nothing was.
+// or another's, or whose whole network is, which nobody can remove while they
+// stand. Shown is what was looked at before: networks that are the same in both
+// are not looked at again; nil if nothing was.
 func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments []overspan.Attachment) []overspan.Endpoint {
 	node := now.Nodes[self]
 	if node == nil {
@@ -133,7 +134,16 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments [
 		a := &attachments[i]
 		e := &a.Endpoint
 		seg := now.Segments[e.Network]
-		if !a.Committed || a.Registration != node.CreateRevision || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
+		if !a.Committed || a.Registration != node.CreateRevision {
+			continue
+		}
+		if seg == nil && now.Networks[e.Network] == nil && len(now.Bad) == 0 && now.Revision >= e.ModRevision {
+			if shown == nil || shown.Networks[e.Network] != nil {
+				out = append(out, *e)
+			}
+			continue
+		}
+		if seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
 			continue
 		}
 		if shown != nil && shown.Segments[e.Network] == seg {

@@ -183,7 +183,9 @@ func TestSuspects(t *testing.T) {
 	seg.Endpoints.Put(2, &overspan.Endpoint{ID: "stands"})
 	seg.Endpoints.Put(3, &overspan.Endpoint{ID: "another"})
 	now := &overspan.Snapshot{
+		Revision: 50,
 		Nodes:    map[overspan.NodeID]*overspan.Node{self: {CreateRevision: 7}},
+		Networks: map[overspan.NetworkID]*overspan.Network{demoNet: {}},
 		Segments: map[overspan.NetworkID]*overspan.Segment{demoNet: seg},
 	}
 	all := []overspan.Attachment{
@@ -202,6 +204,14 @@ func TestSuspects(t *testing.T) {
 	}
 	if got := names(now, now); got != nil {
 		t.Errorf("a network that has not changed: %v", got)
+	}
+	without := *now
+	without.Networks, without.Segments = nil, nil
+	if diff := cmp.Diff([]string{"stands", "foreign", "gone"}, names(now, &without)); diff != "" {
+		t.Errorf("a network that is gone with all that is in it (-want +got):\n%s", diff)
+	}
+	if got := names(&without, &without); got != nil {
+		t.Errorf("a network that had gone before: %v", got)
 	}
 	unread := *seg
 	unread.Bad = 1
