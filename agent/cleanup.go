@@ -86,7 +86,7 @@ func refuseBesideAgent(listen []string) error {
 		}
 		if conn, err := net.Dial("unix", path); err == nil {
 			conn.Close()
-			return overspan.Errorf(overspan.ErrInUse, "an agent answers at %s: stop it first, and give its --state-dir", path)
+			return overspan.Errorf(overspan.ErrInUse, "stop the agent first, and give its --state-dir: it answers at %s", path)
 		}
 	}
 	return nil

@@ -54,8 +54,11 @@ func (e *Etcd) survey() {
 
 // healthy returns the endpoints of the members that serve.
 func (e *Etcd) healthy() []string {
+	// One that takes longer is left for those that do not: requests queue behind it.
+	ctx, cancel := context.WithTimeout(e.ctx, patience)
+	defer cancel()
 	var out []string
-	for _, m := range e.Members(e.ctx) {
+	for _, m := range e.Members(ctx) {
 		if m.Err == nil {
 			out = append(out, m.Endpoint)
 		}
