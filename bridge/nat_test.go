@@ -52,6 +52,14 @@ func TestForwarding(t *testing.T) {
 // seems to come from. br_netfilter is on, as in every new namespace, and would
 // have frames within a network masqueraded too.
 func TestSources(t *testing.T) {
+	t.Run("nft", testSources)
+	t.Run("legacy", func(t *testing.T) {
+		nstest.Legacy(t)
+		testSources(t)
+	})
+}
+
+func testSources(t *testing.T) {
 	l := newLab(t)
 	l.node.Script("addr add 192.0.2.77/24 dev eth0\naddr add 2001:db8::77/64 dev eth0 nodad preferred_lft 0")
 	// What answers need is in conntrack: the world knows no way to containers.

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckSupport returns what this host lacks, in words for its administrator;
-// nothing if all is well. It tries things out in a network namespace that is
-// gone afterwards.
+// CheckSupport returns what this host lacks, and what on it stands in the way of
+// our traffic, in words for its administrator; nothing if all is well. It tries
+// things out in a network namespace that is gone afterwards.
 func (h *Host) CheckSupport(ctx context.Context) []string {
 	var lacks []string
 	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
@@ -30,7 +30,8 @@ func (h *Host) CheckSupport(ctx context.Context) []string {
 	if err != nil {
 		lacks = append(lacks, fmt.Sprintf("network namespaces cannot be made: %v", err))
 	}
-	return append(lacks, h.Guard().lacksGuard()...)
+	lacks = append(lacks, h.Guard().lacksGuard()...)
+	return append(lacks, h.obstacles(ctx)...)
 }
 
 func (h *Host) tryLinks() []string {

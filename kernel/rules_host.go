@@ -71,9 +71,10 @@ func findRuleTool(family overspan.Family, proto iptables.Protocol) (*ruleTool, e
 
 // A savedTable is what iptables-save prints of one table.
 type savedTable struct {
-	builtin []string            // its built-in chains
-	chains  []string            // all others
-	rules   map[string][]string // by chain, each without "-A CHAIN "
+	builtin  []string            // its built-in chains
+	policies map[string]string   // of these
+	chains   []string            // all others
+	rules    map[string][]string // by chain, each without "-A CHAIN "
 }
 
 // readChains reads our chains of all tables and families. All tables of a family
@@ -168,13 +169,12 @@ func parseTables(text string) map[string]savedTable {
 				t.chains = append(t.chains, name)
 			} else {
 				t.builtin = append(t.builtin, name)
+				verdict, _, _ := strings.Cut(policy, " ")
+				put(&t.policies, name, verdict)
 			}
 		} else if rule, ok := strings.CutPrefix(line, "-A "); ok {
 			name, spec, _ := strings.Cut(rule, " ")
-			if t.rules == nil {
-				t.rules = map[string][]string{}
-			}
-			t.rules[name] = append(t.rules[name], spec)
+			put(&t.rules, name, append(t.rules[name], spec))
 		}
 		tables[current] = t
 	}

@@ -34,6 +34,21 @@ func New(t testing.TB, name string) *Namespace {
 	return ns
 }
 
+// Legacy has the legacy flavour of iptables be the default one until the test
+// ends, as the administrator of a host could have made it.
+func Legacy(t testing.TB) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, what := range []string{"", "-save", "-restore"} {
+			if err := os.Symlink("/usr/sbin/xtables-legacy-multi", filepath.Join(dir, name+what)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
 // Path returns the file by which the namespace can be entered.
 func (ns *Namespace) Path() string { return filepath.Join("/run/netns", ns.name) }
 
