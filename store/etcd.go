@@ -37,10 +37,12 @@ type Etcd struct {
 	retry    time.Time
 	doubting bool          // the members are looked at
 	turned   chan struct{} // closed, and made anew, when the client leaves a member
+
+	doubts chan struct{} // there was reason for another look at the members
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
-	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}, turned: make(chan struct{})}
+	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}, turned: make(chan struct{}), doubts: make(chan struct{}, 1)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }

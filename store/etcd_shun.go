@@ -2,15 +2,19 @@ package store
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// surveyEvery is how long it takes to the next look at the members while one of
-// them is shunned.
-const surveyEvery = time.Second
+// How long it takes to the next look at the members while one of them is shunned.
+const (
+	surveyEvery = time.Second // and twice as long each time,
+	surveyMost  = 16 * time.Second
+	surveyAway  = 4 * time.Second // at the most while none of them answers
+)
 
 // A member that hangs answers nothing and closes nothing. gRPC finds that out
 // after 13 s: until then every third request to three members would be lost, and
@@ -18,36 +22,70 @@ const surveyEvery = time.Second
 // leads to a look at all of them, and only those are used that answer and have a
 // leader, until all do again.
 
-// doubt has the members looked at.
+// doubt has the members looked at, now if it was some time ago.
 func (e *Etcd) doubt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.endpoints) < 2 || e.client == nil || e.doubting || e.ctx.Err() != nil {
-		return
+	switch {
+	case len(e.endpoints) < 2 || e.client == nil || e.ctx.Err() != nil:
+	case e.doubting:
+		select {
+		case e.doubts <- struct{}{}:
+		default: // it has been told already
+		}
+	default:
+		e.doubting = true
+		e.wg.Go(e.survey)
 	}
-	e.doubting = true
-	e.wg.Go(e.survey)
 }
 
-// survey looks at the members until none is to be shunned, or ctx ends.
+// survey looks at the members until none is to be shunned, or ctx ends. A
+// thousand agents do so while a member is away, so they do it less and less often
+// while nothing happens.
 func (e *Etcd) survey() {
-	timer := time.NewTimer(surveyEvery)
-	defer timer.Stop()
-	for {
+	for wait := surveyEvery; ; wait = min(2*wait, surveyMost) {
 		healthy := e.healthy()
 		over := len(healthy) == len(e.endpoints)
-		if len(healthy) == 0 { // all are away: whoever comes back first is welcome
-			healthy = e.endpoints
+		away := len(healthy) == 0
+		if away { // whoever comes back first is welcome
+			healthy, wait = e.endpoints, min(wait, surveyAway)
 		}
 		e.use(healthy, over)
 		if over {
 			return
 		}
-		timer.Reset(surveyEvery)
-		select {
-		case <-timer.C:
-		case <-e.ctx.Done():
+		again, err := e.rest(wait, !away)
+		switch {
+		case err != nil:
 			return
+		case again:
+			wait = surveyEvery / 2 // which is doubled
+		}
+	}
+}
+
+// rest waits for the next look at the members. Where some of them serve, a call
+// that one of these does not answer is reason for one sooner: then again is true.
+func (e *Etcd) rest(wait time.Duration, some bool) (again bool, err error) {
+	timer := time.NewTimer(surveyEvery)
+	defer timer.Stop()
+	var doubts <-chan struct{}
+	for {
+		select {
+		case <-e.ctx.Done():
+			return false, e.ctx.Err()
+		case <-doubts:
+			return true, nil
+		case <-timer.C:
+			if wait == 0 {
+				return false, nil
+			}
+			// Agents that began to look together do not go on together.
+			timer.Reset(rand.N(wait))
+			wait = 0
+			if some {
+				doubts = e.doubts
+			}
 		}
 	}
 }
