@@ -85,15 +85,13 @@ func (d *differ) setChains() {
 	}
 }
 
+// setJump has at most one op for a chain: a new jump takes the place of all others.
 func (d *differ) setJump(key ChainKey) {
-	have, want := d.have.Chains[key].Hook, d.want.Chains[key].Hook
-	if have == want {
-		return
-	}
-	if want != "" {
+	switch have, want := d.have.Chains[key].Hook, d.want.Chains[key].Hook; {
+	case have == want:
+	case want != "":
 		d.do(AddJump{key, want})
-	}
-	if have != "" {
+	default:
 		d.do(DelJump{key, have})
 	}
 }

@@ -33,11 +33,16 @@ func (h *Host) Apply(ctx context.Context, ops []Op) error {
 			ops = ops[n:]
 			continue
 		}
-		h.log.Debug("op", "op", ops[0])
-		if err := h.applyOne(ctx, ops[0]); err != nil {
-			run.fail(ops[0], err)
+		n = max(1, countJumps(ops, run.failed))
+		for _, op := range ops[:n] {
+			h.log.Debug("op", "op", op)
 		}
-		ops = ops[1:]
+		if err := h.applyAtOnce(ctx, ops[:n]); err != nil {
+			for _, op := range ops[:n] {
+				run.fail(op, err)
+			}
+		}
+		ops = ops[n:]
 	}
 	return run.err()
 }
@@ -50,6 +55,32 @@ func countEntries(ops []Op, failed broken) int {
 		}
 	}
 	return len(ops)
+}
+
+// countJumps returns how many ops at the front are jumps in one table that can be
+// tried: each look at a table and each change of it is a program's run.
+func countJumps(ops []Op, failed broken) int {
+	first, ok := jumpOf(ops[0])
+	if !ok {
+		return 0
+	}
+	for i, op := range ops {
+		if key, ok := jumpOf(op); !ok || key.table() != first.table() || failed.blocks(op) {
+			return i
+		}
+	}
+	return len(ops)
+}
+
+// jumpOf returns the chain that an op on a jump is about.
+func jumpOf(op Op) (key ChainKey, ok bool) {
+	switch o := op.(type) {
+	case AddJump:
+		return o.Key, true
+	case DelJump:
+		return o.Key, true
+	}
+	return ChainKey{}, false
 }
 
 // isEntry reports whether an op is about an entry: these are small, alike and
@@ -109,6 +140,14 @@ func (p *pack) send(fail func(Op, error)) {
 	}
 }
 
+// applyAtOnce carries out jumps in one table, or one op of another kind.
+func (h *Host) applyAtOnce(ctx context.Context, ops []Op) error {
+	if key, ok := jumpOf(ops[0]); ok {
+		return h.withTool(key.Family, func(tool *ruleTool) error { return h.setJumps(ctx, tool, key.Table, ops) })
+	}
+	return h.applyOne(ctx, ops[0])
+}
+
 func (h *Host) applyOne(ctx context.Context, op Op) error {
 	switch o := op.(type) {
 	case AddNetns:
@@ -150,7 +189,7 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.flushFlows(ctx, o)
 	case DelTable:
 		return h.delTable(o)
-	case AddChain, LoadChains, AddJump, DelJump, DelChains:
+	case AddChain, LoadChains, DelChains:
 		return h.applyRules(ctx, op)
 	}
 	return fmt.Errorf("unknown op %T", op)

@@ -236,10 +236,6 @@ func (h *Host) applyRules(ctx context.Context, op Op) error {
 		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.addChain(tool, o.Key) })
 	case LoadChains:
 		return h.withTool(o.Family, func(tool *ruleTool) error { return h.restore(ctx, tool, o.Render()) })
-	case AddJump:
-		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.setJump(ctx, tool, o.Key, o.Hook) })
-	case DelJump:
-		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.setJump(ctx, tool, o.Key, "") })
 	case DelChains:
 		return h.withTool(o.Family, func(tool *ruleTool) error { return h.delChains(ctx, tool, o) })
 	}
@@ -262,19 +258,23 @@ func (h *Host) addChain(tool *ruleTool, key ChainKey) error {
 	})
 }
 
-// setJump makes the first rule of a built-in chain a jump to a chain of ours
-// and deletes every other jump to it from built-in chains, in one atomic step.
-// Without a hook it deletes them all.
-func (h *Host) setJump(ctx context.Context, tool *ruleTool, key ChainKey, hook string) error {
-	t, err := h.readTable(ctx, tool, key.Table)
+// setJumps carries out AddJumps and DelJumps in one table, in one atomic step: it
+// deletes every jump from built-in chains to the chains concerned, and makes those
+// the first rules that are wanted.
+func (h *Host) setJumps(ctx context.Context, tool *ruleTool, table string, ops []Op) error {
+	t, err := h.readTable(ctx, tool, table)
 	if err != nil {
 		return err
 	}
-	lines := t.deleteJumps(key.Name, t.builtin)
-	if hook != "" {
-		lines = append(lines, fmt.Sprintf("-I %s 1 -j %s", hook, key.Name))
+	var unlink, link []string
+	for _, op := range ops {
+		key, _ := jumpOf(op)
+		unlink = append(unlink, t.deleteJumps(key.Name, t.builtin)...)
+		if o, ok := op.(AddJump); ok {
+			link = append(link, fmt.Sprintf("-I %s 1 -j %s", o.Hook, key.Name))
+		}
 	}
-	return h.restoreLines(ctx, tool, key.Table, lines)
+	return h.restoreLines(ctx, tool, table, slices.Concat(unlink, link))
 }
 
 // delChains deletes chains of ours, and before them what still refers to them.
