@@ -94,6 +94,21 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// TestNothingLearnedStays has a port learn, as it does between the command that
+// switches it on and the repair: what it has learned goes with the repair.
+func TestNothingLearnedStays(t *testing.T) {
+	s := newTestSite(t)
+	converge(t, s.host, s.scope, s.want)
+	enter(t, s.host)
+	for _, dev := range []string{overspan.VethName(s.key.Endpoint), s.net.vxlan()} {
+		sh(t, "bridge link set dev "+dev+" learning on; bridge fdb add 02:00:00:00:00:99 dev "+dev+" master dynamic")
+		converge(t, s.host, s.scope, s.want)
+		if left := sh(t, "bridge fdb show br "+s.net.bridge()); strings.Contains(left, "02:00:00:00:00:99") {
+			t.Errorf("%s still has what it learned:\n%s", dev, left)
+		}
+	}
+}
+
 // TestForeign lets a network come and go beside what others have made: under
 // names like ours, with our rules' neighbours, on our port.
 func TestForeign(t *testing.T) {

@@ -291,16 +291,20 @@ func setAddrGen(index int, mode uint8) message {
 		nest(unix.IFLA_AF_SPEC, nest(unix.AF_INET6, rtaU8(unix.IFLA_INET6_ADDR_GEN_MODE, mode))))
 }
 
-// setPort sets the flags of a bridge port, in one message.
+// setPort sets the flags of a bridge port, in one message. What a port has
+// learned that is to learn nothing is forgotten: it would lead frames for minutes.
 func setPort(index int, p Port) message {
-	flags := nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED,
+	flags := []*nl.RtAttr{
 		rtaFlag(nl.IFLA_BRPORT_LEARNING, p.Learning),
 		rtaFlag(nl.IFLA_BRPORT_UNICAST_FLOOD, p.Flood),
 		rtaFlag(nl.IFLA_BRPORT_MODE, p.Hairpin),
 		rtaFlag(nl.IFLA_BRPORT_ISOLATED, p.Isolated),
 		rtaFlag(brportLocked, p.Locked),
-	)
-	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index), flags)
+	}
+	if !p.Learning {
+		flags = append(flags, rta(nl.IFLA_BRPORT_FLUSH, nil))
+	}
+	return newMessage(unix.RTM_SETLINK, 0, bridgeInfo(index), nest(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, flags...))
 }
 
 func setPortState(index int, state uint8) message {
