@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/overspan/overspan"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
@@ -54,6 +55,28 @@ func (a *app) networkNames(ctx context.Context) (found []string, err error) {
 		found = append(found, n.GetName())
 	}
 	return found, err
+}
+
+// completeModes completes a --network of run: those named already are given. What
+// goes with no other is offered as the first alone.
+func (a *app) completeModes(cmd *cobra.Command, given []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	list := func(ctx context.Context) ([]string, error) {
+		found, err := a.networkNames(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, overspan.DefaultNetwork)
+		if len(given) > 0 {
+			return found, nil
+		}
+		found = append(found, string(overspan.DriverHost), string(overspan.DriverNone))
+		sandboxes, err := a.sandboxNames(ctx)
+		for _, name := range sandboxes {
+			found = append(found, containerPrefix+name)
+		}
+		return found, err
+	}
+	return a.complete(manyArgs, list)(cmd, given, prefix)
 }
 
 func (a *app) completeSandboxes(limit int) cobra.CompletionFunc {

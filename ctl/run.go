@@ -54,7 +54,7 @@ func (a *app) runCommand() *cobra.Command {
 	req.settings.register(f)
 	req.doors.flags(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		return a.completeNetworks(manyArgs)(cmd, req.networks, prefix)
+		return a.completeModes(cmd, req.networks, prefix)
 	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.command = args
