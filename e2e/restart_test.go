@@ -52,15 +52,15 @@ func TestScenario16_RestartUnderTraffic(t *testing.T) {
 // sandboxes, once while nothing happens.
 func (c *cluster) restart(r restart, a *lab.Sandbox, round int) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
-	defer cancel()
 	node := a.Node
 	node.Binary = ""
 	if r.other {
-		bin, err := otherBinaries()
+		bin, err := otherBinaries() // built here, the first time
 		c.must(err)
 		node.Binary = bin.Agent
 	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	defer cancel()
 	c.must(r.end(node, ctx))
 	// A node that was no member yet, and one that was.
 	late := []*lab.Sandbox{
