@@ -137,8 +137,8 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 	c.create(h1, "--ipv6", "--internal", "secret")
 	w := c.outside(h1)
 	client := c.attach(h1, "demo", "client", "--link", "db:friend")
-	web := c.attach(h2, "demo", "Web-1", "--alias", "www")
-	db := c.attach(c.Nodes[2], "demo", "db", "--alias", "www", "--alias", "store")
+	web := c.attach(h2, "demo", "Web-1", "--alias", "www", "--alias", "web", "-p", "8080:80")
+	db := c.attach(c.Nodes[2], "demo", "db", "--alias", "www", "--alias", "store", "-p", "80", "-p", "5353/udp")
 	demo, webAddr, dbAddr := c.gateway(c.Nodes[0], "demo"), c.addr(web).String(), c.addr(db).String()
 	c.eventually(settleWithin, func(context.Context) error { return allTold([]*lab.Sandbox{client}, demo, "db", 1) })
 	w.heard()
@@ -175,6 +175,7 @@ func TestScenario32_NamesAreAnswered(t *testing.T) {
 		}
 	}
 	c.ordersVary(client, demo, "www")
+	c.servicesAreFound(client, "demo", web, db)
 	if asked := w.heard(); len(asked) > 0 {
 		t.Errorf("the world was asked for %q", asked)
 	}

@@ -22,7 +22,7 @@ test=(
 	dnsmasq:dnsmasq-base # what names are measured beside
 	dockerd:docker.io # connected to as an engine of containers
 	docker:docker.io
-	busybox:busybox-static # what runs in them
+	busybox:busybox-static # what runs in them, and asks for services by name
 	gcc:gcc                # the race detector
 	clang-14:clang-14      # the program at ports is what its source makes
 	llvm-strip-14:llvm-14

@@ -38,9 +38,16 @@ func answer(v names, reply *dns.Msg) string {
 	if addr, reverse := readReverse(name); reverse {
 		return v.reverse(reply, addr)
 	}
+	of, base, isService := readService(name)
+	if isService {
+		name = base
+	}
 	found := v.called(name)
-	if len(found) == 0 {
+	switch {
+	case len(found) == 0:
 		return v.pass(reply)
+	case isService:
+		return v.service(reply, found, of)
 	}
 	reply.Authoritative = true
 	for _, e := range found {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,7 +15,8 @@ import (
 
 // A town is a cluster in which names are asked for: h1 asks, h2 is up, h3 down.
 //
-//	demo    10.0.0.0/24, fd00::/64   web (h1) Db (h2, alias data) old (h3, alias data) gone (h4, which is removed)
+//	demo    10.0.0.0/24, fd00::/64   web (h1, ports 80/tcp 81/sctp) Db (h2, alias data, ports 80/tcp 53/udp)
+//	                                 old (h3, alias data) gone (h4, which is removed)
 //	other   10.1.0.0/24              web (h2)
 //	secret  10.2.0.0/24, internal    inside (h1)
 type town struct {
@@ -48,8 +50,8 @@ func newTown() *town {
 		},
 		Segments: map[overspan.NetworkID]*overspan.Segment{"demo": {}, "other": {}, "secret": {}},
 	}}
-	t.endpoint("demo", "h1", "web", 2)
-	t.endpoint("demo", "h2", "Db", 3, "data")
+	t.publish(t.endpoint("demo", "h1", "web", 2), "80/tcp", "81/sctp")
+	t.publish(t.endpoint("demo", "h2", "Db", 3, "data"), "80/tcp", "80/tcp", "53/udp")
 	t.endpoint("demo", "h3", "old", 4, "data")
 	t.endpoint("demo", "h4", "gone", 5)
 	t.endpoint("other", "h2", "web", 2)
@@ -79,6 +81,19 @@ func (t *town) endpoint(network overspan.NetworkID, node overspan.NodeID, name s
 	return *e
 }
 
+// publish has an endpoint's record tell of ports, written "80/tcp".
+func (t *town) publish(e overspan.Endpoint, ports ...string) {
+	for i, p := range ports {
+		number, protocol, _ := strings.Cut(p, "/")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			panic(err)
+		}
+		e.Ports = append(e.Ports, overspan.Port{Protocol: overspan.Protocol(protocol), Port: uint16(port), HostPort: uint16(8000 + i)})
+	}
+	t.snapshot.Segments[e.Network].Endpoints.Put(e.Slot, &e)
+}
+
 func (t *town) plug(network overspan.NetworkID, name string, slot overspan.Slot, links ...overspan.Link) {
 	t.endpoint(network, "h1", name, slot)
 	t.attachments[len(t.attachments)-1].Links = links
@@ -95,7 +110,7 @@ func (t *town) asked(network overspan.NetworkID, by string) names {
 		return t.indexes[id]
 	}
 	who := l.askers[spot{network, netip.MustParseAddr(by)}]
-	return names{snapshot: t.snapshot, self: "h1", local: l, asker: who, index: index, intn: func(n int) int { return 0 }}
+	return names{snapshot: t.snapshot, self: "h1", local: l, asker: who, index: index, port: lookPort, intn: func(n int) int { return 0 }}
 }
 
 func TestAnswer(t *testing.T) {
@@ -137,6 +152,23 @@ func TestAnswer(t *testing.T) {
 			{"1.0.0.10.in-addr.arpa.", dns.TypePTR, "nxdomain"},
 			{"2.0.1.10.in-addr.arpa.", dns.TypePTR, "forward"},
 			{"0.0.10.in-addr.arpa.", dns.TypePTR, "forward"},
+			{"_http._tcp.web.", dns.TypeSRV, "answer 0 0 80 web.Demo. + 10.0.0.2 fd00::2"},
+			{"_80._TCP.Web.demo.", dns.TypeSRV, "answer 0 0 80 web.Demo. + 10.0.0.2 fd00::2"},
+			{"_81._sctp.web.", dns.TypeANY, "answer 0 0 81 web.Demo. + 10.0.0.2 fd00::2"},
+			{"_domain._udp.store.", dns.TypeSRV, "answer 0 0 53 Db.Demo. + 10.0.0.3 fd00::3"},
+			{"_http._tcp.446200000000.", dns.TypeSRV, "answer 0 0 80 Db.Demo. + 10.0.0.3 fd00::3"}, // at two ports of its host
+			{"_http._tcp.web.", dns.TypeA, "nodata"},
+			{"_http._tcp.web.", dns.TypeMX, "nodata"},
+			{"_http._udp.web.", dns.TypeSRV, "nxdomain"},
+			{"_81._tcp.web.", dns.TypeSRV, "nxdomain"},
+			{"_70000._tcp.web.", dns.TypeSRV, "nxdomain"},
+			{"_no-such._tcp.web.", dns.TypeSRV, "nxdomain"},
+			{"_._.web.", dns.TypeSRV, "nxdomain"},
+			{"_http._tcp.old.", dns.TypeSRV, "nxdomain"}, // publishes nothing
+			{"_http._tcp.web.other.", dns.TypeSRV, "forward"},
+			{"_http._tcp.example.org.", dns.TypeSRV, "forward"},
+			{"_http._tcp.", dns.TypeSRV, "forward"},
+			{"_tcp.web.", dns.TypeSRV, "forward"},
 		}},
 		{asker: "a sandbox in two networks, by the younger one", network: "demo", addr: "10.0.0.11", rows: []row{
 			{"web.", dns.TypeA, "answer 10.1.0.2"}, // the older one comes first
@@ -145,6 +177,7 @@ func TestAnswer(t *testing.T) {
 		}},
 		{asker: "a sandbox in an internal network", network: "secret", addr: "10.2.0.12", rows: []row{
 			{"inside.", dns.TypeA, "answer 10.2.0.2"},
+			{"_http._tcp.web.", dns.TypeSRV, "nxdomain"},
 			{"web.", dns.TypeA, "nxdomain"},
 			{"example.org.", dns.TypeA, "nxdomain"},
 		}},
@@ -163,7 +196,10 @@ func TestAnswer(t *testing.T) {
 		{
 			asker: "when a node comes back", network: "demo", addr: "10.0.0.10",
 			change: func(t *town) { t.snapshot.Nodes["h3"].Presence = &overspan.Presence{} },
-			rows:   []row{{"data.", dns.TypeA, "answer 10.0.0.3 10.0.0.4"}},
+			rows: []row{
+				{"data.", dns.TypeA, "answer 10.0.0.3 10.0.0.4"},
+				{"_80._tcp.data.", dns.TypeSRV, "answer 0 0 80 Db.Demo. + 10.0.0.3 fd00::3"},
+			},
 		},
 	} {
 		t.Run(tt.asker, func(t *testing.T) {
@@ -179,6 +215,12 @@ func TestAnswer(t *testing.T) {
 					got = append(got, strings.TrimPrefix(rr.String(), rr.Header().String()))
 				}
 				slices.Sort(got[1:])
+				if len(reply.Extra) > 0 {
+					got = append(got, "+")
+				}
+				for _, rr := range reply.Extra {
+					got = append(got, strings.TrimPrefix(rr.String(), rr.Header().String()))
+				}
 				if got := strings.Join(got, " "); got != r.want {
 					t.Errorf("%s %s: %s; want %s", dns.TypeToString[r.kind], r.name, got, r.want)
 				}

@@ -68,6 +68,7 @@ type names struct {
 	local    *local
 	asker    *asker
 	index    func(overspan.NetworkID) *index
+	port     func(service) (uint16, bool) // of a service, if it has one
 
 	// intn returns a number below n: who is named first, and who at all where
 	// there are too many.

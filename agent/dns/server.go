@@ -231,7 +231,7 @@ func (s *Server) forgetIndexes() {
 // names returns what may be known to who asks; ok is false if that is no sandbox
 // of this node, or nothing is known yet.
 func (s *Server) names(from spot) (v names, ok bool) {
-	v = names{snapshot: s.node.Snapshot(), self: s.node.Self(), index: s.index, intn: rand.IntN}
+	v = names{snapshot: s.node.Snapshot(), self: s.node.Self(), index: s.index, port: lookPort, intn: rand.IntN}
 	version, sandboxes, attachments := s.node.Plugged()
 	s.known.Lock()
 	if s.local == nil || s.local.version != version {
