@@ -102,6 +102,7 @@ func TestScenario20_EtcdAway(t *testing.T) {
 		Nodes:       3,
 		EtcdMembers: 3,
 		EtcdQuota:   16 << 20,
+		ForwardDrop: true, // else there is a warning: nodes become routers
 		Flags:       []string{"--presence-ttl", presenceTTL.String()},
 	})
 	c.create(c.Nodes[0], "demo")

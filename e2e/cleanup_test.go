@@ -41,6 +41,9 @@ func TestScenario38_CleanupLeavesTheHostAsFound(t *testing.T) {
 	c.ctl(h1, "network", "create", "-d", "bridge", "--internal", "local")
 	c.ctl(h1, "sandbox", "create", "made")
 	c.connect("local", a)
+	if status, say := c.ctl(h1, "status"), "has become a router that lets everybody pass (ipv4, ipv6)"; !strings.Contains(status, say) {
+		t.Errorf("status does not say %q:\n%s", say, status)
+	}
 	_, err = h1.Exec(t.Context(), "iptables", "-w", "-A", "OVERSPAN-USER", "-s", "192.0.2.9", "-j", "DROP")
 	c.must(err)
 

@@ -98,5 +98,8 @@ func (f *Fake) PortDrops() (map[string]uint64, error) { return nil, nil }
 // Advertised returns nothing: nobody advertises routers to a Fake.
 func (f *Fake) Advertised() ([]string, error) { return nil, nil }
 
+// OpenRouter returns nothing: a Fake forwards nothing.
+func (f *Fake) OpenRouter(context.Context) ([]overspan.Family, error) { return nil, nil }
+
 // CheckSupport returns nothing: a Fake lacks nothing.
 func (f *Fake) CheckSupport(context.Context) []string { return nil }

@@ -20,48 +20,49 @@ var flavours = []struct{ name, version string }{{"legacy", "legacy"}, {"nft", "n
 func (h *Host) obstacles(ctx context.Context) []string {
 	var out []string
 	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
-		tool := h.rules[family]
-		if tool == nil {
+		if h.rules[family] == nil {
 			continue
 		}
-		version, err := h.run(ctx, nil, tool.save, "--version")
+		command, table, err := h.otherFilter(ctx, family)
 		if err != nil {
-			out = append(out, fmt.Sprintf("the flavour of %s is not known: %v", tool.save, err))
-			continue
+			out = append(out, err.Error())
 		}
-		for _, f := range flavours {
-			if strings.Contains(string(version), f.version) {
-				continue // ours
-			}
-			found, err := h.obstaclesIn(ctx, family, f.name)
-			if err != nil {
-				out = append(out, fmt.Sprintf("the rules of the %s flavour of iptables cannot be read: %v", f.name, err))
-			}
-			out = append(out, found...)
+		for _, what := range table.dropping() {
+			out = append(out, fmt.Sprintf("%s drops traffic of containers, whatever our rules, of the other flavour, accept: %s; take that back, or move it to the other flavour", command, what))
 		}
 	}
 	return out
 }
 
-func (h *Host) obstaclesIn(ctx context.Context, family overspan.Family, flavour string) ([]string, error) {
-	command := "iptables-" + flavour
-	if family == overspan.IPv6 {
-		command = "ip6tables-" + flavour
-	}
-	save, err := exec.LookPath(command + "-save")
+// otherFilter returns the table filter in the flavour that is not ours, and what
+// that flavour's iptables is called. Where it is not installed, nobody has made
+// any rules with it.
+func (h *Host) otherFilter(ctx context.Context, family overspan.Family) (command string, table savedTable, err error) {
+	ours := h.rules[family]
+	version, err := h.run(ctx, nil, ours.save, "--version")
 	if err != nil {
-		return nil, nil // then nobody here has made any
+		return "", savedTable{}, fmt.Errorf("the flavour of %s is not known: %w", ours.save, err)
 	}
-	// Without naming a table: that would make the legacy flavour load it.
-	text, err := h.run(ctx, nil, save)
-	if err != nil {
-		return nil, err
+	for _, f := range flavours {
+		if strings.Contains(string(version), f.version) {
+			continue
+		}
+		command = "iptables-" + f.name
+		if family == overspan.IPv6 {
+			command = "ip6tables-" + f.name
+		}
+		save, err := exec.LookPath(command + "-save")
+		if err != nil {
+			return command, savedTable{}, nil
+		}
+		// Without naming a table: that would make the legacy flavour load it.
+		text, err := h.run(ctx, nil, save)
+		if err != nil {
+			return command, savedTable{}, fmt.Errorf("the rules of the %s flavour of iptables cannot be read: %w", f.name, err)
+		}
+		return command, parseTables(string(text))["filter"], nil
 	}
-	var out []string
-	for _, what := range parseTables(string(text))["filter"].dropping() {
-		out = append(out, fmt.Sprintf("%s drops traffic of containers, whatever our rules, of the other flavour, accept: %s; take that back, or move it to the other flavour", command, what))
-	}
-	return out, nil
+	return "", savedTable{}, nil
 }
 
 // dropping returns the policies and rules of the table's built-in chains that

@@ -34,6 +34,7 @@ type Host interface {
 	Underlay(spec string) (kernel.Underlay, error)
 	Watch(ctx context.Context) <-chan kernel.Hint
 	CheckSupport(ctx context.Context) []string
+	OpenRouter(ctx context.Context) ([]overspan.Family, error)
 	Guard() kernel.Guard
 	PortDrops() (map[string]uint64, error)
 }

@@ -137,6 +137,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	st.Warnings = append(st.Warnings, d.evicted.all()...)
 	st.Warnings = append(st.Warnings, d.names.Warnings()...)
 	st.Warnings = append(st.Warnings, d.ports.Retry()...)
+	st.Warnings = append(st.Warnings, d.routerWarnings(ctx)...)
 	d.health.mu.Lock()
 	defer d.health.mu.Unlock()
 	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull
