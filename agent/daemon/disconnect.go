@@ -56,12 +56,12 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
 	d.unpublished(a)
+	d.events.Publish(d.attachmentEvent("disconnect", a))
 	if err != nil {
 		d.rec.dirty.mark(endpointScope(a), causeChange)
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
-	d.events.Publish(d.attachmentEvent("disconnect", a))
 	defer d.reconsider(a.Endpoint.Network)
 	return !d.releaser.releaseSoon(ctx, a.Endpoint), nil
 }

@@ -107,8 +107,9 @@ func (d *Daemon) takeOffEvicted(ctx context.Context, session *store.Session) err
 	return errors.Join(errs...)
 }
 
-// takeOff ends the attachment that an eviction is about. One that is not known
-// here was taken off before.
+// takeOff ends the attachment that an eviction is about, and tells of it. One that
+// is not known here was taken off before. It ends also where detach fails, which
+// goes on in the background: it is told now or never.
 func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	a, known := d.local.attachment(v.Endpoint)
 	if !known {
@@ -120,8 +121,9 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	}
 	defer unlock()
 	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", networkNameOf(a), "by", v.By, "at", v.Since)
-	if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
-		return err
+	_, err = d.detach(ctx, a)
+	if errors.Is(err, overspan.ErrNotFound) {
+		err = nil // it has ended already
 	}
 	if sb, ok := d.local.sandbox(a.Sandbox); ok {
 		d.forgetIfUnused(sb)
@@ -131,7 +133,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	d.events.Publish(event)
 	d.evicted.add(v, fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
 		v.Name, a.Endpoint.Sandbox, networkNameOf(a), v.By, v.Since.Local().Format(time.DateTime)))
-	return nil
+	return err
 }
 
 // bereaved reports whether the record of an endpoint that this node serves is

@@ -259,6 +259,41 @@ func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 	}
 }
 
+// TestEvictionIsToldThoughItFails: the kernel refuses to take off what was freed
+// by force; it is told once nevertheless, and taken off at last.
+func TestEvictionIsToldThoughItFails(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	taken := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("taken"), Name: "taken"})
+	h2.stop()
+	h1.eventually("h2 is down", func() bool { return h1.Snapshot().Nodes[h2.Self()].Presence == nil })
+	if _, _, err := h1.ForceDisconnect(t.Context(), "demo", "taken"); err != nil {
+		t.Fatal(err)
+	}
+	h2.kernel.FailNext("doom link "+overspan.VethName(taken.ID), overspan.Errorf(overspan.ErrConflict, "not today"))
+	begun := time.Now()
+	h2.start()
+	if got := h2.awaits(h2.Subscribe(t.Context(), Span{Since: begun}), "endpoint", "evict", "taken").Attributes["by"]; got != "h1" {
+		t.Errorf("the event says that it was evicted by %q", got)
+	}
+	h2.eventually("status tells of it", func() bool {
+		return slices.ContainsFunc(h2.Status(t.Context()).Warnings, func(w string) bool { return strings.Contains(w, "taken was disconnected") })
+	})
+	h2.eventually("it is taken off", func() bool { return len(h2.Attachments()) == 0 && !h2.plugged(taken) })
+	h2.eventually("the note is dropped", func() bool {
+		wake(h2.bereft) // what housekeeping does
+		return len(c.keys("evicted/")) == 0
+	})
+	told := map[string]int{}
+	for e := range h2.Subscribe(t.Context(), Span{Since: begun, Until: time.Now()}) {
+		told[e.Action]++
+	}
+	if told["evict"] != 1 || told["disconnect"] != 1 {
+		t.Errorf("told: %v; want one evict and one disconnect", told)
+	}
+}
+
 // TestWhatWasFreedByForceStaysFree: also if its node is removed before it hears
 // of it.
 func TestWhatWasFreedByForceStaysFree(t *testing.T) {
