@@ -20,6 +20,7 @@ const (
 	resultNoName  = "nxdomain" // nobody is called that, and nobody else is to be asked
 	resultForward = "forward"  // for others to answer
 	resultFailed  = "servfail" // nobody of these did
+	resultBusy    = "busy"     // too many wait for these already
 	resultRefused = "refused"  // not a question that is answered here
 )
 

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/overspan/overspan"
 )
 
 // forwardBound is how long others have to answer altogether: the asker hears of
@@ -18,31 +21,58 @@ const forwardBound = 4500 * time.Millisecond
 // rounds is how often each server is asked: a datagram may get lost.
 const rounds = 2
 
-// forwardsMost bounds how many questions wait for others at once. Who asks more
-// than they answer is told to try again.
-const forwardsMost = 512
+// forwardsMost bounds how many questions wait for others at once, and
+// forwardsEach how many of these are one sandbox's: what nobody answers waits
+// long, and who asks too much shall not silence its neighbours. Who is over the
+// bound is told to try again, at once.
+const (
+	forwardsMost = 512
+	forwardsEach = 64
+)
 
 var errBusy = errors.New("too many questions wait for an answer")
 
 // A forwarder asks the servers of the world.
 type forwarder struct {
-	port  uint16        // of the servers
-	slots chan struct{} // one for each question that waits
+	port uint16 // of the servers
+
+	mu      sync.Mutex // guards all below
+	waiting int        // questions
+	by      map[overspan.SandboxID]int
 }
 
 func newForwarder(port uint16) *forwarder {
-	return &forwarder{port: port, slots: make(chan struct{}, forwardsMost)}
+	return &forwarder{port: port, by: map[overspan.SandboxID]int{}}
 }
 
-// ask asks one server after the other, and returns the first answer that is none
-// about the server's own trouble.
-func (f *forwarder) ask(ctx context.Context, query *dns.Msg, network string, servers []netip.Addr) (*dns.Msg, error) {
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
-		return nil, errBusy
+// enter counts a question of a sandbox's until leave, or refuses it.
+func (f *forwarder) enter(who overspan.SandboxID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting >= forwardsMost || f.by[who] >= forwardsEach {
+		return errBusy
 	}
+	f.waiting++
+	f.by[who]++
+	return nil
+}
+
+func (f *forwarder) leave(who overspan.SandboxID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiting--
+	if f.by[who]--; f.by[who] == 0 {
+		delete(f.by, who)
+	}
+}
+
+// ask asks one server after the other for a sandbox, and returns the first answer
+// that is none about the server's own trouble.
+func (f *forwarder) ask(ctx context.Context, who overspan.SandboxID, query *dns.Msg, network string, servers []netip.Addr) (*dns.Msg, error) {
+	if err := f.enter(who); err != nil {
+		return nil, err
+	}
+	defer f.leave(who)
 	if len(servers) == 0 {
 		return nil, errors.New("no server to ask")
 	}

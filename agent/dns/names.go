@@ -20,6 +20,7 @@ type spot struct {
 
 // An asker is a sandbox of this node, as far as it concerns its names.
 type asker struct {
+	sandbox overspan.SandboxID
 	places  []place      // its networks, the oldest attachment first
 	servers []netip.Addr // asked for names of the world in place of the host's
 }
@@ -41,7 +42,7 @@ func newLocal(version uint64, sandboxes []overspan.Sandbox, attachments []oversp
 	l := &local{version: version, askers: map[spot]*asker{}, here: map[overspan.EndpointID]struct{}{}}
 	bySandbox := map[overspan.SandboxID]*asker{}
 	for _, sb := range sandboxes {
-		bySandbox[sb.ID] = &asker{servers: sb.Resolver.Servers}
+		bySandbox[sb.ID] = &asker{sandbox: sb.ID, servers: sb.Resolver.Servers}
 	}
 	for _, a := range attachments {
 		who := bySandbox[a.Sandbox]

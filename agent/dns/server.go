@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -306,11 +307,14 @@ func (s *Server) reply(ctx context.Context, from spot, transport string, query *
 		servers, err := s.servers(v)
 		var told *dns.Msg
 		if err == nil {
-			told, err = s.forward.ask(ctx, query, transport, servers)
+			told, err = s.forward.ask(ctx, v.asker.sandbox, query, transport, servers)
 		}
 		if err != nil {
 			s.log.Debug("nobody answers", "name", query.Question[0].Name, "error", err)
 			reply.Rcode = dns.RcodeServerFailure
+			if errors.Is(err, errBusy) {
+				return reply, resultBusy
+			}
 			return reply, resultFailed
 		}
 		reply = told

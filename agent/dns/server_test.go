@@ -1,12 +1,14 @@
 package dns
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,6 +124,71 @@ func TestForwardIsBounded(t *testing.T) {
 	reply, result := s.reply(t.Context(), client, "udp", new(dns.Msg).SetQuestion("example.org.", dns.TypeA))
 	if took := time.Since(begun); result != resultFailed || reply.Rcode != dns.RcodeServerFailure || took > 5*time.Second {
 		t.Errorf("%s after %s; want a failure within 5 s", result, took)
+	}
+}
+
+// One sandbox cannot use up the questions that may wait: what is too much is
+// refused at once, and its neighbours are served.
+func TestForwardIsShared(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex // guards asked
+	asked := map[string]struct{}{}
+	full, release := make(chan struct{}), make(chan struct{})
+	s := asking(t, upstream(t, func(query, _ *dns.Msg) {
+		name := query.Question[0].Name
+		mu.Lock()
+		_, again := asked[name]
+		asked[name] = struct{}{}
+		if !again && len(asked) == forwardsEach {
+			close(full)
+		}
+		mu.Unlock()
+		if name != "neighbour.org." {
+			<-release
+		}
+	}), "127.0.0.1")
+	query := func(name string) *dns.Msg { return new(dns.Msg).SetQuestion(name, dns.TypeTXT) }
+	var all sync.WaitGroup
+	for i := range forwardsEach {
+		all.Go(func() {
+			if _, result := s.reply(t.Context(), client, "udp", query(fmt.Sprintf("n%d.org.", i))); result != resultForward {
+				t.Errorf("question %d: %s; want it passed on", i, result)
+			}
+		})
+	}
+	<-full
+	for _, from := range []spot{{"demo", netip.MustParseAddr("10.0.0.11")}, {"other", netip.MustParseAddr("10.1.0.11")}} {
+		if reply, result := s.reply(t.Context(), from, "udp", query("neighbour.org.")); result != resultForward || reply.Rcode != dns.RcodeSuccess {
+			t.Errorf("the neighbour at %s: %s", from.addr, result)
+		}
+	}
+	if reply, result := s.reply(t.Context(), client, "tcp", query("more.org.")); result != resultBusy || reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("one question more: %s %s; want it refused", result, dns.RcodeToString[reply.Rcode])
+	}
+	if _, result := s.reply(t.Context(), client, "udp", new(dns.Msg).SetQuestion("web.", dns.TypeA)); result != resultAnswer {
+		t.Errorf("a name of ours meanwhile: %s", result)
+	}
+	close(release)
+	all.Wait()
+	if s.forward.waiting != 0 || len(s.forward.by) != 0 {
+		t.Errorf("afterwards %d wait: %v", s.forward.waiting, s.forward.by)
+	}
+}
+
+// What all sandboxes of a node together may have waiting is bounded too.
+func TestForwardsMost(t *testing.T) {
+	f := newForwarder(53)
+	for i := range forwardsMost {
+		if err := f.enter(overspan.SandboxID(fmt.Sprint(i % 10))); err != nil {
+			t.Fatalf("question %d: %v", i, err)
+		}
+	}
+	if err := f.enter("another"); err != errBusy {
+		t.Errorf("one more: %v", err)
+	}
+	f.leave("3")
+	if err := f.enter("another"); err != nil {
+		t.Errorf("after one has left: %v", err)
 	}
 }
 
