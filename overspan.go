@@ -194,7 +194,7 @@ type Endpoint struct {
 	MAC       MAC
 	Sandbox   string // what it was attached to, as the user named it
 	Interface string // in the sandbox: "eth0"
-	Ports     []Port // that are published at its node
+	Ports     []Port // of its sandbox, that are published at its node and lead to it
 	Created   time.Time
 
 	// Ack asks every member to acknowledge that it has programmed the
@@ -236,6 +236,10 @@ type Sandbox struct {
 	Inode   NetnsID // which namespace that path named when it was first seen
 	PID     int     // of SandboxPID and SandboxDocker
 	Created time.Time
+
+	// Ports are published at this node, for as long as the sandbox has an
+	// endpoint. They lead to the one that has its default route.
+	Ports []Port
 
 	SandboxSettings
 }

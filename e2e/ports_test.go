@@ -124,7 +124,7 @@ func TestScenario24_PublishedPorts(t *testing.T) {
 		c.asks(h2, at(host, 8080), "web")
 		c.must(h1.Start(t.Context()))
 		c.asks(h2, at(host, 8080), "web")
-		c.refused(h1, []string{"0.0.0.0:8080/tcp", "already allocated to endpoint web"}, "network", "connect", "-p", "8080:1", "app", web.Name)
+		c.refused(h1, []string{"0.0.0.0:8080/tcp", "already allocated to sandbox web"}, "network", "connect", "-p", "8080:1", "app", web.Name)
 	})
 	t.Run("no more", func(t *testing.T) {
 		c := c.in(t)
@@ -174,8 +174,8 @@ func (c *cluster) choosesPorts(h1, h2 *lab.Node) {
 		c.t.Helper()
 		c.refused(h1, words, "network", "connect", "-p", "8200:1", "-p", publish, "app", late.Name)
 	}
-	refused([]string{"none of the host ports is free", "endpoint ssh5"}, "8100-8105:22")
-	refused([]string{"already allocated to endpoint web"}, "8080:80")
+	refused([]string{"none of the host ports is free", "sandbox ssh5"}, "8100-8105:22")
+	refused([]string{"already allocated to sandbox web"}, "8080:80")
 	refused([]string{"192.0.2.77 is no address of this host"}, "192.0.2.77:80:80")
 	refused([]string{"invalid protocol"}, "80/icmp")
 	var foreign net.Listener

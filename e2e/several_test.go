@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,7 +13,8 @@ import (
 )
 
 // A homing is a step in the life of a sandbox with several networks, and what
-// its default routes are by then.
+// its default routes are by then. The ports that it has published, port 8080 for
+// IPv4 and 8081 for IPv6, are wherever these lead.
 type homing struct {
 	do      string // "connect", "disconnect" or "restart"
 	network string
@@ -26,20 +28,25 @@ type homing struct {
 // ports move."
 func TestScenario35_SeveralNetworks(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual})
-	h1 := c.Nodes[0]
+	h1, h2 := c.Nodes[0], c.Nodes[1]
 	h1.Flags = []string{"--resync", shortResync.String()}
 	c.start()
 	c.ctl(h1, "network", "create", "-d", "bridge", "one")
 	c.ctl(h1, "network", "create", "-d", "bridge", "two")
 	c.create(h1, "--ipv6", "six")
 	c.ctl(h1, "network", "create", "-d", "bridge", "--internal", "inside")
-	peer := c.attach(c.Nodes[1], "six", "peer")
+	peer := c.attach(h2, "six", "peer")
 	box := c.netns(h1, "web")
+	c.serve(box, 80)
+	client, err := lab.OpenUDP(t.Context(), h2, at(h1.Addrs[0], 8080))
+	c.must(err)
+	defer client.Close()
+	plugged := map[string]string{} // interface by network
 	quiet := []string{"--driver-opt", "com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0"}
 	for i, step := range []homing{
 		{do: "connect", network: "inside", ifname: "eth0"},
-		{do: "connect", network: "one", ifname: "eth1", v4: "eth1", flags: quiet},
-		{do: "connect", network: "six", ifname: "eth2", v4: "eth2", v6: "eth2", flags: []string{"--gw-priority", "5"}},
+		{do: "connect", network: "one", ifname: "eth1", v4: "eth1", flags: append(twice("8080:80"), quiet...)},
+		{do: "connect", network: "six", ifname: "eth2", v4: "eth2", v6: "eth2", flags: append(twice("[::]:8081:80"), "--gw-priority", "5")},
 		{do: "connect", network: "two", ifname: "eth3", v4: "eth2", v6: "eth2", flags: []string{"--gw-priority", "5"}},
 		{do: "disconnect", network: "inside", v4: "eth2", v6: "eth2"},
 		{do: "connect", network: "inside", ifname: "eth0", v4: "eth2", v6: "eth2", flags: []string{"--gw-priority", "9"}},
@@ -56,12 +63,20 @@ func TestScenario35_SeveralNetworks(t *testing.T) {
 		name := fmt.Sprintf("step %d, %s %s", i, step.do, step.network)
 		c.takeStep(box, step)
 		c.leavesBy(box, name, step)
+		switch step.do {
+		case "connect":
+			plugged[step.network] = step.ifname
+		case "disconnect":
+			delete(plugged, step.network)
+		}
+		c.served(h2, box, name, step, plugged, client)
 		if step.network == "six" && step.do == "connect" {
 			c.reaches(box, c.addrsOf(peer)...)
 		}
 		_, err := h1.MustCtl(t.Context(), "verify")
 		c.must(err)
 	}
+	c.refused(h1, []string{"network inside is internal"}, "network", "connect", "-p", "80", "inside", c.netns(h1, "other").Name)
 	c.sysctlsHold(box, "eth1")
 	c.optionsRefused(box)
 }
@@ -125,6 +140,48 @@ func (c *cluster) leavesBy(box *lab.Sandbox, name string, step homing) {
 			c.reaches(box, a)
 		}
 	}
+}
+
+// served checks that another host reaches a sandbox by its published ports where a
+// default route of their family is there, also by a flow that goes on, and that
+// the records of its endpoints come to tell of those that lead to them.
+func (c *cluster) served(from *lab.Node, box *lab.Sandbox, name string, step homing, plugged map[string]string, goesOn net.Conn) {
+	c.t.Helper()
+	want := map[string]string{}
+	for _, a := range box.Node.Addrs {
+		way, port := step.v4, uint16(8080)
+		if a.Is6() {
+			way, port = step.v6, 8081
+		}
+		if way == "" {
+			continue
+		}
+		if got := c.asks(from, at(a, port), box.Name); !slices.Contains(from.Addrs, got) {
+			c.t.Errorf("%s: the server takes %s for its client; want one of %s", name, got, from.Addrs)
+		}
+		want[way] += fmt.Sprintf(" %d", port)
+	}
+	if got, err := lab.AskOn(goesOn); step.v4 != "" && (err != nil || got.Name != box.Name) {
+		c.t.Errorf("%s: a flow that goes on: answer of %q, %v", name, got.Name, err)
+	}
+	c.eventually(settleWithin, func(ctx context.Context) error {
+		for network, ifname := range plugged {
+			var shown []struct {
+				Ports map[string][]struct{ HostPort string }
+			}
+			if err := box.Node.CtlJSON(ctx, &shown, "endpoint", "inspect", "--network", network, box.Name); err != nil {
+				return err
+			}
+			got := ""
+			for _, binding := range shown[0].Ports["80/tcp"] {
+				got += " " + binding.HostPort
+			}
+			if got != want[ifname] {
+				return fmt.Errorf("%s: ports%s lead to the endpoint in %s, as it says; want%s", name, got, network, want[ifname])
+			}
+		}
+		return nil
+	})
 }
 
 // addrsOf returns all addresses of a sandbox on its first interface.

@@ -237,10 +237,19 @@ func (j *Journal) PutAttachmentIn(s overspan.Sandbox, a overspan.Attachment) err
 	})
 }
 
-// DeleteAttachment forgets an attachment whose endpoint is detached; an unknown
-// one is success.
-func (j *Journal) DeleteAttachment(id overspan.EndpointID) error {
-	return j.delete(bucketAttachments, string(id))
+// DeleteAttachmentIn forgets an attachment that has come to nothing, and notes what
+// its sandbox is without it, in one step; an unknown one is success.
+func (j *Journal) DeleteAttachmentIn(s overspan.Sandbox, id overspan.EndpointID) error {
+	sandbox, err := Marshal(overspanv1.SandboxRecord(s))
+	if err != nil {
+		return err
+	}
+	return j.update(bucketAttachments, string(id), func(tx *bolt.Tx) error {
+		if err := tx.Bucket([]byte(bucketSandboxes)).Put([]byte(s.ID), sandbox); err != nil {
+			return err
+		}
+		return tx.Bucket([]byte(bucketAttachments)).Delete([]byte(id))
+	})
 }
 
 // Releases returns the endpoints that are still to be detached in etcd. They

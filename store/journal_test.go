@@ -62,6 +62,8 @@ func TestJournalRemembers(t *testing.T) {
 	}
 	foreign := sandbox
 	foreign.ID, foreign.Name, foreign.Kind = overspan.SandboxID(overspan.NewID()), "foreign", overspan.SandboxNetns
+	publishing := sandbox
+	publishing.Ports = []overspan.Port{{Protocol: overspan.TCP, Port: 80, HostIP: netip.IPv4Unspecified(), HostPort: 8080}}
 	attachment := func(n int) overspan.Attachment {
 		slot := overspan.Slot(n)
 		return overspan.Attachment{
@@ -78,7 +80,7 @@ func TestJournalRemembers(t *testing.T) {
 		j.SetInstance("run 1"), j.SetMachine("machine 1"), j.SetRegistration(42), j.SetSeen(1<<63+1, 77, 3),
 		j.PutSandbox(sandbox), j.PutSandbox(overspan.Sandbox{ID: "gone", Name: "gone"}), j.DeleteSandbox("gone"),
 		j.PutAttachmentIn(foreign, attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
-		j.DeleteAttachment(attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
+		j.DeleteAttachmentIn(publishing, attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
 		j.RewriteAttachment(rewritten), j.RewriteAttachment(attachment(3)), j.RewriteAttachment(attachment(4)),
 	} {
 		if err != nil {
@@ -90,9 +92,9 @@ func TestJournalRemembers(t *testing.T) {
 	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instance: "run 1", Machine: "machine 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3}, j.Identity()); diff != "" {
 		t.Errorf("identity (-want +got):\n%s", diff)
 	}
-	wanted := []overspan.Sandbox{sandbox, foreign}
+	wanted := []overspan.Sandbox{publishing, foreign}
 	slices.SortFunc(wanted, func(a, b overspan.Sandbox) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	if diff := cmp.Diff(wanted, must(j.Sandboxes())(t)); diff != "" {
+	if diff := cmp.Diff(wanted, must(j.Sandboxes())(t), addrs); diff != "" {
 		t.Errorf("sandboxes (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]overspan.Attachment{rewritten}, must(j.Attachments())(t), addrs); diff != "" {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,10 +22,12 @@ func (s *Session) Reclaim(ctx context.Context, n *overspan.Network, r overspan.R
 }
 
 // Reattach is Attach, frozen or not, of an endpoint that has its id already and
-// may be there: then it is returned with the revisions that it has. A caller
-// that gives up has nothing undone: the endpoint is served.
+// may be there: then it is returned with the revisions that it has, once its
+// record tells of the ports that lead to it now. A caller that gives up has
+// nothing undone: the endpoint is served.
 func (s *Session) Reattach(ctx context.Context, a AttachRequest) (overspan.Endpoint, error) {
 	var own map[string]int64
+	var created int64 // what is written over keeps its create-revision; 0: it is new
 	for {
 		r, err := s.attach(a, own)
 		if err != nil {
@@ -37,12 +40,13 @@ func (s *Session) Reattach(ctx context.Context, a AttachRequest) (overspan.Endpo
 		}
 		e := a.Endpoint
 		if res.OK {
-			e.CreateRevision, e.ModRevision = res.Revision, res.Revision
+			e.CreateRevision, e.ModRevision = cmp.Or(created, res.Revision), res.Revision
 			return e, nil
 		}
 		kvs := found(res)
+		first := kvs[s.keys.Endpoint(e.Network, e.Slots[0])]
 		if e.CreateRevision = s.standingRecord(e, kvs); e.CreateRevision != 0 {
-			e.ModRevision = kvs[s.keys.Endpoint(e.Network, e.Slots[0])].ModRevision
+			e.ModRevision = first.ModRevision
 			return e, nil
 		}
 		if own != nil {
@@ -50,6 +54,9 @@ func (s *Session) Reattach(ctx context.Context, a AttachRequest) (overspan.Endpo
 		}
 		if own = s.remnants(e, kvs); len(own) == 0 {
 			return overspan.Endpoint{}, s.whyNotAttached(ctx, a, kvs)
+		}
+		if _, stands := own[first.Key]; stands {
+			created = first.CreateRevision
 		}
 	}
 }
@@ -77,7 +84,7 @@ func (s *Session) remnants(e overspan.Endpoint, kvs map[string]KeyValue) map[str
 }
 
 // standingRecord returns the create-revision of an endpoint whose records were
-// read at all of its slots; 0 if they do not all stand.
+// read at all of its slots; 0 if they do not all stand, or tell of other ports.
 func (s *Session) standingRecord(e overspan.Endpoint, kvs map[string]KeyValue) int64 {
 	var created int64
 	for _, slot := range e.Slots {
@@ -86,7 +93,7 @@ func (s *Session) standingRecord(e overspan.Endpoint, kvs map[string]KeyValue) i
 			return 0
 		}
 		now, err := s.keys.endpoint(kv)
-		if err != nil || now.ID != e.ID || now.Node != e.Node {
+		if err != nil || now.ID != e.ID || now.Node != e.Node || !slices.Equal(now.Ports, e.Ports) {
 			return 0
 		}
 		created = now.CreateRevision

@@ -66,6 +66,17 @@ func TestReattach(t *testing.T) {
 		if diff := cmp.Diff(first, again, snapshotOptions()); diff != "" {
 			t.Errorf("reattached once more (-want +got):\n%s", diff)
 		}
+		// Its ports have moved: the record is written over, and is still its own.
+		req.Endpoint.Ports = []overspan.Port{{Protocol: overspan.TCP, Port: 80, HostIP: netip.IPv4Unspecified(), HostPort: 8080}}
+		moved, err := r.Reattach(testContext(t), req)
+		if err != nil || moved.CreateRevision != first.CreateRevision || moved.ModRevision <= first.ModRevision {
+			t.Errorf("reattached with other ports: %+v, %v", moved, err)
+		}
+		standing, err := r.keys.endpoint(mustList(t, r.kv, Key(r.keys.Endpoint(n.ID, 9)), 0).KVs[0])
+		if diff := cmp.Diff(moved, standing, snapshotOptions()); diff != "" || err != nil {
+			t.Errorf("its record (-want +got):\n%s, %v", diff, err)
+		}
+		e = req.Endpoint
 		dual := func(name string, slot overspan.Slot) overspan.Endpoint {
 			e := r.endpoint(n, name, slot)
 			e.IPv6 = n.IPv6.Addr(slot)

@@ -120,8 +120,8 @@ func (d *Daemon) enter(ctx context.Context, ref string) (sb overspan.Sandbox, un
 		if unlock, err = d.lockSandbox(ctx, sb.ID, sb.Name); err != nil {
 			return sb, nil, err
 		}
-		if _, known := d.local.sandbox(sb.ID); known {
-			return sb, unlock, nil
+		if now, known := d.local.sandbox(sb.ID); known {
+			return now, unlock, nil
 		}
 		unlock()
 	}
@@ -277,13 +277,14 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	steps.At(steps.AttachBegun)
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
-	var err error
-	if e.Ports, err = d.ports.Reserve(e.ID, e.Name, want.publish, n.Families()...); err != nil {
+	before := sb
+	sb, taken, err := d.takePorts(before, want.publish, n.Families()...)
+	if err != nil {
 		return overspan.Attachment{}, false, err
 	}
 	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
 	if err != nil {
-		d.ports.Release(e.ID)
+		d.ports.Keep(sb.ID, before.Ports)
 		return overspan.Attachment{}, errors.Is(err, overspan.ErrConflict), err
 	}
 	steps.At(steps.AttachChosen)
@@ -296,6 +297,8 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	if n.Node != "" {
 		a.Local = n
 	}
+	e.Ports = d.portsOfNew(sb, a)
+	a.Endpoint = e
 	d.local.putAttachment(a)
 
 	// The transaction takes longer: it goes first, and on this goroutine, which
@@ -304,17 +307,17 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 	beside.Go(func() error { return d.prepare(ctx, a) })
 	stored, flown := session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
 	if err := cmp.Or(flown, beside.Wait()); err != nil {
-		d.undo(ctx, session, a, flown)
+		d.undo(ctx, session, a, before, taken, flown)
 		return a, errors.Is(flown, overspan.ErrConflict), err
 	}
 	e = stored
 
 	steps.At(steps.AttachCommitted)
 	a.Endpoint, a.Committed, a.Registration = e, true, session.Registration()
-	d.local.putAttachment(a)
+	d.local.putAttachmentIn(sb, a)
 	beside.Go(func() error {
 		defer steps.At(steps.AttachNoted)
-		return d.noteAttachment(sb, a)
+		return d.journal.PutAttachmentIn(sb, a)
 	})
 	beside.Go(func() error {
 		// Names are answered from the snapshot: the endpoint's own is known when
@@ -322,31 +325,21 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		d.names.Settle()
 		return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision)
 	})
-	if err := errors.Join(d.open(ctx, a, want.waitLocal), beside.Wait()); err != nil {
-		d.undo(ctx, session, a, nil)
+	if err := errors.Join(d.open(ctx, portScope(a, taken), want.waitLocal), beside.Wait()); err != nil {
+		d.undo(ctx, session, a, before, taken, nil)
 		return a, false, err
 	}
 	return a, false, nil
 }
 
 // open has the host end of an endpoint's veth put on its bridge.
-func (d *Daemon) open(ctx context.Context, a overspan.Attachment, wait bool) error {
+func (d *Daemon) open(ctx context.Context, scope kernel.Scope, wait bool) error {
 	if !wait {
-		d.rec.dirty.mark(portScope(a), causeChange)
+		d.rec.dirty.mark(scope, causeChange)
 		return nil
 	}
 	defer steps.At(steps.AttachPlugged)
-	return d.rec.do(ctx, portScope(a))
-}
-
-// noteAttachment puts an attachment into the journal, and with it the sandbox
-// that it may be the first of: one write to the disk, not two. A sandbox that
-// we made has been there since.
-func (d *Daemon) noteAttachment(sb overspan.Sandbox, a overspan.Attachment) error {
-	if sb.Kind == overspan.SandboxMade {
-		return d.journal.PutAttachment(a)
-	}
-	return d.journal.PutAttachmentIn(sb, a)
+	return d.rec.do(ctx, scope)
 }
 
 // address gives an endpoint the addresses of its slots. The slot of the IPv4
@@ -378,22 +371,21 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 }
 
 // undo takes back an attach that failed: off the kernel first, then out of
-// etcd. Flown is what became of its transaction; nil if it was committed.
-func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.Attachment, flown error) {
+// etcd. The sandbox is as it was before, without the ports that were taken. Flown
+// is what became of the transaction; nil if it was committed.
+func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.Attachment, before overspan.Sandbox, taken []overspan.Port, flown error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
 	steps.At(steps.UndoBegun)
-	d.local.dropAttachment(a.Endpoint.ID)
-	off := d.rec.do(ctx, endpointScope(a))
+	d.local.dropAttachmentIn(before, a.Endpoint.ID)
+	off := d.unplug(ctx, a, taken)
 	steps.At(steps.UndoUnplugged)
 	if off != nil {
 		d.log.Warn("cannot take back a veth; will try again", "endpoint", a.Endpoint.Name, "error", off)
-		d.rec.dirty.mark(endpointScope(a), causeChange)
 	}
-	d.unpublished(a)
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
-	if err := d.journal.DeleteAttachment(a.Endpoint.ID); err != nil {
+	if err := d.journal.DeleteAttachmentIn(before, a.Endpoint.ID); err != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
 	}
 	steps.At(steps.UndoForgotten)
@@ -409,21 +401,18 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	}
 }
 
-// endpointScope is the endpoint's veth, and the rules that publish its ports.
-func endpointScope(a overspan.Attachment) kernel.Scope {
-	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}, Chains: bridge.PortChains(a.Endpoint.Ports)}
-}
-
 // portScope is the endpoint's veth without the container's end, which an attach
-// has just made: nothing but the port is about to change. Where default routes
-// move to it or from it, the reconciler looks at the ends concerned.
-func portScope(a overspan.Attachment) kernel.Scope {
-	scope := endpointScope(a)
+// has just made, and the rules of ports: nothing else is about to change. Where
+// default routes move to it or from it, the reconciler looks at the ends and the
+// ports concerned.
+func portScope(a overspan.Attachment, taken []overspan.Port) kernel.Scope {
+	scope := vethScope(a)
 	scope.Endpoints[0].Netns = ""
+	scope.Chains = bridge.PortChains(taken)
 	return scope
 }
 
-// vethScope is endpointScope without the rules.
+// vethScope is the endpoint's veth.
 func vethScope(a overspan.Attachment) kernel.Scope {
 	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
 }

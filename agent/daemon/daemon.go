@@ -164,6 +164,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
+	d.rec.rehomed = d.portsMoved
 	d.rec.passed = d.passed
 	d.rec.reaped = d.doomed.clear
 	d.rec.changing = parts.Journal.NoteSysctls
@@ -247,9 +248,9 @@ func (d *Daemon) restore() error {
 		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
 		d.releaser.lent.add(a.Endpoint.ID)
 		d.follows.keep(a.Endpoint.Network)
-		d.ports.Restore(a.Endpoint.ID, a.Endpoint.Name, a.Endpoint.Ports)
 	}
 	for _, sb := range d.local.allSandboxes() {
+		d.ports.Restore(sb.ID, sb.Name, sb.Ports)
 		d.forgetIfUnused(sb) // the agent died before it had an endpoint
 	}
 	wake(d.releaser.pending)
@@ -402,7 +403,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		in.Advertised, in.AdvertisedErr = d.host.Advertised()
 	}
 	here := d.local.view()
-	in.Local, in.Sandboxes, in.Attachments, in.Siblings = here.version, here.sandboxes, here.attachments, here.siblings
+	in.Local, in.Sandboxes, in.Attachments, in.Siblings, in.Ports = here.version, here.sandboxes, here.attachments, here.siblings, here.ports
 	for _, a := range in.Attachments {
 		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/kernel"
 )
@@ -39,8 +40,12 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	if now, there := d.local.attachment(a.Endpoint.ID); there {
 		a = now // its record may have been written again since it was found
 	}
+	ended := d.local.portsOf(a.Sandbox)
 	if !d.local.dropAttachment(a.Endpoint.ID) {
 		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
+	}
+	if len(d.local.portsOf(a.Sandbox)) > 0 {
+		ended = nil // they lead to another endpoint now
 	}
 	var g errgroup.Group
 	g.Go(func() error {
@@ -49,21 +54,37 @@ func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending boo
 	})
 	g.Go(func() error {
 		defer steps.At(steps.DetachUnplugged)
-		return d.rec.do(ctx, endpointScope(a))
+		return d.unplug(ctx, a, ended)
 	})
 	err = g.Wait()
 	d.names.Settle()
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
-	d.unpublished(a)
 	d.events.Publish(d.attachmentEvent("disconnect", a))
 	if err != nil {
-		d.rec.dirty.mark(endpointScope(a), causeChange)
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
 	defer d.reconsider(a.Endpoint.Network)
 	return !d.releaser.releaseSoon(ctx, a.Endpoint), nil
+}
+
+// unplug takes an endpoint off its network, and those ports out of the rules that
+// its sandbox publishes no more: nobody has them then. What fails goes on in the
+// background.
+func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []overspan.Port) error {
+	scope := vethScope(a)
+	scope.Chains = bridge.PortChains(ended)
+	err := d.rec.do(ctx, scope)
+	if err != nil {
+		d.rec.dirty.mark(scope, causeChange)
+	}
+	if len(ended) > 0 {
+		d.ports.Keep(a.Sandbox, d.local.portsOf(a.Sandbox))
+		// The bridge may have a setting that only published ports need.
+		d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
+	}
+	return err
 }
 
 // departed has a network looked at again in which this node has neither an

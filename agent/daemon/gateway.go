@@ -87,14 +87,46 @@ func (g gateways) secondary(a overspan.Attachment) []overspan.Family {
 	return out
 }
 
+// portsAt returns those of a sandbox's published ports that lead to one of its
+// endpoints: to the one that has the default route of their family, since answers
+// leave by that.
+func (in planInput) portsAt(a overspan.Attachment, ways gateways) []overspan.Port {
+	ports := in.Ports[a.Sandbox]
+	if len(ports) == 0 || !in.works(a) {
+		return nil
+	}
+	way, several := ways[a.Sandbox]
+	n := in.Snapshot.Networks[a.Endpoint.Network]
+	leads := map[overspan.Family]bool{}
+	for _, f := range families {
+		// Of a network that is not known, nothing is taken away.
+		leads[f] = several && way[f] == a.Endpoint.ID || !several && hasAddr(a.Endpoint, f) && (n == nil || bridge.HasGateway(n, f))
+	}
+	return slices.DeleteFunc(slices.Clone(ports), func(p overspan.Port) bool { return !leads[overspan.FamilyOf(p.HostIP)] })
+}
+
+// publishing lists the endpoints that published ports lead to, with these alone.
+// Whether their namespaces are still there, a pass does not know of all; those
+// that are gone are disconnected soon.
+func (in planInput) publishing(ways gateways) []overspan.Endpoint {
+	if len(in.Ports) == 0 {
+		return nil
+	}
+	var out []overspan.Endpoint
+	for i := range in.Attachments {
+		e := in.Attachments[i].Endpoint
+		if e.Ports = in.portsAt(in.Attachments[i], ways); len(e.Ports) > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // rerouted returns the endpoints that have got or lost a default route between
 // two inputs: their containers' ends are to be looked at, whatever it was that
 // changed.
 func rerouted(old, new planInput) []kernel.EndpointKey {
-	if old.Snapshot == nil || len(old.Siblings)+len(new.Siblings) == 0 {
-		return nil
-	}
-	if old.Local == new.Local && old.Snapshot == new.Snapshot && maps.Equal(old.Lost, new.Lost) {
+	if sameWays(old, new) {
 		return nil
 	}
 	before, now := old.gateways(), new.gateways()
@@ -111,6 +143,62 @@ func rerouted(old, new planInput) []kernel.EndpointKey {
 	for _, a := range new.Attachments { // but for those that are on their way out
 		if _, moved := differ[a.Endpoint.ID]; moved {
 			out = append(out, endpointKey(a))
+		}
+	}
+	return out
+}
+
+// sameWays reports whether no default route can have moved between two inputs.
+func sameWays(old, new planInput) bool {
+	return old.Snapshot == nil || len(old.Siblings)+len(new.Siblings) == 0 ||
+		old.Local == new.Local && old.Snapshot == new.Snapshot && maps.Equal(old.Lost, new.Lost)
+}
+
+// A removal is of published ports that lead to another endpoint of their sandbox
+// than they did. The networks are the sandbox's: their bridges have a setting that
+// only published ports need.
+type removal struct {
+	ports    []overspan.Port
+	networks []overspan.NetworkID
+}
+
+// rehomed returns the ports that have moved between two inputs.
+func rehomed(old, new planInput) removal {
+	var out removal
+	if sameWays(old, new) || len(old.Ports)+len(new.Ports) == 0 {
+		return out
+	}
+	concerned := map[overspan.SandboxID]struct{}{}
+	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
+		concerned[a.Sandbox] = struct{}{}
+	}
+	before, now := old.homes(concerned), new.homes(concerned)
+	moved := map[overspan.SandboxID]struct{}{}
+	for sb := range concerned {
+		for _, p := range slices.Concat(old.Ports[sb], new.Ports[sb]) {
+			if before[p] != now[p] && !slices.Contains(out.ports, p) {
+				out.ports = append(out.ports, p)
+				moved[sb] = struct{}{}
+			}
+		}
+	}
+	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
+		if _, some := moved[a.Sandbox]; some && !slices.Contains(out.networks, a.Endpoint.Network) {
+			out.networks = append(out.networks, a.Endpoint.Network)
+		}
+	}
+	return out
+}
+
+// homes returns to which endpoint each published port of some sandboxes leads.
+func (in planInput) homes(sandboxes map[overspan.SandboxID]struct{}) map[overspan.Port]overspan.EndpointID {
+	out := map[overspan.Port]overspan.EndpointID{}
+	ways := in.gateways()
+	for _, a := range in.Attachments {
+		if _, concerned := sandboxes[a.Sandbox]; concerned {
+			for _, p := range in.portsAt(a, ways) {
+				out[p] = a.Endpoint.ID
+			}
 		}
 	}
 	return out

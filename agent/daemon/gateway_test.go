@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/overspan/overspan"
@@ -106,9 +107,44 @@ func (n *testNode) chosen() map[overspan.Family]string {
 	return out
 }
 
+// publishesAt checks that some ports lead to the endpoint at an interface and to no
+// other, or nowhere if there is none; and that the records come to say so, if they
+// are to be waited for.
+func (n *testNode) publishesAt(t *rapid.T, ifname string, ports int, recorded bool) {
+	t.Helper()
+	want := map[netip.Addr]int{}
+	for _, a := range n.local.allAttachments() {
+		if a.Endpoint.Interface == ifname && ports > 0 {
+			want[a.Endpoint.IPv4] = ports
+		}
+	}
+	got := map[netip.Addr]int{}
+	for _, c := range n.kernel.State().Chains {
+		for _, r := range c.Rules {
+			if r.Flow.Protocol != "" {
+				got[r.Flow.To.Addr()]++
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Fatalf("rules for ports by where they lead (-want +got):\n%s", diff)
+	}
+	n.eventually("the records tell of the ports", func() bool {
+		known := map[netip.Addr]int{}
+		for _, seg := range n.Snapshot().Segments {
+			for e := range seg.Endpoints.Values() {
+				if len(e.Ports) > 0 {
+					known[e.IPv4] = len(e.Ports)
+				}
+			}
+		}
+		return !recorded || maps.Equal(want, known)
+	})
+}
+
 // TestDefaultRoutesFollowTheAttachments connects and disconnects a container in
-// any order: after each step its default routes are where the rule says, and
-// nobody calls it a repair.
+// any order: after each step its default routes are where the rule says, and its
+// published ports with them, and nobody calls it a repair.
 func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
@@ -130,19 +166,30 @@ func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
 	}()
 	rapid.Check(t, func(t *rapid.T) {
 		var plugged []string
+		published := 0
 		for range rapid.IntRange(1, 10).Draw(t, "steps") {
 			network := rapid.SampledFrom([]string{"a", "b", "c", "in"}).Draw(t, "network")
 			if i := slices.Index(plugged, network); i >= 0 {
 				n.disconnect(network, target)
 				plugged = slices.Delete(plugged, i, i+1)
 			} else {
-				n.connect(ConnectRequest{Network: network, Target: target, GatewayPriority: rapid.Int32Range(-1, 1).Draw(t, "priority")})
+				req := ConnectRequest{Network: network, Target: target, GatewayPriority: rapid.Int32Range(-1, 1).Draw(t, "priority")}
+				if network != "in" && rapid.Bool().Draw(t, "publishes") {
+					req.Publish = []string{"127.0.0.1::80"}
+					published++
+				}
+				n.connect(req)
 				plugged = append(plugged, network)
 			}
+			if len(plugged) == 0 {
+				published = 0
+			}
+			n.publishesAt(t, n.chosen()[overspan.IPv4], published, false)
 			if diff := cmp.Diff(n.chosen(), n.byInterface()); diff != "" {
 				t.Fatalf("default routes (-want +got):\n%s", diff)
 			}
 		}
+		n.publishesAt(t, n.chosen()[overspan.IPv4], published, true)
 		for _, network := range plugged {
 			n.disconnect(network, target)
 		}

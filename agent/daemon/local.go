@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,15 +19,17 @@ type local struct {
 	attachments *chronicle[overspan.EndpointID, overspan.Attachment]
 	homes       map[overspan.SandboxID]map[overspan.EndpointID]struct{} // of each sandbox
 	shared      map[overspan.SandboxID]struct{}                         // sandboxes with several endpoints
+	ports       map[overspan.SandboxID][]overspan.Port                  // of the sandboxes that publish some; replaced, never changed
 }
 
 func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
 	l := &local{
 		homes:  map[overspan.SandboxID]map[overspan.EndpointID]struct{}{},
 		shared: map[overspan.SandboxID]struct{}{},
+		ports:  map[overspan.SandboxID][]overspan.Port{},
 		sandboxes: newChronicle(
 			func(s *overspan.Sandbox) overspan.SandboxID { return s.ID },
-			func(s *overspan.Sandbox) time.Time { return s.Created }, sandboxes),
+			func(s *overspan.Sandbox) time.Time { return s.Created }, nil),
 		attachments: newChronicle(
 			func(a *overspan.Attachment) overspan.EndpointID { return a.Endpoint.ID },
 			func(a *overspan.Attachment) time.Time { return a.Endpoint.Created }, attachments),
@@ -33,7 +37,25 @@ func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *
 	for i := range attachments {
 		l.house(attachments[i])
 	}
+	for _, s := range sandboxes {
+		if l.homes[s.ID] == nil {
+			s.Ports = nil // the agent died between the last endpoint's end and theirs
+		}
+		l.enter(s)
+	}
 	return l
+}
+
+// enter adds a sandbox, or what has become of it.
+func (l *local) enter(s overspan.Sandbox) {
+	l.sandboxes.put(s)
+	if slices.Equal(l.ports[s.ID], s.Ports) {
+		return
+	}
+	l.ports = maps.Clone(l.ports)
+	if l.ports[s.ID] = s.Ports; len(s.Ports) == 0 {
+		delete(l.ports, s.ID)
+	}
 }
 
 // house notes that a sandbox has an endpoint.
@@ -47,12 +69,17 @@ func (l *local) house(a overspan.Attachment) {
 	}
 }
 
-// leave is the opposite of house.
+// leave is the opposite of house. With its last endpoint a sandbox publishes
+// nothing any more.
 func (l *local) leave(a overspan.Attachment) {
 	delete(l.homes[a.Sandbox], a.Endpoint.ID)
 	switch len(l.homes[a.Sandbox]) {
 	case 0:
 		delete(l.homes, a.Sandbox)
+		if sb, known := l.sandboxes.get(a.Sandbox); known && len(sb.Ports) > 0 {
+			sb.Ports = nil
+			l.enter(sb)
+		}
 	case 1:
 		delete(l.shared, a.Sandbox)
 	}
@@ -62,7 +89,7 @@ func (l *local) putSandbox(s overspan.Sandbox) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.version++
-	l.sandboxes.put(s)
+	l.enter(s)
 }
 
 func (l *local) dropSandbox(id overspan.SandboxID) {
@@ -80,11 +107,33 @@ func (l *local) putAttachment(a overspan.Attachment) {
 	l.house(a)
 }
 
+// putAttachmentIn notes an attachment together with the sandbox that it is in.
+func (l *local) putAttachmentIn(s overspan.Sandbox, a overspan.Attachment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.version++
+	l.enter(s)
+	l.attachments.put(a)
+	l.house(a)
+}
+
 // dropAttachment reports whether the attachment was still there, so that of
 // two who end it at once only one goes on.
 func (l *local) dropAttachment(id overspan.EndpointID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.drop(id)
+}
+
+// dropAttachmentIn takes back putAttachmentIn: the sandbox is as it was.
+func (l *local) dropAttachmentIn(s overspan.Sandbox, id overspan.EndpointID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enter(s)
+	l.drop(id)
+}
+
+func (l *local) drop(id overspan.EndpointID) bool {
 	l.version++
 	if a, there := l.attachments.get(id); there {
 		l.leave(a)
@@ -113,25 +162,33 @@ func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
 	return l.sandboxes.get(id)
 }
 
+// portsOf returns the ports that a sandbox publishes; nobody changes the list.
+func (l *local) portsOf(id overspan.SandboxID) []overspan.Port {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ports[id]
+}
+
 func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.attachments.get(id)
 }
 
-// A localView is what local holds at one moment. The lists are shared: nobody
-// changes them.
+// A localView is what local holds at one moment. All of it is shared: nobody
+// changes it.
 type localView struct {
 	version     uint64
 	sandboxes   []overspan.Sandbox    // oldest first
 	attachments []overspan.Attachment // oldest first
 	siblings    []overspan.Attachment // those of sandboxes that have several
+	ports       map[overspan.SandboxID][]overspan.Port
 }
 
 func (l *local) view() localView {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v := localView{version: l.version, sandboxes: l.sandboxes.all(), attachments: l.attachments.all()}
+	v := localView{version: l.version, sandboxes: l.sandboxes.all(), attachments: l.attachments.all(), ports: l.ports}
 	for sb := range l.shared {
 		for id := range l.homes[sb] {
 			a, _ := l.attachments.get(id)

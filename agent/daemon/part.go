@@ -221,6 +221,9 @@ func moved(old, new planInput) partSet {
 	for _, k := range rerouted(old, new) {
 		out.add(part{k.Network, k.Endpoint})
 	}
+	if len(rehomed(old, new).ports) > 0 {
+		out.add(doors)
+	}
 	if old.Snapshot == new.Snapshot {
 		return out
 	}
@@ -245,6 +248,12 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 // and last endpoint of a network may bring or take its devices and rules.
 func (s partSet) addLocal(old, new planInput) {
 	lost := func(a *overspan.Attachment) bool { return old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID] } // or found again
+	touch := func(a *overspan.Attachment) {
+		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+		if len(old.Ports[a.Sandbox])+len(new.Ports[a.Sandbox]) > 0 {
+			s.add(doors)
+		}
+	}
 	before, now := old.Attachments, new.Attachments
 	for len(before) > 0 && len(now) > 0 && samePlug(&before[0], &now[0]) && !lost(&now[0]) { // all but the newest, as a rule
 		before, now = before[1:], now[1:]
@@ -258,22 +267,15 @@ func (s partSet) addLocal(old, new planInput) {
 		b := was[a.Endpoint.ID]
 		delete(was, a.Endpoint.ID)
 		if b == nil || !samePlug(a, b) || lost(a) {
-			s.addEndpoint(a)
+			touch(a)
 		}
 	}
 	for _, a := range was {
-		s.addEndpoint(a)
+		touch(a)
 	}
 	s.addMembership(old, new)
 	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
 		s.add(part{})
-	}
-}
-
-func (s partSet) addEndpoint(a *overspan.Attachment) {
-	s.add(part{a.Endpoint.Network, a.Endpoint.ID})
-	if len(a.Endpoint.Ports) > 0 {
-		s.add(doors)
 	}
 }
 

@@ -17,7 +17,8 @@ type planInput struct {
 	Self        overspan.NodeID
 	Sandboxes   []overspan.Sandbox
 	Attachments []overspan.Attachment
-	Siblings    []overspan.Attachment // those of Attachments whose sandbox has several, in any order
+	Siblings    []overspan.Attachment                  // those of Attachments whose sandbox has several, in any order
+	Ports       map[overspan.SandboxID][]overspan.Port // of the sandboxes that publish some
 	VXLANPort   uint16
 	Guard       kernel.Guard // of this host
 	Local       uint64       // version of sandboxes and attachments
@@ -62,10 +63,10 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 		for _, key := range scope.Endpoints {
 			state.Take(in.endpoint(key, ways))
 		}
-		state.Take(bridge.PortsWithin(in.publishing(), scope.Chains))
+		state.Take(bridge.PortsWithin(in.publishing(ways), scope.Chains))
 	}
 	if scope.All || scope.Global {
-		part, warns := in.global()
+		part, warns := in.global(ways)
 		state.Take(part)
 		warnings = append(warnings, warns...)
 	}
@@ -175,8 +176,10 @@ func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State
 // port says how an attachment is plugged in: on the bridge once its record
 // stands in etcd, and only while it is not lost.
 func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
+	e := a.Endpoint
+	e.Ports = in.portsAt(a, ways)
 	return bridge.Port{
-		Endpoint:  a.Endpoint,
+		Endpoint:  e,
 		Netns:     a.Netns,
 		Enslaved:  in.works(a),
 		Secondary: ways.secondary(a),
@@ -188,19 +191,6 @@ func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
 // works reports whether packets pass by an endpoint.
 func (in planInput) works(a overspan.Attachment) bool {
 	return a.Committed && in.lost(a.Endpoint) == ""
-}
-
-// publishing lists the endpoints whose ports are published: while they are on
-// their network. Whether their namespaces are still there, a pass does not know
-// of all; those that are gone are disconnected soon.
-func (in planInput) publishing() []overspan.Endpoint {
-	var out []overspan.Endpoint
-	for i := range in.Attachments {
-		if a := &in.Attachments[i]; len(a.Endpoint.Ports) > 0 && in.works(*a) {
-			out = append(out, a.Endpoint)
-		}
-	}
-	return out
 }
 
 // lost says why an endpoint is off its network, and what to do; "" if it is on
@@ -224,7 +214,7 @@ func (in planInput) adrift(a overspan.Attachment) bool {
 
 // global plans what belongs to no network: the rules, the set of VTEPs, the
 // switches for forwarding, and the namespaces of the sandboxes that we made.
-func (in planInput) global() (kernel.State, []string) {
+func (in planInput) global(ways gateways) (kernel.State, []string) {
 	var local []*overspan.Network
 	known := true
 	for _, id := range in.members() {
@@ -244,7 +234,7 @@ func (in planInput) global() (kernel.State, []string) {
 		// The host could lose its own default route.
 		warnings = append(warnings, fmt.Sprintf("IPv6 forwarding is left as it is: %v", in.AdvertisedErr))
 	}
-	state.Take(bridge.Ports(local, in.publishing()))
+	state.Take(bridge.Ports(local, in.publishing(ways)))
 	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}

@@ -23,6 +23,10 @@ type publicationInput struct {
 
 	// Attachments are this node's, apart from those that are about to end.
 	Attachments []overspan.Attachment
+
+	// Ports are those that lead to the endpoints that are on their networks now,
+	// of sandboxes that publish some.
+	Ports map[overspan.EndpointID][]overspan.Port
 }
 
 // A publication is what a node does so that etcd says again what it serves. What
@@ -110,10 +114,19 @@ func (in publicationInput) publish() publication {
 }
 
 // due reports whether an endpoint's record is not known to stand: it was written
-// under another registration, or etcd may have forgotten it. One whose attach is
-// under way is not: that sees to it.
+// under another registration, or etcd may have forgotten it; or to tell of ports
+// that lead elsewhere by now. One whose attach is under way is not: that sees to
+// it.
 func (in publicationInput) due(a overspan.Attachment) bool {
-	return a.Committed && a.Registration != in.Registration
+	return a.Committed && (a.Registration != in.Registration || !slices.Equal(a.Endpoint.Ports, in.portsOf(a)))
+}
+
+// portsOf returns the ports that an endpoint's record is to tell of.
+func (in publicationInput) portsOf(a overspan.Attachment) []overspan.Port {
+	if ports, known := in.Ports[a.Endpoint.ID]; known {
+		return ports
+	}
+	return a.Endpoint.Ports
 }
 
 // stands reports whether an endpoint's records are all there.

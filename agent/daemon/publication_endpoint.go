@@ -39,6 +39,7 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 			blocks = append(blocks, b)
 		}
 	}
+	a.Endpoint.Ports = in.portsOf(a)
 	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a, Stands: stands(now.segment, e)})
 }
 

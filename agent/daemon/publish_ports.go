@@ -74,14 +74,61 @@ func beyond(exposed, published []ports.Spec) (out []ports.Spec) {
 	return out
 }
 
-// unpublished ends the publication of an endpoint whose rules are gone, or are on
-// their way out where that has failed. The whole network is looked at again, for
-// its bridge may have a setting that only published ports need.
-func (d *Daemon) unpublished(a overspan.Attachment) {
-	d.ports.Release(a.Endpoint.ID)
-	if len(a.Endpoint.Ports) > 0 {
-		d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
+// takePorts reserves what a sandbox is to publish besides what it does. It returns
+// the sandbox with all of its ports, and those that it has taken.
+func (d *Daemon) takePorts(sb overspan.Sandbox, specs []ports.Spec, families ...overspan.Family) (overspan.Sandbox, []overspan.Port, error) {
+	if len(specs) > 0 && len(specs)+len(sb.Ports) > ports.Most {
+		return sb, nil, overspan.Errorf(overspan.ErrInvalid, "%s has %d ports published, and %d more are to be: it can have %d", sb.Name, len(sb.Ports), len(specs), ports.Most)
 	}
+	taken, err := d.ports.Reserve(sb.ID, sb.Name, specs, families...)
+	if err != nil || len(taken) == 0 {
+		return sb, nil, err
+	}
+	sb.Ports = slices.Concat(sb.Ports, taken)
+	slices.SortFunc(sb.Ports, overspan.Port.Compare)
+	return sb, taken, nil
+}
+
+// portsMoved is what the reconciler tells of ports that lead to another endpoint
+// than they did. The records of both are written again.
+func (d *Daemon) portsMoved(r removal) {
+	d.rec.dirty.mark(kernel.Scope{Networks: r.networks}, causeHint)
+	wake(d.publisher.due)
+}
+
+// portsNow returns the ports that lead to the endpoints of this node which are on
+// their networks, and whose sandboxes publish some.
+func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
+	out := map[overspan.EndpointID][]overspan.Port{}
+	in, known := d.planInput(kernel.Scope{})
+	if !known {
+		return out
+	}
+	ways := in.gateways()
+	for _, a := range in.Attachments {
+		if len(in.Ports[a.Sandbox]) > 0 && in.works(a) {
+			out[a.Endpoint.ID] = in.portsAt(a, ways)
+		}
+	}
+	return out
+}
+
+// portsOfNew returns those of a sandbox's ports that will lead to an endpoint of
+// it once that is plugged in.
+func (d *Daemon) portsOfNew(sb overspan.Sandbox, a overspan.Attachment) []overspan.Port {
+	if len(sb.Ports) == 0 {
+		return nil
+	}
+	in, known := d.planInput(kernel.Scope{})
+	if !known {
+		return nil
+	}
+	a.Committed = true
+	in.Ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
+	if in.Siblings = d.local.inSandbox(sb.ID); len(in.Siblings) > 0 {
+		in.Siblings = append(in.Siblings, a)
+	}
+	return in.portsAt(a, in.gateways())
 }
 
 // holdPorts tries to hold what the agent could not hold at its start.

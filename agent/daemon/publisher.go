@@ -255,6 +255,7 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 			in.Attachments = append(in.Attachments, a)
 		}
 	}
+	in.Ports = p.d.portsNow()
 	return in, nil
 }
 
@@ -353,7 +354,7 @@ func (p *publisher) note(in publicationInput, todo publication) {
 // lose has a lost endpoint taken off its network, and tells of it.
 func (p *publisher) lose(a overspan.Attachment, why string) {
 	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
-	scope := endpointScope(a)
+	scope := vethScope(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.dirty.mark(scope, causeChange)
 	event := p.d.attachmentEvent("lost", a)

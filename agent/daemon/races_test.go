@@ -150,12 +150,14 @@ func TestLateTransactionOfTheLastRunIsUndone(t *testing.T) {
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	a, _ := n.local.attachment(e.ID)
+	sb, _ := n.local.sandbox(a.Sandbox)
 	n.stop()
 	j, err := store.OpenJournal(n.cfg.JournalPath())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(j.DeleteAttachment(e.ID), j.Close()); err != nil {
+	if err := errors.Join(j.DeleteAttachmentIn(sb, e.ID), j.Close()); err != nil {
 		t.Fatal(err)
 	}
 	keys := []string{"net/" + string(e.Network) + "/endpoints/", "net/" + string(e.Network) + "/names/"}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -76,6 +77,10 @@ type reconciler struct {
 	// that is not ours. An error leaves them as they are.
 	changing func(was map[string]string) error
 
+	// rehomed is told of published ports that lead elsewhere than before the last
+	// pass.
+	rehomed func(removal)
+
 	// reaped is told when no doomed link is left.
 	reaped func()
 
@@ -117,6 +122,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		input:     input,
 		passed:    func(kernel.Scope, string, passResult, error) {},
 		changing:  func(map[string]string) error { return nil },
+		rehomed:   func(removal) {},
 		reaped:    func() {},
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),
@@ -215,8 +221,8 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 }
 
 // widen adds to a scope the containers' ends whose routes have moved since the
-// last pass, and returns what it is planned from: of each scope another part is
-// asked for.
+// last pass, and the rules of the ports that have moved with them. It returns what
+// the scope is planned from: of each another part is asked for.
 func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 	for {
 		in, ok := r.input(scope)
@@ -225,6 +231,7 @@ func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 		}
 		more := slices.DeleteFunc(rerouted(r.seen, in), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
 		if len(more) == 0 {
+			scope.Chains = unique(slices.Concat(scope.Chains, bridge.PortChains(rehomed(r.seen, in).ports)))
 			return scope, in, true
 		}
 		scope.Endpoints = slices.Concat(scope.Endpoints, more)
@@ -261,6 +268,7 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	res, err := r.compareWith(ctx, in, scope, changed)
 	res.partial = err != nil
 	maps.Copy(r.moved, moved(r.seen, res.input))
+	ports := rehomed(r.seen, res.input)
 	r.seen = res.input
 	res.find = &finder{in: res.input, scope: scope, moved: r.moved}
 	r.doomed = max(r.doomed, res.Doomed)
@@ -272,6 +280,9 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	r.judge(asked, scope, cause, &res, failed)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
+	if len(ports.ports) > 0 {
+		r.rehomed(ports)
+	}
 	return res, err
 }
 

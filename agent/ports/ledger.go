@@ -17,36 +17,37 @@ import (
 // that it is wanted at, but not at all.
 const drawTries = 32
 
-// A Ledger holds the host ports of this node's endpoints, each by a socket that
+// A Ledger holds the host ports of this node's sandboxes, each by a socket that
 // is bound and serves nobody: the rules take the packets before they come to it.
-// So neither another endpoint nor another program of the host gets the port, and
+// So neither another sandbox nor another program of the host gets the port, and
 // no process has to run for it. The sockets are in the network namespace of the
 // process. A Ledger is safe for concurrent use.
 type Ledger struct {
 	mu     sync.Mutex // guards owners
-	owners map[overspan.EndpointID]*holding
+	owners map[overspan.SandboxID]*holding
 }
 
-// A holding is what one endpoint has published.
+// A holding is what one sandbox has published.
 type holding struct {
-	name    string // of the endpoint, for people
+	name    string // of the sandbox, for people
 	sockets map[overspan.Port]int
 	refused map[overspan.Port]error // what could not be bound again, and why
+	before  *holding                // what the sandbox has besides; nil: nothing
 }
 
 // NewLedger returns a ledger that holds nothing.
 func NewLedger() *Ledger {
-	return &Ledger{owners: make(map[overspan.EndpointID]*holding)}
+	return &Ledger{owners: make(map[overspan.SandboxID]*holding)}
 }
 
 // Reserve takes a port for each spec at each of the addresses that it is wanted
 // at: where it names none, all of the node's of each of families. It takes all
 // of them or, with ErrInUse or ErrInvalid, none. A drawn port is the same in
-// both families.
-func (l *Ledger) Reserve(id overspan.EndpointID, name string, specs []Spec, families ...overspan.Family) ([]overspan.Port, error) {
-	h := &holding{name: name, sockets: make(map[overspan.Port]int)}
+// both families. What the sandbox has taken before stays, and is not returned.
+func (l *Ledger) Reserve(id overspan.SandboxID, name string, specs []Spec, families ...overspan.Family) ([]overspan.Port, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	h := &holding{name: name, sockets: make(map[overspan.Port]int), before: l.owners[id]}
 	// Chosen ports first: a drawn one must not be in their way.
 	ordered := slices.Clone(specs)
 	slices.SortStableFunc(ordered, func(a, b Spec) int { return choice(a) - choice(b) })
@@ -59,8 +60,13 @@ func (l *Ledger) Reserve(id overspan.EndpointID, name string, specs []Spec, fami
 	if len(h.sockets) == 0 {
 		return nil, nil
 	}
-	l.owners[id] = h
-	return slices.SortedFunc(maps.Keys(h.sockets), overspan.Port.Compare), nil
+	taken := slices.SortedFunc(maps.Keys(h.sockets), overspan.Port.Compare)
+	if h.before != nil {
+		maps.Copy(h.before.sockets, h.sockets)
+	} else {
+		l.owners[id] = h
+	}
+	return taken, nil
 }
 
 // choice is how much choice there is of a spec's host port.
@@ -118,6 +124,9 @@ func (l *Ledger) bindAll(h *holding, spec Spec, ips []netip.Addr, port uint16) e
 	var done []overspan.Port
 	for _, ip := range ips {
 		p := overspan.Port{Protocol: spec.Protocol, Port: spec.Port, HostIP: ip, HostPort: port}
+		if h.before.has(p) {
+			continue
+		}
 		fd, _, err := bind(p)
 		if err != nil {
 			for _, d := range done {
@@ -153,9 +162,9 @@ func addresses(spec Spec, families []overspan.Family) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// Restore binds again what an endpoint had published when the agent last ran.
+// Restore binds again what a sandbox had published when the agent last ran.
 // What cannot be bound is tried again by Retry; its rules stand meanwhile.
-func (l *Ledger) Restore(id overspan.EndpointID, name string, ports []overspan.Port) {
+func (l *Ledger) Restore(id overspan.SandboxID, name string, ports []overspan.Port) {
 	if len(ports) == 0 {
 		return
 	}
@@ -178,7 +187,7 @@ func (l *Ledger) Retry() []string {
 	for _, h := range l.owners {
 		l.retry(h)
 		for p, err := range h.refused {
-			conflicts = append(conflicts, fmt.Sprintf("port %s of endpoint %s is not held: %v", p, h.name, err))
+			conflicts = append(conflicts, fmt.Sprintf("port %s of sandbox %s is not held: %v", p, h.name, err))
 		}
 	}
 	slices.Sort(conflicts)
@@ -197,13 +206,30 @@ func (l *Ledger) retry(h *holding) {
 	}
 }
 
-// Release lets go of all that an endpoint has published; of one that holds
+// Keep lets go of all that a sandbox has published but some; of one that holds
 // nothing there is nothing to do.
-func (l *Ledger) Release(id overspan.EndpointID) {
+func (l *Ledger) Keep(id overspan.SandboxID, ports []overspan.Port) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.owners[id]; h != nil {
-		h.close()
+	h := l.owners[id]
+	if h == nil {
+		return
+	}
+	kept := make(map[overspan.Port]struct{}, len(ports))
+	for _, p := range ports {
+		kept[p] = struct{}{}
+	}
+	other := func(p overspan.Port) bool {
+		_, keep := kept[p]
+		return !keep
+	}
+	for p := range h.sockets {
+		if other(p) {
+			h.drop(p)
+		}
+	}
+	maps.DeleteFunc(h.refused, func(p overspan.Port, _ error) bool { return other(p) })
+	if len(h.sockets)+len(h.refused) == 0 {
 		delete(l.owners, id)
 	}
 }
@@ -237,7 +263,7 @@ func (l *Ledger) holder(p overspan.Port, pending []*holding) string {
 	for _, h := range slices.AppendSeq(pending, maps.Values(l.owners)) {
 		for held := range h.sockets {
 			if held.Protocol == p.Protocol && held.HostPort == p.HostPort && overlap(held.HostIP, p.HostIP) {
-				return "endpoint " + h.name
+				return "sandbox " + h.name
 			}
 		}
 	}
@@ -250,6 +276,16 @@ func (l *Ledger) holder(p overspan.Port, pending []*holding) string {
 // overlap reports whether a port cannot be bound at both of two addresses.
 func overlap(a, b netip.Addr) bool {
 	return overspan.FamilyOf(a) == overspan.FamilyOf(b) && (a == b || a.IsUnspecified() || b.IsUnspecified())
+}
+
+// has reports whether a port is held, or would be if it could be bound.
+func (h *holding) has(p overspan.Port) bool {
+	if h == nil {
+		return false
+	}
+	_, held := h.sockets[p]
+	_, refused := h.refused[p]
+	return held || refused
 }
 
 func (h *holding) drop(p overspan.Port) {

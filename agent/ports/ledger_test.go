@@ -91,7 +91,7 @@ func TestLedgerHoldsPorts(t *testing.T) {
 		}
 		for _, text := range []string{"8080:1", "127.0.0.1:8080:1", "[::]:8080:1", "9000:1/udp"} {
 			_, err := l.Reserve("b", "other", specs(t, "8081:81", text), both...)
-			refused(t, err, overspan.ErrInUse, "port is already allocated to endpoint web")
+			refused(t, err, overspan.ErrInUse, "port is already allocated to sandbox web")
 		}
 		// What was taken for a request that failed is free.
 		if _, err := l.Reserve("b", "other", specs(t, "8081:81", "9000:90/tcp", "127.0.0.2:9000:90/udp"), both...); err != nil {
@@ -103,8 +103,17 @@ func TestLedgerHoldsPorts(t *testing.T) {
 				listener.Close()
 			}
 		}
-		l.Release("a")
-		l.Release("a")
+		// What it has itself is no obstacle; what it takes later goes by itself.
+		more, err := l.Reserve("a", "web", specs(t, "8080:80", "8082:82"), overspan.IPv4)
+		if err != nil || fmt.Sprint(more) != "[0.0.0.0:8082->82/tcp]" {
+			t.Errorf("reserved again %v, %v", more, err)
+		}
+		l.Keep("a", got)
+		if _, err := l.Reserve("b", "other", specs(t, "8082:82"), both...); err != nil {
+			t.Error(err)
+		}
+		l.Keep("a", nil)
+		l.Keep("a", nil)
 		if _, err := l.Reserve("c", "next", specs(t, "8080:80", "127.0.0.1:9000:90/udp"), overspan.IPv4); err != nil {
 			t.Error(err)
 		}
@@ -124,7 +133,7 @@ func TestLedgerMeetsForeignListener(t *testing.T) {
 		// After a restart the port is tried for until it is free.
 		port := overspan.Port{Protocol: overspan.TCP, Port: 80, HostIP: netip.IPv4Unspecified(), HostPort: 8080}
 		l.Restore("a", "web", []overspan.Port{port})
-		if conflicts := l.Retry(); len(conflicts) != 1 || !strings.Contains(conflicts[0], "endpoint web is not held") {
+		if conflicts := l.Retry(); len(conflicts) != 1 || !strings.Contains(conflicts[0], "sandbox web is not held") {
 			t.Errorf("conflicts: %q", conflicts)
 		}
 		listener.Close()
@@ -144,13 +153,13 @@ func TestLedgerDraws(t *testing.T) {
 			t.Errorf("reserved %v, %v; want one port in both families", got, err)
 		}
 		for i := range 6 {
-			id := overspan.EndpointID(fmt.Sprint("ssh", i))
+			id := overspan.SandboxID(fmt.Sprint("ssh", i))
 			if got, err := l.Reserve(id, string(id), specs(t, "8100-8105:22"), overspan.IPv4); err != nil || got[0].HostPort != uint16(8100+i) {
 				t.Errorf("%s: reserved %v, %v", id, got, err)
 			}
 		}
 		_, err = l.Reserve("ssh6", "ssh6", specs(t, "8100-8105:22"), overspan.IPv4)
-		refused(t, err, overspan.ErrInUse, "none of the host ports is free", "endpoint ssh5")
+		refused(t, err, overspan.ErrInUse, "none of the host ports is free", "sandbox ssh5")
 		// One request may have a drawn port and the one that would be drawn.
 		if _, err := l.Reserve("b", "b", specs(t, "80", "8100:80", "8101:81/udp"), overspan.IPv6); err != nil {
 			t.Error(err)
@@ -167,7 +176,7 @@ func TestLedgerRefuses(t *testing.T) {
 		_, err = l.Reserve("a", "a", specs(t, "[::]:80:80"), overspan.IPv4)
 		refused(t, err, overspan.ErrInvalid, "the network has no ipv6")
 		_, err = l.Reserve("a", "a", specs(t, "80:80", "80:81"), both...)
-		refused(t, err, overspan.ErrInUse, "endpoint a")
+		refused(t, err, overspan.ErrInUse, "sandbox a")
 		if _, err := l.Reserve("a", "a", specs(t, "80:80/sctp"), both...); err != nil {
 			refused(t, err, overspan.ErrUnsupported, "kernel has no sctp")
 		}

@@ -236,12 +236,19 @@ func EndpointRecord(e overspan.Endpoint) *Endpoint {
 		Created:   stamp(e.Created),
 		Ack:       e.Ack,
 		Aliases:   e.Aliases,
+		Ports:     portRecords(e.Ports),
 	}
 	for _, s := range e.Slots {
 		out.Slots = append(out.Slots, uint64(s))
 	}
-	for _, p := range e.Ports {
-		out.Ports = append(out.Ports, &Port{Protocol: string(p.Protocol), Port: uint32(p.Port), HostIp: text(p.HostIP), HostPort: uint32(p.HostPort)})
+	return out
+}
+
+// portRecords returns published ports as records.
+func portRecords(ports []overspan.Port) []*Port {
+	var out []*Port
+	for _, p := range ports {
+		out = append(out, &Port{Protocol: string(p.Protocol), Port: uint32(p.Port), HostIp: text(p.HostIP), HostPort: uint32(p.HostPort)})
 	}
 	return out
 }
@@ -275,10 +282,16 @@ func (x *Endpoint) Noun() (overspan.Endpoint, error) {
 	if r.check(len(e.Slots) >= 1 && len(e.Slots) <= max(1, len(e.Addrs())), "slots", x.GetSlots(), "want one, or one for each address") {
 		e.Slot = e.Slots[0]
 	}
-	for i, p := range x.GetPorts() {
-		e.Ports = append(e.Ports, r.publication(fmt.Sprintf("ports[%d]", i), p))
-	}
+	e.Ports = r.publications(x.GetPorts())
 	return result(e, r)
+}
+
+// publications reads published ports.
+func (r *reader) publications(ports []*Port) (out []overspan.Port) {
+	for i, p := range ports {
+		out = append(out, r.publication(fmt.Sprintf("ports[%d]", i), p))
+	}
+	return out
 }
 
 // publication reads a published port.

@@ -20,6 +20,7 @@ func SandboxRecord(s overspan.Sandbox) *Sandbox {
 		Hostname: s.Hostname,
 		Resolver: ResolverRecord(s.Resolver),
 		Hosts:    HostNameRecords(s.Hosts),
+		Ports:    portRecords(s.Ports),
 	}
 }
 
@@ -34,6 +35,7 @@ func (x *Sandbox) Noun() (overspan.Sandbox, error) {
 		Inode:   overspan.NetnsID{Dev: x.GetNetnsDev(), Ino: x.GetNetnsIno()},
 		PID:     r.pid("pid", x.GetPid()),
 		Created: r.time("created", x.GetCreated()),
+		Ports:   r.publications(x.GetPorts()),
 	}
 	var err error
 	s.SandboxSettings, err = SettingsOf(x.GetHostname(), x.GetResolver(), x.GetHosts())

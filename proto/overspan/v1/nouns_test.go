@@ -67,6 +67,7 @@ func testSandbox() overspan.Sandbox {
 	return overspan.Sandbox{
 		ID: overspan.SandboxID(id("b")), Name: "web1", Kind: overspan.SandboxDocker, Netns: "/proc/7/ns/net",
 		Inode: overspan.NetnsID{Dev: 4, Ino: 1 << 63}, PID: 7, Created: created,
+		Ports: []overspan.Port{{Protocol: overspan.UDP, Port: 53, HostIP: netip.IPv6Unspecified(), HostPort: 5300}},
 		SandboxSettings: overspan.SandboxSettings{
 			Hostname: "web",
 			Resolver: overspan.Resolver{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Search: []string{"example.org"}, Options: []string{"ndots:1"}},

@@ -1071,7 +1071,7 @@ type Endpoint struct {
 	Ack       bool                   `protobuf:"varint,12,opt,name=ack,proto3" json:"ack,omitempty"`
 	// Further names in the network, which others may bear too.
 	Aliases []string `protobuf:"bytes,13,rep,name=aliases,proto3" json:"aliases,omitempty"`
-	// Published at its node.
+	// Of its sandbox, published at its node, that lead to it.
 	Ports         []*Port `protobuf:"bytes,14,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1205,7 +1205,7 @@ func (x *Endpoint) GetPorts() []*Port {
 	return nil
 }
 
-// Port is a port of an endpoint that is published at its node.
+// Port is a port of a sandbox that is published at its node.
 type Port struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "tcp", "udp" or "sctp".
@@ -1472,7 +1472,9 @@ type Sandbox struct {
 	Hostname string    `protobuf:"bytes,9,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Resolver *Resolver `protobuf:"bytes,10,opt,name=resolver,proto3" json:"resolver,omitempty"`
 	// Further lines of /etc/hosts.
-	Hosts         []*HostName `protobuf:"bytes,11,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Hosts []*HostName `protobuf:"bytes,11,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// That are published at its node.
+	Ports         []*Port `protobuf:"bytes,12,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1580,6 +1582,13 @@ func (x *Sandbox) GetResolver() *Resolver {
 func (x *Sandbox) GetHosts() []*HostName {
 	if x != nil {
 		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Sandbox) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
 	}
 	return nil
 }
@@ -2008,7 +2017,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd5\x02\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xfe\x02\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2021,7 +2030,8 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\bhostname\x18\t \x01(\tR\bhostname\x121\n" +
 	"\bresolver\x18\n" +
 	" \x01(\v2\x15.overspan.v1.ResolverR\bresolver\x12+\n" +
-	"\x05hosts\x18\v \x03(\v2\x15.overspan.v1.HostNameR\x05hosts\"V\n" +
+	"\x05hosts\x18\v \x03(\v2\x15.overspan.v1.HostNameR\x05hosts\x12'\n" +
+	"\x05ports\x18\f \x03(\v2\x11.overspan.v1.PortR\x05ports\"V\n" +
 	"\bResolver\x12\x18\n" +
 	"\aservers\x18\x01 \x03(\tR\aservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
@@ -2111,15 +2121,16 @@ var file_overspan_v1_records_proto_depIdxs = []int32{
 	27, // 16: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
 	19, // 17: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
 	20, // 18: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
-	13, // 19: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	26, // 20: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
-	22, // 21: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
-	9,  // 22: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	14, // 19: overspan.v1.Sandbox.ports:type_name -> overspan.v1.Port
+	13, // 20: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
+	26, // 21: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
+	22, // 22: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
+	9,  // 23: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_records_proto_init() }
