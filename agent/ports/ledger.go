@@ -45,6 +45,11 @@ func NewLedger() *Ledger {
 // of them or, with ErrInUse or ErrInvalid, none. A drawn port is the same in
 // both families. What the sandbox has taken before stays, and is not returned.
 func (l *Ledger) Reserve(id overspan.SandboxID, name string, specs []Spec, families ...overspan.Family) ([]overspan.Port, error) {
+	taken, err := l.reserve(id, name, specs, families)
+	return taken, explain(err)
+}
+
+func (l *Ledger) reserve(id overspan.SandboxID, name string, specs []Spec, families []overspan.Family) ([]overspan.Port, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := &holding{name: name, sockets: make(map[overspan.Port]int), before: l.owners[id]}
@@ -87,12 +92,12 @@ func (l *Ledger) take(h *holding, spec Spec, families []overspan.Family) error {
 		return l.draw(h, spec, ips)
 	}
 	for port := int(spec.First); port <= int(spec.Last); port++ {
-		if err = l.bindAll(h, spec, ips, uint16(port)); err == nil || !errors.Is(err, overspan.ErrInUse) {
+		if err = l.bindAll(h, spec, ips, uint16(port)); err == nil || !errors.Is(err, unix.EADDRINUSE) {
 			return err
 		}
 	}
 	if spec.First != spec.Last {
-		return overspan.Errorf(overspan.ErrInUse, "publish %s: none of the host ports is free; the last: %w", spec, err)
+		return noneFree{spec, err}
 	}
 	return err
 }
@@ -105,14 +110,14 @@ func (l *Ledger) draw(h *holding, spec Spec, ips []netip.Addr) error {
 		p := overspan.Port{Protocol: spec.Protocol, Port: spec.Port, HostIP: ips[0]}
 		var fd int
 		if fd, p.HostPort, err = bind(p); err != nil {
-			return l.explain(p, err)
+			return &refusal{port: p, err: err}
 		}
 		h.sockets[p] = fd
 		if err = l.bindAll(h, spec, ips[1:], p.HostPort); err == nil {
 			return nil
 		}
 		h.drop(p)
-		if !errors.Is(err, overspan.ErrInUse) {
+		if !errors.Is(err, unix.EADDRINUSE) {
 			return err
 		}
 	}
@@ -132,7 +137,7 @@ func (l *Ledger) bindAll(h *holding, spec Spec, ips []netip.Addr, port uint16) e
 			for _, d := range done {
 				h.drop(d)
 			}
-			return l.explain(p, err, h)
+			return l.refusal(p, err, h)
 		}
 		h.sockets[p] = fd
 		done = append(done, p)
@@ -175,30 +180,40 @@ func (l *Ledger) Restore(id overspan.SandboxID, name string, ports []overspan.Po
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.owners[id] = h
-	l.retry(h)
+	h.retry()
 }
 
 // Retry binds what could not be bound before, and returns what still cannot be,
 // a sentence each.
 func (l *Ledger) Retry() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	refused := l.retry()
 	var conflicts []string
-	for _, h := range l.owners {
-		l.retry(h)
-		for p, err := range h.refused {
-			conflicts = append(conflicts, fmt.Sprintf("port %s of sandbox %s is not held: %v", p, h.name, err))
-		}
+	for i, err := range explainAll(refused) {
+		conflicts = append(conflicts, fmt.Sprintf("port %s of sandbox %s is not held: %v", refused[i].port, refused[i].wanted, err))
 	}
 	slices.Sort(conflicts)
 	return conflicts
 }
 
-func (l *Ledger) retry(h *holding) {
+func (l *Ledger) retry() (refused []*refusal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.owners {
+		h.retry()
+		for p, err := range h.refused {
+			again := l.refusal(p, err)
+			again.wanted = h.name
+			refused = append(refused, again)
+		}
+	}
+	return refused
+}
+
+func (h *holding) retry() {
 	for p := range h.refused {
 		fd, _, err := bind(p)
 		if err != nil {
-			h.refused[p] = l.explain(p, err)
+			h.refused[p] = err
 			continue
 		}
 		h.sockets[p] = fd
@@ -244,33 +259,18 @@ func (l *Ledger) Close() {
 	clear(l.owners)
 }
 
-// explain says why a port could not be bound, and by whom it is held: pending is
-// what the caller has taken so far.
-func (l *Ledger) explain(p overspan.Port, err error, pending ...*holding) error {
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return overspan.Errorf(overspan.ErrInUse, "bind for %s failed: port is already allocated to %s: choose another host port, or leave it out to have one drawn", p.Host(), l.holder(p, pending))
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return overspan.Errorf(overspan.ErrInvalid, "bind for %s failed: %s is no address of this host", p.Host(), p.HostIP)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
-		return overspan.Errorf(overspan.ErrUnsupported, "bind for %s failed: this host's kernel has no %s for %s", p.Host(), p.Protocol, overspan.FamilyOf(p.HostIP))
-	}
-	return fmt.Errorf("bind for %s: %w", p.Host(), err)
-}
-
-// holder names who has what a port needs.
-func (l *Ledger) holder(p overspan.Port, pending []*holding) string {
+// refusal notes that a port could not be bound, and whether one of our sandboxes
+// holds it: pending is what the caller has taken so far.
+func (l *Ledger) refusal(p overspan.Port, err error, pending ...*holding) *refusal {
+	r := &refusal{port: p, err: err}
 	for _, h := range slices.AppendSeq(pending, maps.Values(l.owners)) {
 		for held := range h.sockets {
 			if held.Protocol == p.Protocol && held.HostPort == p.HostPort && overlap(held.HostIP, p.HostIP) {
-				return "sandbox " + h.name
+				r.holder = "sandbox " + h.name
 			}
 		}
 	}
-	if who := process(p); who != "" {
-		return who
-	}
-	return "another program of this host"
+	return r
 }
 
 // overlap reports whether a port cannot be bound at both of two addresses.

@@ -132,10 +132,20 @@ func TestLedgerMeetsForeignListener(t *testing.T) {
 
 		// After a restart the port is tried for until it is free.
 		port := overspan.Port{Protocol: overspan.TCP, Port: 80, HostIP: netip.IPv4Unspecified(), HostPort: 8080}
+		single := port
+		single.HostIP = netip.MustParseAddr("127.0.0.1") // the one listener is in the way of both
 		l.Restore("a", "web", []overspan.Port{port})
-		if conflicts := l.Retry(); len(conflicts) != 1 || !strings.Contains(conflicts[0], "sandbox web is not held") {
+		l.Restore("b", "db", []overspan.Port{single})
+		conflicts := l.Retry()
+		if len(conflicts) != 2 || !strings.Contains(conflicts[0], "sandbox web is not held") || !strings.Contains(conflicts[1], "sandbox db is not held") {
 			t.Errorf("conflicts: %q", conflicts)
 		}
+		for _, c := range conflicts {
+			if !strings.Contains(c, fmt.Sprintf("(process %d)", os.Getpid())) {
+				t.Errorf("%q does not name the process that listens", c)
+			}
+		}
+		l.Keep("b", nil)
 		listener.Close()
 		if conflicts := l.Retry(); len(conflicts) > 0 {
 			t.Errorf("conflicts: %q", conflicts)

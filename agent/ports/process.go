@@ -14,40 +14,56 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// process names the process that has a port, as far as /proc tells; "" if it
-// does not. It only serves an error's words.
-func process(p overspan.Port) string {
-	file := "/proc/thread-self/net/" + string(p.Protocol)
-	if p.HostIP.Is6() {
-		file += "6"
+// programsAt names the programs that have ports, as far as /proc tells. It only
+// serves an error's words. It looks at each table and each process once.
+func programsAt(ports []overspan.Port) map[overspan.Port]string {
+	byFile := make(map[string][]overspan.Port)
+	for _, p := range ports {
+		file := "/proc/thread-self/net/" + string(p.Protocol)
+		if p.HostIP.Is6() {
+			file += "6"
+		}
+		byFile[file] = append(byFile[file], p)
 	}
-	inode := socketInode(file, p)
-	if inode == "" {
-		return ""
+	wanted := make(map[string][]overspan.Port) // by what a process calls their socket
+	for file, those := range byFile {
+		findSockets(file, those, wanted)
+	}
+	out := make(map[overspan.Port]string)
+	if len(wanted) == 0 {
+		return out
 	}
 	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
-		return ""
+		return out
 	}
 	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && to == "socket:["+inode+"]" {
-			pid := strings.Split(link, "/")[2]
-			name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
-			if err != nil {
-				return "process " + pid
-			}
-			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), pid)
+		to, err := os.Readlink(link)
+		if err != nil {
+			continue // it has ended, or closed it
+		}
+		for _, p := range wanted[to] {
+			out[p] = program(strings.Split(link, "/")[2])
 		}
 	}
-	return ""
+	return out
 }
 
-// socketInode finds a socket that is bound where a port would be: proc(5),
+// program names a process for people.
+func program(pid string) string {
+	name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+	if err != nil {
+		return "process " + pid
+	}
+	return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), pid)
+}
+
+// findSockets adds the sockets that are bound where ports would be: proc(5),
 // /proc/net/tcp.
-func socketInode(file string, p overspan.Port) string {
+func findSockets(file string, ports []overspan.Port, found map[string][]overspan.Port) {
 	f, err := os.Open(file)
 	if err != nil {
-		return ""
+		return
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
@@ -55,11 +71,14 @@ func socketInode(file string, p overspan.Port) string {
 		if len(fields) < 10 || fields[9] == "0" {
 			continue
 		}
-		if at, ok := parseLocal(fields[1]); ok && at.Port() == p.HostPort && overlap(at.Addr(), p.HostIP) {
-			return fields[9]
+		at, ok := parseLocal(fields[1])
+		for _, p := range ports {
+			if ok && at.Port() == p.HostPort && overlap(at.Addr(), p.HostIP) {
+				socket := "socket:[" + fields[9] + "]"
+				found[socket] = append(found[socket], p)
+			}
 		}
 	}
-	return ""
 }
 
 // parseLocal reads "0100007F:1F90": the address is written as words in the
