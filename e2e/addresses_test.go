@@ -17,6 +17,7 @@ import (
 // .130; --ip 10.20.0.5 works; --ip .254, .0, .255, .129 or a taken one: address
 // already in use or reserved; 10.21.0.5: not in this network's subnets."
 func TestScenario05_RangeGatewayAndAuxiliary(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "--subnet", "10.20.0.0/24", "--ip-range", "10.20.0.128/25", "--gateway", "10.20.0.254",
@@ -47,6 +48,7 @@ func TestScenario05_RangeGatewayAndAuxiliary(t *testing.T) {
 // are asked for, the sixth asker is told who holds them; after one is freed the
 // next asker gets it, on any node."
 func TestScenario06_EveryAddressIsLent(t *testing.T) {
+	t.Parallel()
 	for _, order := range [][]int{{0, 1, 2, 0, 1}, {0, 0, 0, 0, 0}, {2, 2, 1, 0, 0}, {1, 1, 1, 1, 2}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
 			c := three(t)
@@ -126,6 +128,7 @@ func TestScenario07_WholeSubnetOverTwentyNodes(t *testing.T) {
 // Scenario 8: "Eight connects at once on each of three nodes: 24 distinct
 // addresses."
 func TestScenario08_ConnectsAtOnce(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "demo")
 	var boxes []*lab.Sandbox
@@ -155,6 +158,7 @@ func TestScenario08_ConnectsAtOnce(t *testing.T) {
 // another node's unused block works and is reachable everywhere; of a used one
 // fails and names the holder."
 func TestScenario11_AddressesMove(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "--subnet", "10.50.0.0/24", "demo")
@@ -188,6 +192,7 @@ func TestScenario11_AddressesMove(t *testing.T) {
 
 // The name of an endpoint that is gone is free at once, on any node.
 func TestScenario11_NameIsFreeAtOnce(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "demo")
 	a := c.attach(c.Nodes[0], "demo", "a", "--name", "web")

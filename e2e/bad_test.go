@@ -128,6 +128,7 @@ const (
 
 // Part 9: "Bad input, each a clear error with nothing left behind."
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "--subnet", "10.70.0.0/24", "-o", "vni=100000", "demo")
@@ -267,6 +268,7 @@ func (c *cluster) ambiguous(n *lab.Node) {
 // An attach that fails half-way in the kernel is rolled back wholly: in this
 // sandbox another interface goes by the name that the new one is to have.
 func TestAttachFailsHalfWay(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1 := c.Nodes[0]
 	c.create(h1, "--ipv6", "demo")
@@ -286,6 +288,7 @@ func TestAttachFailsHalfWay(t *testing.T) {
 // A truncated or foreign record in etcd is reported, disturbs nothing, and is
 // forgotten when it is gone.
 func TestBadRecords(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	id := c.create(c.Nodes[0], "demo")
 	boxes := []*lab.Sandbox{c.attach(c.Nodes[0], "demo", "a"), c.attach(c.Nodes[1], "demo", "b")}

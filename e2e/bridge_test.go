@@ -19,6 +19,7 @@ var bridgePool = netip.MustParsePrefix("172.16.0.0/12")
 // Scenario 23: "Bridge network: mesh …; --internal bridge: host and peers
 // reachable, outside not; ICC off: no peers".
 func TestScenario23_BridgeNetworks(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2, MTU: []int{1400, 1500}, Forwarding: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.createOf(h1, "bridge", "--ipv6", "app")

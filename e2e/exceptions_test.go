@@ -6,6 +6,7 @@ import "testing"
 // peers program one by one: a MAC of the user's choice, two slots, and a slot
 // that no IPv4 address has. The first packet reaches them all the same.
 func TestExceptionsAreReachable(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	c.create(h1, "--subnet", "10.71.0.0/24", "--subnet", "fd00:71::/64", "demo")

@@ -14,6 +14,7 @@ import (
 // Scenario 14: "IPv6-only and dual-stack overlays, over IPv4 and over IPv6
 // underlays: full mesh, ND answered locally."
 func TestScenario14_Families(t *testing.T) {
+	t.Parallel()
 	underlays := map[string]lab.Underlay{"ipv4": lab.UnderlayIPv4, "ipv6": lab.UnderlayIPv6, "dual": lab.UnderlayDual}
 	networks := map[string][]string{
 		"six":  {"--ipv6", "--ipv4=false", "six"},
@@ -54,6 +55,7 @@ func TestScenario14_Families(t *testing.T) {
 // Scenario 15: "Underlay MTU 1400, 1500, 9000, mixed: ping -s (MTU-28) -M do
 // passes end to end, one byte more fails locally."
 func TestScenario15_MTU(t *testing.T) {
+	t.Parallel()
 	for name, mtus := range map[string][]int{
 		"1400":  {1400, 1400, 1400},
 		"1500":  {1500, 1500, 1500},

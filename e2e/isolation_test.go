@@ -15,6 +15,7 @@ import (
 // direction, IPv4 and IPv6, whatever the FORWARD policy; a rule in OVERSPAN-USER
 // holds through restarts and 100 create/rm."
 func TestScenario27_NetworksAreIsolated(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual, Forwarding: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "--ipv6", "red")

@@ -62,6 +62,7 @@ func (c *cluster) names(n *lab.Node, flags ...string) []string {
 
 // Scenario 37: "ls, inspect, prune, filters, formats, events on every node."
 func TestScenario37_ListingsAndEvents(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	begin := time.Now()

@@ -19,6 +19,7 @@ import (
 // command is in if it names none: there on every node from the start, made when
 // it is first used.
 func TestScenario36_NetworkModes(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	addrs := []string{"ip", "-o", "addr", "show"}

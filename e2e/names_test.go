@@ -131,6 +131,7 @@ func (c *cluster) outside(n *lab.Node) *world {
 // 12-digit id; unknown names forwarded, upstream dead: SERVFAIL within 5 s;
 // --internal: nothing forwarded."
 func TestScenario32_NamesAreAnswered(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "demo")

@@ -17,6 +17,7 @@ import (
 // Scenario 1: "network create -d overlay demo on H1 prints one id, exit 0;
 // within 1 s network ls on H2 and H3 shows demo / overlay / global."
 func TestScenario01_CreateIsSeenEverywhere(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	id := c.create(c.Nodes[0], "demo")
 	want := []listed{{id[:12], "demo", "overlay", "global"}}
@@ -34,6 +35,7 @@ func TestScenario01_CreateIsSeenEverywhere(t *testing.T) {
 // Scenario 2: "The same name again, on H2: exit 1, network with name demo
 // already exists; nothing changed in etcd."
 func TestScenario02_NameIsTaken(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "demo")
 	before, err := c.keys(t.Context())
@@ -49,6 +51,7 @@ func TestScenario02_NameIsTaken(t *testing.T) {
 // Scenario 3: "Fifty rounds: the same name created on H1, H2, H3 at the same
 // moment: exactly one success a round."
 func TestScenario03_OneOfThreeWins(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	for round := range 50 {
 		results := atOnce(c, func(n *lab.Node) (lab.Result, error) {
@@ -91,6 +94,7 @@ func atOnce[T any](c *cluster, f func(n *lab.Node) (T, error)) []T {
 // disjoint subnets; after removal they can be used again. No subnet that
 // overlaps a host route of any node is ever chosen."
 func TestScenario04_SubnetsNeverOverlap(t *testing.T) {
+	t.Parallel()
 	c := build(t, lab.Options{Nodes: 3})
 	routed := netip.MustParsePrefix("10.0.4.0/22")
 	_, err := c.Nodes[2].Exec(t.Context(), "ip", "route", "add", routed.String(), "dev", "eth0")

@@ -63,6 +63,7 @@ func (c *cluster) seenAs(from place, to netip.Addr, at place) netip.Addr {
 // inside the network; with FORWARD policy DROP, br_netfilter on, a foreign DROP
 // appended."
 func TestScenario28_OutboundIsMasqueraded(t *testing.T) {
+	t.Parallel()
 	c := build(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual, ForwardDrop: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	for _, n := range c.Nodes {

@@ -45,6 +45,7 @@ func TestScenario09_FirstPacketIsAnswered(t *testing.T) {
 // VTEP, nothing learned, nothing flooded (tcpdump on the underlay during ARP,
 // ND, and unknown-unicast storms shows no copy)."
 func TestScenario10_KernelKnowsAllAndFloodsNothing(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "--ipv6", "demo")
 	boxes := map[*lab.Node][]*lab.Sandbox{}
@@ -247,6 +248,7 @@ func (c *cluster) learnedNothing() {
 // Scenario 12: "Two overlays on the same nodes: no packet passes between them,
 // ARP forged or not."
 func TestScenario12_NetworksAreApart(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, Forwarding: true})
 	c.create(c.Nodes[0], "--subnet", "10.61.0.0/24", "red")
 	c.create(c.Nodes[1], "--subnet", "10.62.0.0/24", "blue")
@@ -290,6 +292,7 @@ func TestScenario12_NetworksAreApart(t *testing.T) {
 // Scenario 13: "--internal: no default route, peers reachable, everything else
 // not."
 func TestScenario13_InternalReachesPeersOnly(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 3, Forwarding: true})
 	c.create(c.Nodes[0], "--internal", "inside")
 	c.create(c.Nodes[0], "outside")

@@ -27,6 +27,7 @@ type homing struct {
 // order: outside connectivity after every step while a non-internal one is left;
 // ports move."
 func TestScenario35_SeveralNetworks(t *testing.T) {
+	t.Parallel()
 	c := build(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	h1.Flags = []string{"--resync", shortResync.String()}

@@ -26,6 +26,7 @@ type forgery struct {
 // or ND for the gateway, sending RAs or MLD queries: dropped at its port." On a
 // host without programs another's MAC is, and status says what is not.
 func TestScenario31_NobodySpeaksForAnother(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2, Forwarding: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "--ipv6", "demo")

@@ -14,6 +14,7 @@ import (
 // A process's namespace can be connected by its number, and a killed process
 // is a clear error.
 func TestProcessAsTarget(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "demo")
@@ -42,6 +43,7 @@ func TestProcessAsTarget(t *testing.T) {
 // The whole name of a namespace means that namespace, even if the id of a
 // sandbox begins with it.
 func TestNameOutweighsPrefixOfID(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1 := c.Nodes[0]
 	c.create(h1, "demo")
@@ -53,6 +55,7 @@ func TestNameOutweighsPrefixOfID(t *testing.T) {
 
 // Sandboxes that ctl makes last, run commands, and go.
 func TestMadeSandboxes(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "demo")
@@ -91,6 +94,7 @@ func TestMadeSandboxes(t *testing.T) {
 
 // Every node tells the same of the cluster.
 func TestNodesAgree(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "demo")
 	for _, n := range c.Nodes {
