@@ -83,8 +83,14 @@ func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Li
 	names := dns.New(d, dns.Config{Port: 53, ResolvConf: "/etc/resolv.conf", NetnsDir: netnsConfigDir}, log.With("part", "dns"))
 	d.ServeNames(names)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.Run(ctx) })
-	g.Go(func() error { return names.Run(ctx) })
+	// Names are answered until the daemon has ended, which may take it a second
+	// where etcd does not answer.
+	daemonRuns, ended := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error {
+		defer ended()
+		return d.Run(ctx)
+	})
+	g.Go(func() error { return names.Run(daemonRuns) })
 	g.Go(func() error { return spareMemory(ctx, c.Resync) })
 	g.Go(func() error { return server.Serve(ctx, listeners) })
 	if c.MetricsListen != "" {

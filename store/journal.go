@@ -43,8 +43,9 @@ const (
 // form; one that cannot be read is an error of class ErrCorrupt that names its
 // bucket and key. Any number of goroutines may use a Journal.
 type Journal struct {
-	db *bolt.DB
-	id Identity
+	db   *bolt.DB
+	id   Identity
+	most int // endpoints of a network all of which SaveSnapshot keeps
 
 	saving sync.Mutex         // guards saved
 	saved  *overspan.Snapshot // what SaveSnapshot wrote last; nil if that is not known
@@ -65,7 +66,7 @@ func OpenJournal(path string) (*Journal, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
-	j := &Journal{db: db}
+	j := &Journal{db: db, most: endpointsMost}
 	if err := j.setUp(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), db.Close())
 	}

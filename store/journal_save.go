@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -22,6 +23,7 @@ var errSame = errors.New("nothing has changed")
 type saver struct {
 	keys Keys
 	self overspan.NodeID
+	most int // endpoints of a network that is kept whole
 	put  map[string][]byte
 	del  map[string]struct{} // before anything is put
 	err  error
@@ -116,10 +118,13 @@ func interior(snap *overspan.Snapshot, id overspan.NetworkID) inside {
 	return inside{network: n, segment: *seg}
 }
 
+// whole reports whether the journal has all endpoints of a network.
+func (s *saver) whole(i inside) bool { return i.segment.Endpoints.Len() <= s.most }
+
 // keeps returns the endpoint at a slot if the journal has it.
-func (i inside) keeps(slot overspan.Slot, self overspan.NodeID) *overspan.Endpoint {
+func (s *saver) keeps(i inside, slot overspan.Slot) *overspan.Endpoint {
 	e := i.segment.Endpoints.Get(slot)
-	if e == nil || e.Node != self && !i.network.IsException(*e) {
+	if e == nil || e.Node != s.self && !i.network.IsException(*e) && !s.whole(i) {
 		return nil
 	}
 	return e
@@ -134,11 +139,19 @@ func (s *saver) segment(old, now inside) {
 			s.add(s.keys.Block(now.network.ID, b.Range), b.CreateRevision, b.ModRevision, overspanv1.BlockRecord(b))
 		}
 	}
-	for slot := range now.segment.Endpoints.Changes(old.segment.Endpoints) {
-		if e := old.keeps(slot, s.self); e != nil {
+	s.endpoints(old, now, now.segment.Endpoints.Changes(old.segment.Endpoints))
+	if s.whole(old) != s.whole(now) {
+		// What has not changed comes or goes all the same.
+		s.endpoints(old, now, now.segment.Endpoints.Changes(overspan.SlotMap[*overspan.Endpoint]{}))
+	}
+}
+
+func (s *saver) endpoints(old, now inside, slots iter.Seq[overspan.Slot]) {
+	for slot := range slots {
+		if e := s.keeps(old, slot); e != nil {
 			s.remove(s.keys.Endpoint(old.network.ID, slot))
 		}
-		if e := now.keeps(slot, s.self); e != nil {
+		if e := s.keeps(now, slot); e != nil {
 			s.add(s.keys.Endpoint(now.network.ID, slot), e.CreateRevision, e.ModRevision, overspanv1.EndpointRecord(*e))
 		}
 	}

@@ -36,7 +36,12 @@ func TestJournalFollowsSnapshots(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
 		path := filepath.Join(dir, overspan.NewID())
-		j := must(OpenJournal(path))(t)
+		open := func(path string) *Journal {
+			j := must(OpenJournal(path))(t)
+			j.most = 2
+			return j
+		}
+		j := open(path)
 		defer func() { j.Close() }()
 		snap := &overspan.Snapshot{}
 		for range rapid.IntRange(1, 12).Draw(rt, "snapshots") {
@@ -48,10 +53,10 @@ func TestJournalFollowsSnapshots(t *testing.T) {
 				if err := j.Close(); err != nil {
 					rt.Fatal(err)
 				}
-				j = must(OpenJournal(path))(t)
+				j = open(path)
 			}
 		}
-		fresh := must(OpenJournal(path + "-fresh"))(t)
+		fresh := open(path + "-fresh")
 		defer fresh.Close()
 		if err := fresh.SaveSnapshot(snap, nodeID(1)); err != nil {
 			rt.Fatal(err)

@@ -192,10 +192,17 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 	want := *snap
 	seg := *snap.Segments[n.ID]
 	seg.Wants = nil
-	seg.Endpoints = overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &own, 71: &exception})
 	want.Segments = map[overspan.NetworkID]*overspan.Segment{n.ID: &seg}
 	if diff := diffSnapshots(&want, must(j.Snapshot())(t)); diff != "" {
 		t.Errorf("snapshot (-want +got):\n%s", diff)
+	}
+	j.most = 2
+	if err := j.SaveSnapshot(snap, nodeID(1)); err != nil {
+		t.Fatal(err)
+	}
+	seg.Endpoints = overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &own, 71: &exception})
+	if diff := diffSnapshots(&want, must(j.Snapshot())(t)); diff != "" {
+		t.Errorf("snapshot of a network with too many endpoints (-want +got):\n%s", diff)
 	}
 
 	before := j.db.Stats()

@@ -344,6 +344,11 @@ func TestEtcdAway(t *testing.T) {
 	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	web := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
 	other := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("other")})
+	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("far")})
+	knows := func(s *overspan.Snapshot) bool {
+		return s != nil && s.Segments[far.Network] != nil && s.Segments[far.Network].Endpoints.Get(far.Slot) != nil
+	}
+	h1.eventually("the other node's endpoint is known", func() bool { return knows(h1.Snapshot()) })
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	h1.line.SetDown(true)
 	before := h1.kernel.State()
@@ -364,7 +369,10 @@ func TestEtcdAway(t *testing.T) {
 	h1.stop()
 	c.expire(h1)
 	h1.launch()
-	h1.eventually("the journal's snapshot stands in", func() bool { return h1.Snapshot() != nil })
+	changed := h1.Changed()
+	h1.eventually("names are answered from the journal", func() bool { return knows(h1.Called()) })
+	<-changed
+	h1.eventually("the journal's snapshot stands in", func() bool { return knows(h1.Snapshot()) })
 	if _, reason := h1.Stale(); reason == "" {
 		t.Error("nothing says that the snapshot is stale")
 	}

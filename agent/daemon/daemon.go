@@ -297,7 +297,7 @@ func (d *Daemon) Stale() (time.Time, string) {
 	case err == nil:
 		return time.Time{}, ""
 	case d.mirror.Snapshot() == nil && d.Snapshot() != nil:
-		return since, err.Error() + "; this agent has started since: it does not know the endpoints of other nodes"
+		return since, err.Error() + "; this agent has started since: of other nodes' endpoints it knows what its journal holds"
 	}
 	return since, err.Error()
 }

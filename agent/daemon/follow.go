@@ -14,6 +14,10 @@ import (
 // before the journal's is taken.
 const fallbackAfter = 3 * time.Second
 
+// callAfter is how long it has until names are answered from the journal: they
+// change nothing that could not be taken back, and somebody waits for them.
+const callAfter = 300 * time.Millisecond
+
 // journalEvery is how often at most the snapshot goes into the journal.
 const journalEvery = 2 * time.Second
 
@@ -167,6 +171,8 @@ func (d *Daemon) leaveRemoved(ctx context.Context, id overspan.NetworkID) error 
 func (d *Daemon) followSnapshots(ctx context.Context) error {
 	fallback := time.NewTimer(fallbackAfter)
 	defer fallback.Stop()
+	call := time.NewTimer(callAfter)
+	defer call.Stop()
 	save := time.NewTicker(journalEvery)
 	defer save.Stop()
 	var last, saved *overspan.Snapshot
@@ -177,6 +183,10 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 			d.saveSnapshot(last, saved)
 			d.history.noteSeen(seen)
 			return nil
+		case <-call.C:
+			if d.history.allowCalling(); last == nil {
+				d.snapshots.fire()
+			}
 		case <-fallback.C:
 			if last == nil && d.history.allowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")

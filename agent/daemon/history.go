@@ -39,8 +39,9 @@ type history struct {
 	due     chan struct{} // size 1: endpoints may have to be published again
 
 	mu       sync.Mutex         // guards all below; the mirror's and local's are taken under it
-	saved    *overspan.Snapshot // the journal's, for the case that etcd is away
+	saved    *overspan.Snapshot // the journal's, for the case that etcd is away; nil once etcd has told something
 	stale    bool               // saved may be shown
+	called   bool               // names may be answered from saved
 	newest   *overspan.Snapshot // of the mirror, as it was looked at last
 	shown    *overspan.Snapshot
 	memory   *overspan.Snapshot // nil: etcd is taken at its word
@@ -88,11 +89,31 @@ func (h *history) allowSaved() bool {
 func (h *history) snapshot() *overspan.Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.shownOrSaved(h.stale)
+}
+
+// shownOrSaved returns what is shown, or else the journal's snapshot if that may
+// stand in; mu is held.
+func (h *history) shownOrSaved(may bool) *overspan.Snapshot {
 	h.look()
-	if h.shown == nil && h.stale {
+	if h.shown == nil && may {
 		return h.saved
 	}
 	return h.shown
+}
+
+// allowCalling lets names be answered from the journal's snapshot.
+func (h *history) allowCalling() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.called = true
+}
+
+// calling returns what names are answered from; nil before anything is known.
+func (h *history) calling() *overspan.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shownOrSaved(h.stale || h.called)
 }
 
 // told returns what this node goes by once etcd has told something, or was
@@ -216,7 +237,7 @@ func (h *history) look() {
 	if now.Frozen == nil {
 		h.accepted = max(h.accepted, now.Accepted)
 	}
-	h.newest, h.shown = now, now
+	h.newest, h.shown, h.saved = now, now, nil
 	if h.memory != nil {
 		h.shown = recall(h.memory, now)
 	}

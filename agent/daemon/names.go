@@ -26,8 +26,12 @@ func (noNames) Warnings() []string { return nil }
 // ServeNames has names follow the attachments. It is called before Run.
 func (d *Daemon) ServeNames(names Names) { d.names = names }
 
-// Changed returns a channel that closes at the next change of Snapshot after the
-// call.
+// Called returns the snapshot that names are answered from: what Snapshot does, and
+// the journal's while that returns nothing yet, once etcd has had a moment.
+func (d *Daemon) Called() *overspan.Snapshot { return d.history.calling() }
+
+// Changed returns a channel that closes at the next change of Snapshot or Called
+// after the call.
 func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
 
 // Plugged returns this node's sandboxes and attachments of one moment, oldest

@@ -22,14 +22,15 @@ import (
 type Node interface {
 	Self() overspan.NodeID
 
-	// Snapshot returns the newest snapshot; nil before the first.
-	Snapshot() *overspan.Snapshot
+	// Called returns the newest snapshot that names may be answered from; nil
+	// before the first.
+	Called() *overspan.Snapshot
 
 	// Plugged returns this node's sandboxes and attachments of one moment, oldest
 	// first, and a number that grows with each change of them.
 	Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment)
 
-	// Changed returns a channel that closes at the next change of Snapshot.
+	// Changed returns a channel that closes at the next change of Called.
 	Changed() <-chan struct{}
 }
 
@@ -120,7 +121,7 @@ func (s *Server) Settle() { s.settle(false) }
 func (s *Server) settle(all bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	snapshot := s.node.Snapshot()
+	snapshot := s.node.Called()
 	if s.closed || snapshot == nil {
 		return false
 	}
@@ -232,7 +233,7 @@ func (s *Server) forgetIndexes() {
 // names returns what may be known to who asks; ok is false if that is no sandbox
 // of this node, or nothing is known yet.
 func (s *Server) names(from spot) (v names, ok bool) {
-	v = names{snapshot: s.node.Snapshot(), self: s.node.Self(), index: s.index, port: lookPort, intn: rand.IntN}
+	v = names{snapshot: s.node.Called(), self: s.node.Self(), index: s.index, port: lookPort, intn: rand.IntN}
 	version, sandboxes, attachments := s.node.Plugged()
 	s.known.Lock()
 	if s.local == nil || s.local.version != version {

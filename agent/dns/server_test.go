@@ -20,8 +20,8 @@ import (
 // Self implements Node.
 func (t *town) Self() overspan.NodeID { return "h1" }
 
-// Snapshot implements Node.
-func (t *town) Snapshot() *overspan.Snapshot { return t.snapshot }
+// Called implements Node.
+func (t *town) Called() *overspan.Snapshot { return t.snapshot }
 
 // Plugged implements Node.
 func (t *town) Plugged() (uint64, []overspan.Sandbox, []overspan.Attachment) {
