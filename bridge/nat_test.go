@@ -78,7 +78,7 @@ func testSources(t *testing.T) {
 	}
 	apply := func(options map[string]string) {
 		l.networks[1].Options = options
-		want := bridge.Rules(l.networks)
+		want := bridge.Rules(l.networks, l.cluster())
 		want.Take(bridge.NAT(l.networks))
 		l.node.Apply(kernel.Scope{Global: true}, want)
 	}

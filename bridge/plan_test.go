@@ -113,8 +113,8 @@ func TestRules(t *testing.T) {
 	a, b, c := network("a", 1), network("b", 2), network("c", 3)
 	c.Internal = true
 	b.IPv6 = overspan.Subnet{}
-	golden.Check(t, "rules", text(bridge.Rules([]*overspan.Network{a, b, c})))
-	golden.Check(t, "rules-no-network", text(bridge.Rules(nil)))
+	golden.Check(t, "rules", text(bridge.Rules([]*overspan.Network{a, b, c}, map[overspan.NetworkID]*overspan.Network{a.ID: a, b.ID: b, c.ID: c})))
+	golden.Check(t, "rules-no-network", text(bridge.Rules(nil, nil)))
 }
 
 // text returns the lines of a state of rules without the rules' hashes, which
@@ -157,8 +157,8 @@ func TestPlanIsTheSumOfItsPorts(t *testing.T) {
 func TestRulesInAnyOrder(t *testing.T) {
 	a, b, c := network("a", 1), network("b", 2), network("c", 3)
 	b.Internal, c.Internal = true, true
-	want := bridge.Rules([]*overspan.Network{a, b, c}).Lines()
-	if diff := cmp.Diff(want, bridge.Rules([]*overspan.Network{c, a, b}).Lines()); diff != "" {
+	want := bridge.Rules([]*overspan.Network{a, b, c}, map[overspan.NetworkID]*overspan.Network{a.ID: a, b.ID: b, c.ID: c}).Lines()
+	if diff := cmp.Diff(want, bridge.Rules([]*overspan.Network{c, a, b}, map[overspan.NetworkID]*overspan.Network{a.ID: a, b.ID: b, c.ID: c}).Lines()); diff != "" {
 		t.Errorf("in another order (-want +got):\n%s", diff)
 	}
 }

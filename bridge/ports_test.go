@@ -122,7 +122,7 @@ func TestPortsLeadToContainers(t *testing.T) {
 		port(overspan.UDP, "0.0.0.0", 8080, 8080), port(overspan.UDP, "::", 8080, 8080),
 		port(overspan.UDP, "127.0.0.1", 9000, 9000))
 	web.IPv4, web.IPv6 = netip.MustParseAddr("10.0.1.2"), netip.MustParseAddr("fd00:1::2")
-	s := bridge.Rules(l.networks)
+	s := bridge.Rules(l.networks, l.cluster())
 	s.Take(bridge.NAT(l.networks))
 	s.Take(bridge.Ports(l.networks, []overspan.Endpoint{web}))
 	s.Sysctls = map[string]string{"net/ipv4/conf/" + overspan.BridgeName(l.networks[0].ID) + "/route_localnet": "1"}

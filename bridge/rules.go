@@ -17,6 +17,8 @@ const (
 
 	setGateways4 = "overspan-gateway4"
 	setGateways6 = "overspan-gateway6"
+	setSubnets4  = "overspan-subnet4"
+	setSubnets6  = "overspan-subnet6"
 )
 
 // fromNoBridge drops what comes in by a veth that is on no bridge: its endpoint
@@ -28,9 +30,9 @@ const fromNoBridge = "-i osv-+ -j DROP"
 // IPv6 alike. What a policy or another program's rules would do to traffic of
 // ours is decided before they are asked.
 //
-// The user's own chain is planned even where there is no network: its rules
-// outlast them.
-func Rules(networks []*overspan.Network) kernel.State {
+// The networks are those of this node, and cluster has all there are. The user's
+// own chain is planned even where there is no network: its rules outlast them.
+func Rules(networks []*overspan.Network, cluster map[overspan.NetworkID]*overspan.Network) kernel.State {
 	s := kernel.State{
 		Sets:   make(map[string]kernel.AddrSet),
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
@@ -44,11 +46,43 @@ func Rules(networks []*overspan.Network) kernel.State {
 		if len(networks) == 0 {
 			continue
 		}
-		s.Sets[set] = kernel.AddrSet{Family: family, Addrs: gateways(networks, family)}
-		add(chainForward, kernel.Chain{Hook: "FORWARD", Rules: forwardRules(networks)})
+		s.Sets[subnetSet(family)] = subnets(cluster, family)
+		s.Sets[set] = kernel.AddrSet{Family: family, Members: gateways(networks, family)}
+		add(chainForward, kernel.Chain{Hook: "FORWARD", Rules: forwardRules(networks, family)})
 		add(chainInput, kernel.Chain{Hook: "INPUT", Rules: inputRules(family, set)})
 	}
 	return s
+}
+
+// Subnets returns the part of Rules that changes with networks which this node has
+// no part in: the sets of all subnets of the cluster.
+func Subnets(cluster map[overspan.NetworkID]*overspan.Network) kernel.State {
+	return kernel.State{Sets: map[string]kernel.AddrSet{
+		setSubnets4: subnets(cluster, overspan.IPv4),
+		setSubnets6: subnets(cluster, overspan.IPv6),
+	}}
+}
+
+func subnets(cluster map[overspan.NetworkID]*overspan.Network, f overspan.Family) kernel.AddrSet {
+	set := kernel.AddrSet{Family: f, Subnets: true, Members: make(map[netip.Prefix]struct{})}
+	for _, n := range cluster {
+		// A configuration has leased none of what it names.
+		if subnet := subnetOf(n, f); subnet.IsValid() && !n.ConfigOnly {
+			set.Members[subnet.Prefix.Masked()] = struct{}{}
+		}
+	}
+	return set
+}
+
+// SubnetSets returns the names of the sets of all subnets.
+func SubnetSets() []string { return []string{setSubnets4, setSubnets6} }
+
+// subnetSet is the name of the set of the cluster's subnets of a family.
+func subnetSet(f overspan.Family) string {
+	if f == overspan.IPv6 {
+		return setSubnets6
+	}
+	return setSubnets4
 }
 
 // gatewaySet is the name of the set of this node's gateways of a family.
@@ -84,10 +118,11 @@ func inputRules(f overspan.Family, gateways string) []kernel.Rule {
 // forwardRules decides, in this order: for the user; about frames within a
 // network, which br_netfilter brings here; about internal networks; about what
 // comes by a published port, also from another network; about traffic between
-// our networks otherwise, which no setting of ip_forward shall join; and about
-// traffic between a network and the world, where whoever has a route to a
+// the cluster's networks otherwise, which no setting of ip_forward shall join, nor
+// shall it go astray by the default route where the other is not on this node; and
+// about traffic between a network and the world, where whoever has a route to a
 // container by this node gets no further than answers do.
-func forwardRules(networks []*overspan.Network) []kernel.Rule {
+func forwardRules(networks []*overspan.Network, f overspan.Family) []kernel.Rule {
 	texts := []string{
 		fromNoBridge,
 		"-j " + chainUser,
@@ -101,11 +136,20 @@ func forwardRules(networks []*overspan.Network) []kernel.Rule {
 	}
 	return rules(append(texts,
 		"-o osb-+ -m conntrack --ctstate DNAT -j ACCEPT",
+		"-i osb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -m set --match-set "+subnetSet(f)+" dst -j REJECT --reject-with "+prohibited(f),
 		"-i osb-+ -o osb-+ -j DROP",
 		"-i osb-+ -j ACCEPT",
 		"-o osb-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 		"-o osb-+ -j DROP",
 	)...)
+}
+
+// prohibited is how ICMP tells that an administrator does not want it.
+func prohibited(f overspan.Family) string {
+	if f == overspan.IPv6 {
+		return "icmp6-adm-prohibited"
+	}
+	return "icmp-admin-prohibited"
 }
 
 func rules(texts ...string) []kernel.Rule {
@@ -124,11 +168,11 @@ func sorted(networks []*overspan.Network) []*overspan.Network {
 	})
 }
 
-func gateways(networks []*overspan.Network, f overspan.Family) map[netip.Addr]struct{} {
-	out := make(map[netip.Addr]struct{})
+func gateways(networks []*overspan.Network, f overspan.Family) map[netip.Prefix]struct{} {
+	out := make(map[netip.Prefix]struct{})
 	for _, n := range networks {
 		if subnet := subnetOf(n, f); subnet.Gateway.IsValid() {
-			out[subnet.Gateway] = struct{}{}
+			out[kernel.Single(subnet.Gateway)] = struct{}{}
 		}
 	}
 	return out

@@ -26,10 +26,16 @@ type lab struct {
 func newLab(t *testing.T) lab {
 	l := lab{node: nstest.New(t, "node"), world: nstest.New(t, "world"), boxes: make(map[string]*nstest.Namespace)}
 	nstest.Join(l.node, "eth0", l.world, "eth0")
-	l.node.Script("link set eth0 up\naddr add 192.0.2.1/24 dev eth0\naddr add 2001:db8::1/64 dev eth0 nodad")
+	l.node.Script(`link set eth0 up
+addr add 192.0.2.1/24 dev eth0
+addr add 2001:db8::1/64 dev eth0 nodad
+route add 10.0.4.0/24 via 192.0.2.2
+route add fd00:4::/64 via 2001:db8::2`)
 	l.world.Script(`link set eth0 up
 addr add 192.0.2.2/24 dev eth0
 addr add 2001:db8::2/64 dev eth0 nodad
+addr add 10.0.4.2/32 dev lo
+addr add fd00:4::2/128 dev lo nodad
 route add 10.0.0.0/8 via 192.0.2.1
 route add fd00::/8 via 2001:db8::1`)
 	l.node.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
@@ -55,6 +61,16 @@ addr add fd00:%[2]d::1/64 dev %[1]s nodad`, dev, i+1))
 	}
 	l.node.Meet("192.0.2.2", "2001:db8::2")
 	return l
+}
+
+// cluster is the node's networks, and one that is on another node: host 2 of it is
+// somewhere in the world.
+func (l lab) cluster() map[overspan.NetworkID]*overspan.Network {
+	out := make(map[overspan.NetworkID]*overspan.Network)
+	for _, n := range append([]*overspan.Network{network("d", 4)}, l.networks...) {
+		out[n.ID] = n
+	}
+	return out
 }
 
 func (l lab) box(t *testing.T, n *overspan.Network, subnet, host int) {
@@ -84,7 +100,7 @@ func testKeepApart(t *testing.T, policy string) {
 	for _, program := range []string{"iptables", "ip6tables"} {
 		l.node.Run(program, "-w", "-P", "FORWARD", policy)
 	}
-	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks, l.cluster()))
 	// The veth of a9 is on no bridge, and neither end can find the other by
 	// asking: its packets come to the node all the same.
 	mac := strings.TrimSpace(l.node.Run("cat", "/sys/class/net/osv-a9/address"))
@@ -108,6 +124,8 @@ func testKeepApart(t *testing.T, policy string) {
 		add("within a network", l.boxes["a2"], a3, l.boxes["a3"], true)
 		add("within an internal network", l.boxes["c3"], c2, l.boxes["c2"], true)
 		add("between networks", l.boxes["a2"], b2, l.boxes["b2"], false)
+		add("to a network that is on another node", l.boxes["a2"], of("10.0.4.2", "fd00:4::2"), l.world, false)
+		add("from the node to that network", l.node, of("10.0.4.2", "fd00:4::2"), l.world, true)
 		add("to an internal network", l.boxes["a2"], c2, l.boxes["c2"], false)
 		add("from an internal network", l.boxes["c2"], a2, l.boxes["a2"], false)
 		add("to the world", l.boxes["a2"], world, l.world, true)
@@ -130,7 +148,7 @@ func TestRulesLetAnswersIn(t *testing.T) {
 	l := newLab(t)
 	l.node.Run("iptables", "-w", "-P", "FORWARD", "DROP")
 	l.node.Run("ip6tables", "-w", "-P", "FORWARD", "DROP")
-	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks, l.cluster()))
 	for _, world := range []string{"192.0.2.2", "2001:db8::2"} {
 		l.boxes["b3"].Run("ping", "-c", "1", "-W", "5", world)
 	}
@@ -139,7 +157,7 @@ func TestRulesLetAnswersIn(t *testing.T) {
 // TestUserRulesComeFirst: a rule of the user's holds even within a network.
 func TestUserRulesComeFirst(t *testing.T) {
 	l := newLab(t)
-	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks))
+	l.node.Apply(kernel.Scope{Global: true}, bridge.Rules(l.networks, l.cluster()))
 	l.node.Run("iptables", "-w", "-A", "OVERSPAN-USER", "-s", "10.0.1.2", "-j", "DROP")
 	to := netip.AddrPortFrom(netip.MustParseAddr("10.0.1.3"), probePort)
 	nstest.Deliver(t, []nstest.Probe{

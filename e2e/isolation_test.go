@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -42,6 +43,7 @@ func TestScenario27_NetworksAreIsolated(t *testing.T) {
 		_, err := n.Exec(t.Context(), "sh", "-ec", "iptables -w -P FORWARD ACCEPT; ip6tables -w -P FORWARD ACCEPT")
 		c.must(err)
 	}
+	c.goesNotAstray(h1, h2, groups[0][0], groups[3][0])
 	c.userRuleHolds(h1, groups[0][0], groups[2][0])
 }
 
@@ -69,6 +71,42 @@ func (c *cluster) apart(groups [][]*lab.Sandbox) {
 		}
 	}
 	all.Wait()
+}
+
+// goesNotAstray has a container send to a network that its node has no part in: the
+// node has a way to the world, which would answer.
+func (c *cluster) goesNotAstray(n, other *lab.Node, from, to *lab.Sandbox) {
+	c.t.Helper()
+	world := c.Etcd.Members[0].Host
+	addrs, err := to.Addrs(eth0)
+	c.must(err)
+	for i, a := range addrs {
+		_, err := world.Exec(c.t.Context(), "ip", "addr", "add", a.String(), "dev", "lo")
+		c.must(err)
+		_, err = n.Exec(c.t.Context(), "ip", "route", "add", a.String(), "via", world.Addrs[i].String())
+		c.must(err)
+		_, err = n.Exec(c.t.Context(), "ping", "-c", "1", "-W", "5", a.String())
+		c.must(err)
+		c.misses(from, a)
+		_, err = n.Exec(c.t.Context(), "ip", "route", "del", a.String())
+		c.must(err)
+		_, err = world.Exec(c.t.Context(), "ip", "addr", "del", a.String(), "dev", "lo")
+		c.must(err)
+	}
+	known := func(want bool) {
+		c.t.Helper()
+		c.eventually(settleWithin, func(ctx context.Context) error {
+			set, err := n.Exec(ctx, "ipset", "list", "overspan-subnet4")
+			if err == nil && strings.Contains(set, "10.66.0.0/24") != want {
+				err = fmt.Errorf("known to %s: %v; want %v", n.Name, !want, want)
+			}
+			return err
+		})
+	}
+	c.ctl(other, "network", "create", "-d", "bridge", "--subnet", "10.66.0.0/24", "late")
+	known(true)
+	c.ctl(other, "network", "rm", "late")
+	known(false)
 }
 
 // userRuleHolds gives a node a rule of its administrator's, which bars one

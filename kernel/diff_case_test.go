@@ -217,7 +217,7 @@ func TestAddMergesSetsAndSharesNothing(t *testing.T) {
 	set := func(addrs ...string) State {
 		s := AddrSet{Family: overspan.IPv4}
 		for _, a := range addrs {
-			put(&s.Addrs, addr(a), struct{}{})
+			put(&s.Members, Single(addr(a)), struct{}{})
 		}
 		return State{Sets: map[string]AddrSet{"vteps": s}}
 	}

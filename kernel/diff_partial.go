@@ -22,7 +22,7 @@ func union(have, want State) State {
 		}
 	}
 	for name, w := range want.Sets {
-		if h, there := have.Sets[name]; there && h.Family != w.Family {
+		if h, there := have.Sets[name]; there && (h.Family != w.Family || h.Subnets != w.Subnets) {
 			out.Sets[name] = h.clone()
 		}
 	}

@@ -16,14 +16,14 @@ func (d *differ) addSets() {
 	for _, name := range slices.Sorted(maps.Keys(d.want.Sets)) {
 		want := d.want.Sets[name]
 		have, there := d.have.Sets[name]
-		if there && have.Family != want.Family {
+		if there && (have.Family != want.Family || have.Subnets != want.Subnets) {
 			d.do(DelSet{name})
 			there = false
 		}
 		if !there {
-			d.do(AddSet{name, want.Family})
+			d.do(AddSet{name, want.Family, want.Subnets})
 		}
-		for _, a := range missing(d.have.Sets[name].Addrs, want.Addrs, netip.Addr.Compare) {
+		for _, a := range missing(d.have.Sets[name].Members, want.Members, netip.Prefix.Compare) {
 			d.do(AddSetEntry{name, a})
 		}
 	}
@@ -36,7 +36,7 @@ func (d *differ) delSets() {
 			d.do(DelSet{name})
 			continue
 		}
-		for _, a := range stale(d.have.Sets[name].Addrs, want.Addrs, netip.Addr.Compare) {
+		for _, a := range stale(d.have.Sets[name].Members, want.Members, netip.Prefix.Compare) {
 			d.do(DelSetEntry{name, a})
 		}
 	}

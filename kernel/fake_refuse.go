@@ -68,12 +68,12 @@ func (s State) bears(name string, than string) bool {
 func (s State) refuseRules(op Op) error {
 	switch o := op.(type) {
 	case AddSet:
-		if have, ok := s.Sets[o.Name]; ok && have.Family != o.Family {
+		if have, ok := s.Sets[o.Name]; ok && (have.Family != o.Family || have.Subnets != o.Subnets) {
 			return errFileExists
 		}
 	case AddSetEntry:
 		have, ok := s.Sets[o.Set]
-		if !ok || have.Family != overspan.FamilyOf(o.Addr) {
+		if !ok || have.Family != overspan.FamilyOf(o.Member.Addr()) {
 			return errNoSuchEntry
 		}
 	case AddJump:

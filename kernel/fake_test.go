@@ -171,8 +171,9 @@ func TestFakeRefusesWhatAKernelRefuses(t *testing.T) {
 		{"an address where no bridge is", AddAddr{Addr{Dev: web1Veth()}}, errNoSuchDevice},
 		{"a static entry where no port is", AddStatic{FDBKey{Dev: bridge}}, errNoSuchDevice},
 		{"a setting of no device", SetSysctl{Path: "net/ipv4/conf/osb-0000000000/arp_ignore"}, errNoSuchEntry},
-		{"an entry of the other family", AddSetEntry{"overspan-vteps4", addr("fd00::1")}, errNoSuchEntry},
-		{"a set of the other family", AddSet{"overspan-vteps4", overspan.IPv6}, errFileExists},
+		{"an entry of the other family", AddSetEntry{"overspan-vteps4", Single(addr("fd00::1"))}, errNoSuchEntry},
+		{"a set of the other family", AddSet{Name: "overspan-vteps4", Family: overspan.IPv6}, errFileExists},
+		{"a set of another type", AddSet{Name: "overspan-vteps4", Family: overspan.IPv4, Subnets: true}, errFileExists},
 		{"a jump to nowhere", AddJump{Key: ChainKey{Name: "OVERSPAN-NONE"}, Hook: "FORWARD"}, errNoSuchEntry},
 		{"a chain that is jumped to", DelChains{forward.Family, forward.Table, []string{forward.Name}}, errBusy},
 	}

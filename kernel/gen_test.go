@@ -214,7 +214,7 @@ func (d *draw) rules() {
 		set := AddrSet{Family: overspan.IPv4}
 		for _, a := range []string{"10.99.0.2", "10.99.0.3"} {
 			if d.maybe("entry") {
-				put(&set.Addrs, addr(a), struct{}{})
+				put(&set.Members, Single(addr(a)), struct{}{})
 			}
 		}
 		put(&d.s.Sets, "overspan-vteps4", set)
@@ -247,7 +247,7 @@ func (d *draw) disturb() {
 		put(&d.s.Links, bridge, Link{Kind: "dummy", Alias: overspan.NetworkAlias(d.networks[0]), MTU: 1500})
 	}
 	if _, there := d.s.Sets["overspan-vteps4"]; there && d.maybe("wrong family") {
-		d.s.Sets["overspan-vteps4"] = AddrSet{Family: overspan.IPv6, Addrs: map[netip.Addr]struct{}{addr("fd99::2"): {}}}
+		d.s.Sets["overspan-vteps4"] = AddrSet{Family: overspan.IPv6, Members: map[netip.Prefix]struct{}{Single(addr("fd99::2")): {}}}
 	}
 	for _, dev := range slices.Sorted(maps.Keys(d.s.Programs)) {
 		p := d.s.Programs[dev]

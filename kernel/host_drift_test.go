@@ -52,8 +52,10 @@ func masquerade(s *State) {
 
 // guardVXLAN plans a set and a chain that refers to it.
 func guardVXLAN(s *State) {
-	put(&s.Sets, "overspan-vtep4", AddrSet{Family: overspan.IPv4, Addrs: map[netip.Addr]struct{}{netip.MustParseAddr("192.0.2.2"): {}}})
-	put(&s.Sets, "overspan-vtep6", AddrSet{Family: overspan.IPv6, Addrs: map[netip.Addr]struct{}{netip.MustParseAddr("2001:db8::2"): {}}})
+	put(&s.Sets, "overspan-vtep4", AddrSet{Family: overspan.IPv4, Members: map[netip.Prefix]struct{}{Single(netip.MustParseAddr("192.0.2.2")): {}}})
+	put(&s.Sets, "overspan-subnet4", AddrSet{Family: overspan.IPv4, Subnets: true, Members: map[netip.Prefix]struct{}{netip.MustParsePrefix("10.0.0.0/24"): {}}})
+	put(&s.Sets, "overspan-vtep6", AddrSet{Family: overspan.IPv6, Members: map[netip.Prefix]struct{}{Single(netip.MustParseAddr("2001:db8::2")): {}}})
+	put(&s.Sets, "overspan-subnet6", AddrSet{Family: overspan.IPv6, Subnets: true, Members: map[netip.Prefix]struct{}{netip.MustParsePrefix("fd00::/64"): {}}})
 	put(&s.Chains, ChainKey{overspan.IPv4, "raw", "OVERSPAN-RAW"}, Chain{
 		Hook: "PREROUTING",
 		Rules: hashed("OVERSPAN-RAW",

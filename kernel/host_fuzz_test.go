@@ -24,7 +24,7 @@ func FuzzDecode(f *testing.F) {
 		neighMessage(unix.RTM_NEWNEIGH, 3, netip.MustParseAddr("10.0.0.1")),
 		addrMessage(unix.RTM_NEWADDR, 3, netip.MustParsePrefix("fd00::1/64")),
 		routeMessage(unix.RTM_NEWROUTE, 3, "eth0", Route{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.0.0.1")}),
-		setEntryMessage(AddSetEntry{"overspan-vtep4", netip.MustParseAddr("192.0.2.1")}),
+		setEntryMessage(AddSetEntry{"overspan-subnet4", netip.MustParsePrefix("192.0.2.0/24")}),
 	} {
 		f.Add(m.Serialize()[unix.SizeofNlMsghdr:])
 		f.Add(m.Serialize())

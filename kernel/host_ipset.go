@@ -12,6 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The types of ipsets.
+const (
+	typeAddrs   = "hash:ip"
+	typeSubnets = "hash:net"
+)
+
 // setPrefix begins the name of every ipset of ours.
 const setPrefix = "overspan-"
 
@@ -31,20 +37,23 @@ func setMessage(command int, parts ...nl.NetlinkRequestData) message {
 }
 
 func (h *Host) addSet(o AddSet) error {
-	family := uint8(unix.AF_INET)
+	family, kind := uint8(unix.AF_INET), typeAddrs
+	if o.Subnets {
+		kind = typeSubnets
+	}
 	if o.Family == overspan.IPv6 {
 		family = unix.AF_INET6
 	}
 	err := h.netfilter.exec(setMessage(nl.IPSET_CMD_CREATE,
 		rtaText(nl.IPSET_ATTR_SETNAME, o.Name),
-		rtaText(nl.IPSET_ATTR_TYPENAME, "hash:ip"),
+		rtaText(nl.IPSET_ATTR_TYPENAME, kind),
 		rtaU8(nl.IPSET_ATTR_REVISION, 0),
 		rtaU8(nl.IPSET_ATTR_FAMILY, family),
 		nest(nl.IPSET_ATTR_DATA|unix.NLA_F_NESTED),
 	))
 	switch {
 	case errors.Is(err, errSetType):
-		return overspan.Errorf(overspan.ErrUnsupported, "this kernel has no ipset type hash:ip")
+		return overspan.Errorf(overspan.ErrUnsupported, "this kernel has no ipset type %s", kind)
 	case errors.Is(err, unix.EEXIST):
 		return overspan.Errorf(overspan.ErrExists, "ipset %s exists with another type or family", o.Name)
 	}
@@ -66,20 +75,23 @@ func (h *Host) delSet(name string) error {
 func setEntryMessage(op Op) message {
 	switch o := op.(type) {
 	case AddSetEntry:
-		return setMessage(nl.IPSET_CMD_ADD, rtaText(nl.IPSET_ATTR_SETNAME, o.Set), setAddr(o.Addr))
+		return setMessage(nl.IPSET_CMD_ADD, rtaText(nl.IPSET_ATTR_SETNAME, o.Set), setMember(o.Member))
 	case DelSetEntry:
-		return setMessage(nl.IPSET_CMD_DEL, rtaText(nl.IPSET_ATTR_SETNAME, o.Set), setAddr(o.Addr))
+		return setMessage(nl.IPSET_CMD_DEL, rtaText(nl.IPSET_ATTR_SETNAME, o.Set), setMember(o.Member))
 	}
 	return nil
 }
 
-func setAddr(a netip.Addr) *nl.RtAttr {
+func setMember(p netip.Prefix) *nl.RtAttr {
 	kind := nl.IPSET_ATTR_IPADDR_IPV6
-	if a.Is4() {
+	if p.Addr().Is4() {
 		kind = nl.IPSET_ATTR_IPADDR_IPV4
 	}
-	return nest(nl.IPSET_ATTR_DATA|unix.NLA_F_NESTED,
-		nest(nl.IPSET_ATTR_IP|unix.NLA_F_NESTED, rta(kind|unix.NLA_F_NET_BYTEORDER, a.AsSlice())))
+	parts := []*nl.RtAttr{nest(nl.IPSET_ATTR_IP|unix.NLA_F_NESTED, rta(kind|unix.NLA_F_NET_BYTEORDER, p.Addr().AsSlice()))}
+	if !p.IsSingleIP() {
+		parts = append(parts, rtaU8(nl.IPSET_ATTR_CIDR, uint8(p.Bits())))
+	}
+	return nest(nl.IPSET_ATTR_DATA|unix.NLA_F_NESTED, parts...)
 }
 
 // readSets reads the ipsets of ours.
@@ -102,8 +114,8 @@ func (h *Host) readSets() (map[string]AddrSet, error) {
 		if !ok {
 			set = part
 		}
-		for a := range part.Addrs {
-			put(&set.Addrs, a, struct{}{})
+		for p := range part.Members {
+			put(&set.Members, p, struct{}{})
 		}
 		sets[name] = set
 	}
@@ -117,14 +129,16 @@ func decodeSet(b []byte) (string, AddrSet) {
 		switch kind {
 		case nl.IPSET_ATTR_SETNAME:
 			name = unix.ByteSliceToString(v)
+		case nl.IPSET_ATTR_TYPENAME:
+			set.Subnets = unix.ByteSliceToString(v) == typeSubnets
 		case nl.IPSET_ATTR_FAMILY:
 			if getU8(v) == unix.AF_INET6 {
 				set.Family = overspan.IPv6
 			}
 		case nl.IPSET_ATTR_ADT:
 			for _, element := range walk(v) {
-				if a := decodeSetEntry(element); a.IsValid() {
-					put(&set.Addrs, a, struct{}{})
+				if p := decodeSetEntry(element); p.IsValid() {
+					put(&set.Members, p, struct{}{})
 				}
 			}
 		}
@@ -132,14 +146,21 @@ func decodeSet(b []byte) (string, AddrSet) {
 	return name, set
 }
 
-func decodeSetEntry(b []byte) netip.Addr {
+func decodeSetEntry(b []byte) netip.Prefix {
+	var addr netip.Addr
+	bits := -1
 	for kind, v := range walk(b) {
-		if kind != nl.IPSET_ATTR_IP {
-			continue
-		}
-		for _, raw := range walk(v) {
-			return getAddr(raw)
+		switch kind {
+		case nl.IPSET_ATTR_IP:
+			for _, raw := range walk(v) {
+				addr = getAddr(raw)
+			}
+		case nl.IPSET_ATTR_CIDR:
+			bits = int(getU8(v))
 		}
 	}
-	return netip.Addr{}
+	if bits < 0 {
+		bits = addr.BitLen()
+	}
+	return netip.PrefixFrom(addr, bits)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/overspan/overspan"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,9 @@ func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readPrograms, r.readEntries, r.readInsides, r.readRest}
 	if len(scope.Chains) > 0 && !scope.All && !scope.Global {
 		parts = append(parts, r.readSingleChains)
+	}
+	if len(scope.Sets) > 0 && !scope.All && !scope.Global {
+		parts = append(parts, r.readSingleSets)
 	}
 	if scope.Tables {
 		parts = append(parts, func() (err error) {
@@ -270,6 +274,16 @@ func (r *reader) readRest() (err error) {
 
 func (r *reader) readSingleChains() (err error) {
 	r.state.Chains, err = r.Host.readSingleChains(r.scope.Chains)
+	return err
+}
+
+func (r *reader) readSingleSets() error {
+	all, err := r.readSets()
+	for name, set := range all {
+		if slices.Contains(r.scope.Sets, name) {
+			put(&r.state.Sets, name, set)
+		}
+	}
 	return err
 }
 

@@ -89,7 +89,7 @@ func TestRefusals(t *testing.T) {
 		},
 		{
 			name: "set of another type", setup: "ipset create overspan-vtep4 hash:net",
-			op: AddSet{"overspan-vtep4", overspan.IPv4}, class: overspan.ErrExists, text: "overspan-vtep4 exists with another type",
+			op: AddSet{Name: "overspan-vtep4", Family: overspan.IPv4}, class: overspan.ErrExists, text: "overspan-vtep4 exists with another type",
 		},
 		{
 			name: "set in use", setup: "iptables -I INPUT -m set --match-set overspan-vtep4 src",

@@ -55,6 +55,9 @@ func (h *Host) trySets() []string {
 	if err := h.addSet(AddSet{Name: setPrefix + "try", Family: overspan.IPv4}); err != nil {
 		return []string{fmt.Sprintf("the kernel has no ipset (modules ip_set, ip_set_hash_ip): VXLAN packets from strangers are not dropped: %v", err)}
 	}
+	if err := h.addSet(AddSet{Name: setPrefix + "try-subnets", Family: overspan.IPv4, Subnets: true}); err != nil {
+		return []string{fmt.Sprintf("the kernel has no ipset of subnets (module ip_set_hash_net): networks are not kept apart: %v", err)}
+	}
 	return nil
 }
 
@@ -63,6 +66,7 @@ func (h *Host) tryRules(ctx context.Context) []string {
 	features := []struct{ name, table, rule string }{
 		{"comment match (module xt_comment)", "filter", "-j ACCEPT"},
 		{"physdev match (module xt_physdev)", "filter", "-m physdev --physdev-is-bridged -j ACCEPT"},
+		{"REJECT target (module ipt_REJECT)", "filter", "-j REJECT"},
 		{"nat table with masquerading (modules iptable_nat, xt_MASQUERADE)", "nat", "-j MASQUERADE"},
 		{"raw table with CT target (modules iptable_raw, xt_CT)", "raw", "-j CT --notrack"},
 		{"u32 match (module xt_u32)", "raw", "-m u32 --u32 0>>22&0x3C@8&0xFF=0 -j DROP"},

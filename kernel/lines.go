@@ -58,8 +58,11 @@ func (s State) ruleLines() []string {
 	var out []string
 	for name, set := range s.Sets {
 		words := []string{"set", name, "family", string(set.Family)}
-		for _, a := range slices.SortedFunc(maps.Keys(set.Addrs), netip.Addr.Compare) {
-			words = append(words, a.String())
+		if set.Subnets {
+			words = append(words, "of subnets")
+		}
+		for _, p := range slices.SortedFunc(maps.Keys(set.Members), netip.Prefix.Compare) {
+			words = append(words, memberText(p))
 		}
 		out = append(out, strings.Join(words, " "))
 	}

@@ -56,7 +56,7 @@ func (s *State) Take(o State) {
 	s.Neighs = merge(s.Neighs, o.Neighs)
 	s.Sysctls = merge(s.Sysctls, o.Sysctls)
 	for name, theirs := range o.Sets {
-		put(&s.Sets, name, AddrSet{theirs.Family, merge(s.Sets[name].Addrs, theirs.Addrs)})
+		put(&s.Sets, name, AddrSet{theirs.Family, theirs.Subnets, merge(s.Sets[name].Members, theirs.Members)})
 	}
 	s.Chains = merge(s.Chains, o.Chains)
 	s.Programs = merge(s.Programs, o.Programs)
@@ -100,7 +100,7 @@ func (i Inside) equal(o Inside) bool {
 }
 
 func (a AddrSet) equal(o AddrSet) bool {
-	return a.Family == o.Family && maps.Equal(a.Addrs, o.Addrs)
+	return a.Family == o.Family && a.Subnets == o.Subnets && maps.Equal(a.Members, o.Members)
 }
 
 func equalChains(a, b map[ChainKey]Chain) bool {
@@ -117,7 +117,7 @@ func equalChains(a, b map[ChainKey]Chain) bool {
 }
 
 func (a AddrSet) clone() AddrSet {
-	a.Addrs = maps.Clone(a.Addrs)
+	a.Members = maps.Clone(a.Members)
 	return a
 }
 

@@ -10,15 +10,24 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// AddSet makes an empty ipset of type hash:ip.
+// AddSet makes an empty ipset.
 type AddSet struct {
-	Name   string
-	Family overspan.Family
+	Name    string
+	Family  overspan.Family
+	Subnets bool // type hash:net, not hash:ip
 }
 
-func (o AddSet) String() string { return fmt.Sprintf("add set %s family %s", o.Name, o.Family) }
+func (o AddSet) String() string {
+	text := fmt.Sprintf("add set %s family %s", o.Name, o.Family)
+	if o.Subnets {
+		text += " of subnets"
+	}
+	return text
+}
 
-func (o AddSet) apply(s *State) { put(&s.Sets, o.Name, AddrSet{Family: o.Family}) }
+func (o AddSet) apply(s *State) {
+	put(&s.Sets, o.Name, AddrSet{Family: o.Family, Subnets: o.Subnets})
+}
 
 // DelSet destroys an ipset. The kernel refuses while a rule refers to it.
 type DelSet struct {
@@ -28,29 +37,41 @@ type DelSet struct {
 func (o DelSet) String() string { return "del set " + o.Name }
 func (o DelSet) apply(s *State) { delete(s.Sets, o.Name) }
 
-// AddSetEntry adds an address to an ipset.
+// AddSetEntry adds an address or a subnet to an ipset.
 type AddSetEntry struct {
-	Set  string
-	Addr netip.Addr
+	Set    string
+	Member netip.Prefix
 }
 
-func (o AddSetEntry) String() string { return fmt.Sprintf("add set %s entry %s", o.Set, o.Addr) }
+func (o AddSetEntry) String() string {
+	return fmt.Sprintf("add set %s entry %s", o.Set, memberText(o.Member))
+}
 
 func (o AddSetEntry) apply(s *State) {
 	set := s.Sets[o.Set]
-	put(&set.Addrs, o.Addr, struct{}{})
+	put(&set.Members, o.Member, struct{}{})
 	put(&s.Sets, o.Set, set)
 }
 
-// DelSetEntry deletes an address from an ipset.
+// DelSetEntry deletes an address or a subnet from an ipset.
 type DelSetEntry struct {
-	Set  string
-	Addr netip.Addr
+	Set    string
+	Member netip.Prefix
 }
 
-func (o DelSetEntry) String() string { return fmt.Sprintf("del set %s entry %s", o.Set, o.Addr) }
+func (o DelSetEntry) String() string {
+	return fmt.Sprintf("del set %s entry %s", o.Set, memberText(o.Member))
+}
 
-func (o DelSetEntry) apply(s *State) { delete(s.Sets[o.Set].Addrs, o.Addr) }
+func (o DelSetEntry) apply(s *State) { delete(s.Sets[o.Set].Members, o.Member) }
+
+// memberText returns a member of a set as ipset(8) prints it.
+func memberText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
 
 // AddChain makes a chain if it is absent and leaves its rules alone: for
 // chains whose rules are the user's.

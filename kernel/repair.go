@@ -218,9 +218,9 @@ func describeEntry(op Op) Repair {
 	case DelNeigh:
 		return Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.MAC), Change: deleted}
 	case AddSetEntry:
-		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, o.Addr), Change: added}
+		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, memberText(o.Member)), Change: added}
 	case DelSetEntry:
-		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, o.Addr), Change: deleted}
+		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, memberText(o.Member)), Change: deleted}
 	}
 	return Repair{Kind: "other", Object: op.String()}
 }

@@ -45,7 +45,7 @@ func TestRepairsInWords(t *testing.T) {
 		AddAddr{Addr{n.bridge(), netip.MustParsePrefix("10.77.0.1/16")}},
 		SetInside{"osv-0000000001", down, in},
 		SetSysctl{"net/ipv4/conf/osb-0000000007/arp_ignore", "1", "0"},
-		AddSetEntry{"overspan-vtep4", here},
+		AddSetEntry{"overspan-vtep4", Single(here)},
 		LoadChains{overspan.IPv4, "filter", map[string][]Rule{forward.Name: nil}},
 		AddJump{forward, "FORWARD"},
 	)...)

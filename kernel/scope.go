@@ -33,6 +33,11 @@ func (s State) Within(scope Scope) State {
 			put(&out.Chains, key, c)
 		}
 	}
+	for _, name := range scope.Sets {
+		if set, ok := s.Sets[name]; ok {
+			put(&out.Sets, name, set.clone())
+		}
+	}
 	if scope.All || scope.Global {
 		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains}.Clone()
 		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains

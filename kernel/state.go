@@ -32,7 +32,7 @@ type State struct {
 	Statics  map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
 	Neighs   map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
 	Sysctls  map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
-	Sets     map[string]AddrSet        // ipsets of type hash:ip, by name
+	Sets     map[string]AddrSet        // ipsets, by name
 	Chains   map[ChainKey]Chain        // our own iptables chains
 	Programs map[string]Program        // by the link that they are attached to
 	Tables   map[TableKey]struct{}     // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
@@ -142,11 +142,16 @@ type NeighKey struct {
 	IP  netip.Addr
 }
 
-// An AddrSet is an ipset of type hash:ip.
+// An AddrSet is an ipset of single addresses, type hash:ip, or of subnets, type
+// hash:net, which takes longer to ask.
 type AddrSet struct {
-	Family overspan.Family
-	Addrs  map[netip.Addr]struct{}
+	Family  overspan.Family
+	Subnets bool
+	Members map[netip.Prefix]struct{} // single addresses have the full length
 }
+
+// Single returns an address as a member of a set.
+func Single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // A ChainKey names an iptables chain.
 type ChainKey struct {
@@ -220,6 +225,9 @@ type Scope struct {
 	// Chains takes single chains, for whoever must not wait until thousands of
 	// rules are listed. Their jumps from built-in chains are not looked at.
 	Chains []ChainKey
+
+	// Sets takes single ipsets, by name.
+	Sets []string
 
 	// Tables takes the packet filter tables that hold nothing. Whose they are
 	// cannot be seen: only who knows which were there before takes them.

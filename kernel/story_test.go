@@ -45,7 +45,7 @@ func joined() State {
 		},
 		Addrs:   map[Addr]struct{}{{bridge, netip.MustParsePrefix("10.0.0.1/24")}: {}},
 		Sysctls: map[string]string{"net/ipv4/ip_forward": "1", "net/ipv4/conf/" + bridge + "/arp_ignore": "1"},
-		Sets:    map[string]AddrSet{"overspan-vteps4": {overspan.IPv4, map[netip.Addr]struct{}{addr("10.99.0.2"): {}}}},
+		Sets:    map[string]AddrSet{"overspan-vteps4": {Family: overspan.IPv4, Members: map[netip.Prefix]struct{}{Single(addr("10.99.0.2")): {}}}},
 		Chains: map[ChainKey]Chain{
 			{overspan.IPv4, "filter", "OVERSPAN-USER"}: {Open: true},
 			{overspan.IPv4, "filter", "OVERSPAN-FORWARD"}: {Hook: "FORWARD", Rules: []Rule{

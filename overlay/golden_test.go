@@ -75,7 +75,7 @@ func TestEveryRuleIsDocumented(t *testing.T) {
 	internal := *demo
 	internal.ID, internal.Internal = overspan.NetworkID(strings.Repeat("c", 64)), true
 	s := overlay.Rules(nil, ours, vxlanPort)
-	s.Add(bridge.Rules([]*overspan.Network{&internal}))
+	s.Add(bridge.Rules([]*overspan.Network{&internal}, nil))
 	for key, chain := range s.Chains {
 		if !strings.Contains(string(doc), "`"+key.Name+"`") {
 			t.Errorf("%s is not in docs/rules.md", key)

@@ -46,7 +46,7 @@ func testMesh(t *testing.T, underlay overspan.Family) {
 				IPv4: n.IPv4.Addr(slot), IPv6: n.IPv6.Addr(slot), MAC: n.MAC(slot), Interface: "eth0",
 			},
 		}}))
-		want.Add(bridge.Rules([]*overspan.Network{&n}))
+		want.Add(bridge.Rules([]*overspan.Network{&n}, nil))
 		want.Add(overlay.Rules(nodes, ours, vxlanPort))
 		hosts[id].Apply(kernel.Scope{All: true, Endpoints: []kernel.EndpointKey{{
 			Network: n.ID, Endpoint: overspan.EndpointID(strings.Repeat(string(id), 64)), Netns: boxes[id].Path(),

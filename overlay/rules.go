@@ -33,8 +33,8 @@ const lastVNI = 1<<24 - 1
 func Rules(nodes map[overspan.NodeID]*overspan.Node, vnis overspan.VNIRange, port uint16) kernel.State {
 	s := kernel.State{
 		Sets: map[string]kernel.AddrSet{
-			setVTEPs4: {Family: overspan.IPv4, Addrs: vteps(nodes, overspan.IPv4)},
-			setVTEPs6: {Family: overspan.IPv6, Addrs: vteps(nodes, overspan.IPv6)},
+			setVTEPs4: {Family: overspan.IPv4, Members: vteps(nodes, overspan.IPv4)},
+			setVTEPs6: {Family: overspan.IPv6, Members: vteps(nodes, overspan.IPv6)},
 		},
 		Chains: make(map[kernel.ChainKey]kernel.Chain),
 	}
@@ -103,11 +103,11 @@ func foreignVNIs(ours overspan.VNIRange) string {
 	return strings.Join(ranges, ",")
 }
 
-func vteps(nodes map[overspan.NodeID]*overspan.Node, f overspan.Family) map[netip.Addr]struct{} {
-	out := make(map[netip.Addr]struct{})
+func vteps(nodes map[overspan.NodeID]*overspan.Node, f overspan.Family) map[netip.Prefix]struct{} {
+	out := make(map[netip.Prefix]struct{})
 	for _, n := range nodes {
 		if a := n.VTEP(f); a.IsValid() {
-			out[a] = struct{}{}
+			out[kernel.Single(a)] = struct{}{}
 		}
 	}
 	return out

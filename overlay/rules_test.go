@@ -79,7 +79,7 @@ func TestRulesGuardTheTunnel(t *testing.T) {
 		"2": {ID: "2", VTEPs: addrs("10.99.0.2", "fd99::2")},
 	}
 	want := overlay.Rules(nodes, ours, vxlanPort)
-	want.Add(bridge.Rules([]*overspan.Network{demo}))
+	want.Add(bridge.Rules([]*overspan.Network{demo}, nil))
 	l.node.Apply(kernel.Scope{Global: true}, want)
 
 	var probes []nstest.Probe

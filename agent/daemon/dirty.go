@@ -22,6 +22,7 @@ type dirtySet struct {
 	networks map[overspan.NetworkID]bool // true: look at all of it, for more than its plan may have changed
 	ends     map[overspan.EndpointID]kernel.EndpointKey
 	chains   map[kernel.ChainKey]struct{}
+	sets     map[string]struct{}
 }
 
 func newDirtySet() *dirtySet {
@@ -35,12 +36,13 @@ func (d *dirtySet) reset() {
 	d.networks = map[overspan.NetworkID]bool{}
 	d.ends = map[overspan.EndpointID]kernel.EndpointKey{}
 	d.chains = map[kernel.ChainKey]struct{}{}
+	d.sets = map[string]struct{}{}
 }
 
 func (d *dirtySet) empty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.all && !d.global && len(d.networks)+len(d.ends)+len(d.chains) == 0
+	return !d.all && !d.global && len(d.networks)+len(d.ends)+len(d.chains)+len(d.sets) == 0
 }
 
 // mark adds a scope. A change outweighs a hint as the cause.
@@ -60,6 +62,9 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	}
 	for _, key := range scope.Chains {
 		d.chains[key] = struct{}{}
+	}
+	for _, name := range scope.Sets {
+		d.sets[name] = struct{}{}
 	}
 	if cause != causeHint {
 		d.cause = cause
@@ -85,11 +90,12 @@ func (d *dirtySet) take() (scope kernel.Scope, changed []overspan.NetworkID, cau
 	// Also those of whole networks: only so their containers' ends are read.
 	scope.Endpoints = slices.AppendSeq(scope.Endpoints, maps.Values(d.ends))
 	scope.Chains = slices.AppendSeq(scope.Chains, maps.Keys(d.chains))
+	scope.Sets = slices.Sorted(maps.Keys(d.sets))
 	slices.Sort(scope.Networks)
 	slices.SortFunc(scope.Endpoints, func(a, b kernel.EndpointKey) int {
 		return cmp.Compare(a.Endpoint, b.Endpoint)
 	})
-	some = scope.Global || len(scope.Networks)+len(scope.Endpoints)+len(scope.Chains) > 0
+	some = scope.Global || len(scope.Networks)+len(scope.Endpoints)+len(scope.Chains)+len(scope.Sets) > 0
 	d.reset()
 	return scope, changed, cause, some
 }

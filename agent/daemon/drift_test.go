@@ -225,19 +225,25 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 	}{
 		{"nothing", func(*planInput) {}, nil},
 		{"committed", func(in *planInput) { in.Local, in.Attachments[0].Committed = 1, true }, []part{endpoint}},
-		{"detached", func(in *planInput) { in.Local, in.Attachments = 1, nil }, []part{endpoint, network, global}},
+		{"detached", func(in *planInput) { in.Local, in.Attachments = 1, nil }, []part{endpoint, network, global, subnets}},
 		{"lost", func(in *planInput) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []part{endpoint}},
 		{"sandbox made", func(in *planInput) { in.Local, in.Sandboxes = 1, []overspan.Sandbox{{ID: "s"}} }, []part{global}},
 		{"frozen", func(in *planInput) {
 			s := *in.Snapshot
 			s.Frozen = &overspan.Freeze{}
 			in.Snapshot = &s
-		}, []part{network, global}},
+		}, []part{network, global, subnets}},
 		{"network changed", func(in *planInput) {
 			s := *in.Snapshot
 			s.Networks = map[overspan.NetworkID]*overspan.Network{demo: {ID: demo, ModRevision: 9}}
 			in.Snapshot = &s
 		}, []part{network}},
+		{"a network elsewhere", func(in *planInput) {
+			s := *in.Snapshot
+			s.Networks = maps.Clone(s.Networks)
+			s.Networks["elsewhere"] = &overspan.Network{ID: "elsewhere"}
+			in.Snapshot = &s
+		}, []part{subnets}},
 	} {
 		old, now := base(), base()
 		now.Snapshot = old.Snapshot

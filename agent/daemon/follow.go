@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -226,8 +227,15 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	} else if old.Frozen != nil && new.Frozen == nil {
 		// What was not deleted while the cluster was frozen is, now.
 		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
-	} else if networks, global := changed(old, new, d.Self()); len(networks) > 0 || global {
-		d.rec.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
+	} else {
+		scope := kernel.Scope{}
+		scope.Networks, scope.Global = changed(old, new, d.Self())
+		if !sameSubnets(old, new) {
+			scope.Sets = bridge.SubnetSets()
+		}
+		if scope.Global || len(scope.Networks)+len(scope.Sets) > 0 {
+			d.rec.dirty.mark(scope, causeChange)
+		}
 	}
 	d.registrar.heed(new)
 	for _, id := range d.follows.all() {

@@ -29,6 +29,10 @@ var stray = part{network: "stray"}
 // endpoint looks at some of it, one for what belongs to no network at all rules.
 var doors = part{network: "doors"}
 
+// subnets is the sets of the cluster's subnets: they change with networks that this
+// node has no part in.
+var subnets = part{network: "subnets"}
+
 // within reports whether a scope takes the part.
 func (p part) within(scope kernel.Scope) bool {
 	switch {
@@ -36,6 +40,8 @@ func (p part) within(scope kernel.Scope) bool {
 		return true
 	case p == part{}, p == doors:
 		return scope.Global
+	case p == subnets:
+		return scope.Global || len(scope.Sets) > 0
 	}
 	return slices.Contains(scope.Networks, p.network) ||
 		slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return p.endpoint != "" && k.Endpoint == p.endpoint })
@@ -57,7 +63,22 @@ func (f *finder) of(op kernel.Op) part {
 	if aboutPorts(op) || setting && bridge.IsForPorts(o.Path) && f.moved.has(doors) {
 		return doors
 	}
+	if aboutSubnets(op) {
+		return subnets
+	}
 	return f.device(kernel.Device(op))
+}
+
+// aboutSubnets reports whether an op is about what is in a set of subnets.
+func aboutSubnets(op kernel.Op) bool {
+	set := ""
+	switch o := op.(type) {
+	case kernel.AddSetEntry:
+		set = o.Set
+	case kernel.DelSetEntry:
+		set = o.Set
+	}
+	return slices.Contains(bridge.SubnetSets(), set)
 }
 
 // aboutPorts reports whether an op is about nothing but published ports.
@@ -153,7 +174,10 @@ func (s partSet) addScope(scope kernel.Scope) {
 		s.add(stray)
 	}
 	if scope.Global {
-		s.add(part{}, doors)
+		s.add(part{}, doors, subnets)
+	}
+	if len(scope.Sets) > 0 {
+		s.add(subnets)
 	}
 	for _, id := range scope.Networks {
 		s.add(part{network: id})
@@ -171,6 +195,8 @@ func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
 		switch {
 		case p == part{}:
 			set.mark(kernel.Scope{Global: true}, causeRetry)
+		case p == subnets:
+			set.mark(kernel.Scope{Sets: bridge.SubnetSets()}, causeRetry)
 		case p == stray, p == doors:
 			set.mark(kernel.Scope{All: true, Global: true}, causeRetry)
 		case p.endpoint == "":
@@ -232,7 +258,10 @@ func moved(old, new planInput) partSet {
 		networks, global = new.members(), true // what had to stay may go now
 	}
 	if global {
-		out.add(part{})
+		out.add(part{}, subnets)
+	}
+	if !sameSubnets(old.Snapshot, new.Snapshot) {
+		out.add(subnets)
 	}
 	for _, id := range networks {
 		out.add(part{network: id})
@@ -292,7 +321,7 @@ func (s partSet) addMembership(old, new planInput) {
 	for _, id := range slices.Concat(before, now) {
 		_, was := slices.BinarySearch(before, id)
 		if _, is := slices.BinarySearch(now, id); was != is {
-			s.add(part{}, part{network: id})
+			s.add(part{}, subnets, part{network: id})
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (in planInput) gone(p part) bool {
 // are what an operator should know of it; what they are about is left out.
 func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 	// What becomes of a port alone is for this node to say, frozen or not.
-	portsOnly := !scope.All && !scope.Global && len(scope.Networks) == 0
+	portsOnly := !scope.All && !scope.Global && len(scope.Networks)+len(scope.Sets) == 0
 	state := kernel.State{Partial: in.Snapshot.Frozen != nil && !portsOnly}
 	var warnings []string
 	networks := scope.Networks
@@ -69,6 +69,8 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 		part, warns := in.global(ways)
 		state.Take(part)
 		warnings = append(warnings, warns...)
+	} else if len(scope.Sets) > 0 {
+		state.Take(in.subnets())
 	}
 	return state, warnings
 }
@@ -212,6 +214,17 @@ func (in planInput) adrift(a overspan.Attachment) bool {
 	return lost && in.Snapshot.Networks[a.Endpoint.Network] == nil
 }
 
+// subnets plans the sets of the cluster's subnets, where this node takes part in a
+// network: its rules ask them.
+func (in planInput) subnets() kernel.State {
+	var state kernel.State
+	if len(in.members()) > 0 {
+		state = bridge.Subnets(in.Snapshot.Networks)
+	}
+	state.Partial = len(in.Snapshot.Bad) > 0
+	return state
+}
+
 // global plans what belongs to no network: the rules, the set of VTEPs, the
 // switches for forwarding, and the namespaces of the sandboxes that we made.
 func (in planInput) global(ways gateways) (kernel.State, []string) {
@@ -224,7 +237,7 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 			known = false
 		}
 	}
-	state := bridge.Rules(local)
+	state := bridge.Rules(local, in.Snapshot.Networks)
 	state.Take(bridge.NAT(local))
 	state.Take(bridge.ForwardIPv4(local))
 	var warnings []string
@@ -277,6 +290,23 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 	}
 	slices.Sort(networks)
 	return networks, global
+}
+
+// sameSubnets reports whether two snapshots know of the same subnets.
+func sameSubnets(old, new *overspan.Snapshot) bool {
+	if sameMap(old.Networks, new.Networks) {
+		return true
+	}
+	if len(old.Networks) != len(new.Networks) {
+		return false
+	}
+	for id, n := range new.Networks {
+		was := old.Networks[id]
+		if was != n && (was == nil || was.IPv4.Prefix != n.IPv4.Prefix || was.IPv6.Prefix != n.IPv6.Prefix) {
+			return false
+		}
+	}
+	return true
 }
 
 // anyHolds reports whether one of some nodes holds a block of the network.
