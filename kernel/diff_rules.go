@@ -98,24 +98,100 @@ func (d *differ) setJump(key ChainKey) {
 
 // flushFlows comes behind the rules: a flow that begins before they are loaded
 // is one of those to forget. What a chain published that is yet to be deleted is
-// cut off by now.
+// cut off by now. A port whose rule stood, but was not asked, since what leads to
+// its chain was missing, is like one whose rule was missing; and so is one that an
+// earlier flush has failed for.
 func (d *differ) flushFlows(had State) {
 	before, now := had.flows(), d.want.flows()
-	var changed []Flow
+	changed := make(map[Flow]netip.AddrPort)
 	for f, to := range now {
 		if was, is := before[f]; !is || was != to {
-			changed = append(changed, Flow{f.Protocol, f.Dst, to})
+			changed[f] = to
 		}
 	}
 	for f := range before {
 		if _, still := now[f]; !still {
-			changed = append(changed, f)
+			changed[f] = netip.AddrPort{}
 		}
 	}
-	if len(changed) > 0 {
-		slices.SortFunc(changed, compareFlows)
-		d.do(FlushFlows{changed})
+	for f := range d.want.flowsOf(d.want.reconnected(had)) {
+		changed[f] = now[f]
 	}
+	for f := range had.Owed {
+		// Of what is not known to be published no more, nothing is cut off.
+		if to, still := now[f]; still || !d.partial {
+			changed[f] = to
+		}
+	}
+	if len(changed) == 0 {
+		return
+	}
+	var flows []Flow
+	for f, to := range changed {
+		flows = append(flows, Flow{f.Protocol, f.Dst, to})
+	}
+	slices.SortFunc(flows, compareFlows)
+	d.do(FlushFlows{flows})
+}
+
+// reconnected returns the chains that something leads to now and did not before,
+// and all that these lead to.
+func (s State) reconnected(had State) map[ChainKey]struct{} {
+	out := make(map[ChainKey]struct{})
+	var add func(ChainKey)
+	add = func(key ChainKey) {
+		chain, there := s.Chains[key]
+		if _, known := out[key]; known || !there {
+			return
+		}
+		out[key] = struct{}{}
+		for _, r := range chain.Rules {
+			if to := r.target(); to != "" {
+				add(ChainKey{key.Family, key.Table, to})
+			}
+		}
+	}
+	for key, chain := range s.Chains {
+		if key.Table != "nat" {
+			continue // nothing is published elsewhere
+		}
+		was := had.Chains[key]
+		if chain.Hook != was.Hook {
+			add(key)
+		}
+		ids := was.ids(key.Name)
+		for _, r := range chain.Rules {
+			if r.Flow.Protocol == "" && !slices.Contains(ids, r.ID(key.Name)) {
+				add(ChainKey{key.Family, key.Table, r.target()})
+			}
+		}
+	}
+	return out
+}
+
+// target returns the chain that a planned rule leads to, or what else becomes of
+// what it matches; "" of one that was read back.
+func (r Rule) target() string {
+	words := strings.Fields(r.Text)
+	for i, w := range words[:max(0, len(words)-1)] {
+		if w == "-g" || w == "-j" {
+			return words[i+1]
+		}
+	}
+	return ""
+}
+
+// flowsOf returns the flows of some chains, without To.
+func (s State) flowsOf(chains map[ChainKey]struct{}) map[Flow]struct{} {
+	out := make(map[Flow]struct{})
+	for key := range chains {
+		for _, r := range s.Chains[key].Rules {
+			if r.Flow.Protocol != "" {
+				out[r.Flow.key()] = struct{}{}
+			}
+		}
+	}
+	return out
 }
 
 // flows returns where each published port leads. The keys have no To.
@@ -124,7 +200,7 @@ func (s State) flows() map[Flow]netip.AddrPort {
 	for _, c := range s.Chains {
 		for _, r := range c.Rules {
 			if r.Flow.Protocol != "" {
-				out[Flow{Protocol: r.Flow.Protocol, Dst: r.Flow.Dst}] = r.Flow.To
+				out[r.Flow.key()] = r.Flow.To
 			}
 		}
 	}

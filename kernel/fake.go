@@ -93,6 +93,7 @@ func (f *Fake) applyOne(op Op) error {
 		err = f.refusePeer(o)
 	}
 	if err != nil {
+		f.owe(op)
 		return err
 	}
 	op.apply(&f.state)
@@ -103,6 +104,15 @@ func (f *Fake) applyOne(op Op) error {
 		f.loseNetns(o.Path)
 	}
 	return nil
+}
+
+// owe remembers what a flush has failed to do, as Host does.
+func (f *Fake) owe(op Op) {
+	if o, ok := op.(FlushFlows); ok {
+		for _, flow := range o.Flows {
+			put(&f.state.Owed, flow.key(), struct{}{})
+		}
+	}
 }
 
 // refusePeer says why a veth's other end cannot be made.

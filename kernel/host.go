@@ -29,9 +29,9 @@ type HostConfig struct {
 
 // A Host is the kernel of the network namespace that NewHost was called in. It
 // stays bound to it, whichever thread calls its methods. It keeps nothing but
-// sockets, and what finds the maps of its program: what it did is read back from
-// the kernel. It is safe for concurrent
-// use, though only one reconciler should call Apply.
+// sockets, what finds the maps of its program, and which flows it has failed to
+// flush: what it did is read back from the kernel. It is safe for concurrent use,
+// though only one reconciler should call Apply.
 type Host struct {
 	config    HostConfig
 	log       *slog.Logger
@@ -39,12 +39,14 @@ type Host struct {
 	route     *conn
 	netfilter *conn
 	handle    *netlink.Handle
-	conntrack *netlink.Handle
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
 
 	port   func() (*portProgram, error) // loads it, or finds it, once
 	loaded atomic.Pointer[portProgram]  // by port
 	guard  func() Guard                 // tries once
+
+	owing sync.Mutex // guards owed
+	owed  map[Flow]struct{}
 
 	bearing sync.Mutex // held while a link is in the born group
 	echoes  echoes     // what Watch does not hint at
@@ -78,10 +80,7 @@ func (h *Host) open() (err error) {
 	if h.netfilter, err = dial(unix.NETLINK_NETFILTER); err != nil {
 		return err
 	}
-	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return err
-	}
-	h.conntrack, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
+	h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	return err
 }
 
@@ -94,10 +93,8 @@ func (h *Host) Close() {
 		h.netfilter.close()
 	}
 	h.closePort()
-	for _, handle := range []*netlink.Handle{h.handle, h.conntrack} {
-		if handle != nil {
-			handle.Close()
-		}
+	if h.handle != nil {
+		h.handle.Close()
 	}
 	if h.ns.IsOpen() {
 		h.ns.Close()

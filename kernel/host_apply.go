@@ -186,7 +186,7 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 	case DelSet:
 		return h.delSet(o.Name)
 	case FlushFlows:
-		return h.flushFlows(ctx, o)
+		return h.flushFlows(o)
 	case DelTable:
 		return h.delTable(o)
 	case AddChain, LoadChains, DelChains:

@@ -1,16 +1,15 @@
 package kernel
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
+	"maps"
 	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/overspan/overspan"
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,38 +49,75 @@ func parseFlow(spec string) Flow {
 
 // flushFlows deletes conntrack's entries that a packet to a published port would
 // follow elsewhere than its rule says. Entries of others, and those that lead
-// where they should, stay.
-func (h *Host) flushFlows(ctx context.Context, o FlushFlows) error {
+// where they should, stay. What it fails to do stays owed: Read tells of it.
+func (h *Host) flushFlows(o FlushFlows) error {
+	h.owing.Lock()
+	defer h.owing.Unlock()
+	for _, f := range o.Flows {
+		put(&h.owed, f.key(), struct{}{})
+	}
 	local, err := h.localAddrs()
 	if err != nil {
 		return err
 	}
-	filters := map[netlink.InetFamily][]netlink.CustomConntrackFilter{}
-	for _, f := range o.Flows {
-		family := netlink.InetFamily(unix.AF_INET)
-		if f.Dst.Addr().Is6() {
-			family = unix.AF_INET6
+	var stray []message
+	for _, q := range flowQuestions(o.Flows) {
+		more, err := h.strayFlows(q, local)
+		if err != nil {
+			return fmt.Errorf("list conntrack entries: %w", err)
 		}
-		filters[family] = append(filters[family], strayFlows{f, local})
+		stray = append(stray, more...)
 	}
-	for family, of := range filters {
-		if err := h.deleteFlows(ctx, family, of); err != nil {
-			return fmt.Errorf("delete conntrack entries: %w", err)
+	for _, err := range h.netfilter.execAll(stray) {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete a conntrack entry: %w", err)
 		}
+	}
+	for _, f := range o.Flows {
+		delete(h.owed, f.key())
 	}
 	return nil
 }
 
-// deleteFlows looks through the whole table, again if that changed meanwhile so
-// much that some may have been missed.
-func (h *Host) deleteFlows(ctx context.Context, family netlink.InetFamily, filters []netlink.CustomConntrackFilter) (err error) {
-	for range dumpTries {
-		_, err = h.conntrack.ConntrackDeleteFilters(netlink.ConntrackTable, family, filters...)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || ctx.Err() != nil {
-			break
+// readOwed returns the flows that are still to be flushed.
+func (h *Host) readOwed() map[Flow]struct{} {
+	h.owing.Lock()
+	defer h.owing.Unlock()
+	return maps.Clone(h.owed)
+}
+
+// askedAlone is for how many published ports conntrack is asked one by one: it
+// walks through all that it has for each question, and answers with what is asked
+// for only. For more, everything is listed once.
+const askedAlone = 8
+
+// A flowQuestion asks conntrack for the entries that some flows may be among.
+type flowQuestion struct {
+	dump  message
+	flows []Flow
+}
+
+// flowQuestions returns what is to be asked about flows, of which each is in one.
+func flowQuestions(flows []Flow) []flowQuestion {
+	var out []flowQuestion
+	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
+		var of []Flow
+		for _, f := range flows {
+			if overspan.FamilyOf(f.Dst.Addr()) == family {
+				of = append(of, f)
+			}
+		}
+		switch {
+		case len(of) == 0:
+		case len(of) > askedAlone:
+			out = append(out, flowQuestion{conntrackMessage(nl.IPCTNL_MSG_CT_GET, family), of})
+		default:
+			for _, f := range of {
+				out = append(out, flowQuestion{conntrackMessage(nl.IPCTNL_MSG_CT_GET, family, onlyTo(f)...), []Flow{f}})
+			}
 		}
 	}
-	return err
+	return out
 }
 
 // localAddrs returns the addresses of the host's devices.
@@ -97,31 +133,44 @@ func (h *Host) localAddrs() (map[netip.Addr]struct{}, error) {
 	return out, nil
 }
 
-// strayFlows matches the entries of a flow that lead elsewhere.
-type strayFlows struct {
-	flow  Flow
-	local map[netip.Addr]struct{}
+// strayFlows returns the messages that delete the entries of a question's flows
+// that lead elsewhere.
+func (h *Host) strayFlows(q flowQuestion, local map[netip.Addr]struct{}) ([]message, error) {
+	byPort := make(map[flowPort][]Flow, len(q.flows))
+	for _, f := range q.flows {
+		at := flowPort{protocolNumbers[f.Protocol], f.Dst.Port()}
+		byPort[at] = append(byPort[at], f)
+	}
+	var stray []message
+	err := h.netfilter.scan(q.dump, func() { stray = nil }, func(body []byte) error {
+		entry := decodeConntrack(body)
+		for _, f := range byPort[flowPort{entry.protocol, entry.to.Port()}] {
+			if entry.strays(f, local) {
+				stray = append(stray, entry.deletion())
+				break
+			}
+		}
+		return nil
+	})
+	return stray, err
 }
 
-// MatchConntrackFlow is called by package netlink for every entry.
-func (s strayFlows) MatchConntrackFlow(entry *netlink.ConntrackFlow) bool {
-	dst := addrPort(entry.Forward.DstIP, entry.Forward.DstPort)
-	if entry.Forward.Protocol != protocolNumbers[s.flow.Protocol] || dst.Port() != s.flow.Dst.Port() {
-		return false
-	}
-	if s.flow.Dst.Addr().IsUnspecified() {
+// A flowPort is by what the entries of a flow are found.
+type flowPort struct {
+	protocol uint8
+	port     uint16
+}
+
+// strays reports whether an entry is one of a flow's and leads elsewhere.
+func (e conntrackEntry) strays(f Flow, local map[netip.Addr]struct{}) bool {
+	if f.Dst.Addr().IsUnspecified() {
 		// What only passes through this host to the same port elsewhere is not
 		// ours.
-		if _, here := s.local[dst.Addr()]; !here && !dst.Addr().IsLoopback() {
+		if _, here := local[e.to.Addr()]; !here && !e.to.Addr().IsLoopback() {
 			return false
 		}
-	} else if dst != s.flow.Dst {
+	} else if e.to != f.Dst {
 		return false
 	}
-	return addrPort(entry.Reverse.SrcIP, entry.Reverse.SrcPort) != s.flow.To
-}
-
-func addrPort(ip net.IP, port uint16) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(addr.Unmap(), port)
+	return e.answers != f.To
 }

@@ -72,11 +72,113 @@ func TestDiffFlushesFlows(t *testing.T) {
 	if ops := Diff(Apply(have, Diff(have, want)), want); len(ops) > 0 {
 		t.Errorf("again: %v", ops)
 	}
+	have.Owed = map[Flow]struct{}{
+		{Protocol: overspan.UDP, Dst: netip.MustParseAddrPort("0.0.0.0:1")}: {},
+		{Protocol: overspan.UDP, Dst: netip.MustParseAddrPort("0.0.0.0:5")}: {},
+	}
+	if got := Diff(have, have); len(got) != 1 || got[0].String() != "flush flows udp 0.0.0.0:1 but to 10.0.0.1:1, udp 0.0.0.0:5" {
+		t.Errorf("of an earlier failure: %v", got)
+	}
 	have.Partial = true
 	for _, op := range Diff(have, want) {
 		if flush, is := op.(FlushFlows); is && slices.ContainsFunc(flush.Flows, func(f Flow) bool { return !f.To.IsValid() }) {
 			t.Errorf("of a state that is not whole: %s", op)
 		}
+	}
+}
+
+// TestDiffFlushesWhatIsReconnected: a port's rule may stand while the rules that
+// lead to it are gone.
+func TestDiffFlushesWhatIsReconnected(t *testing.T) {
+	leaf, leads := publishing("OVERSPAN-UDP-0-63", 1, "10.0.0.1:1")
+	far, elsewhere := publishing("OVERSPAN-UDP-64-127", 70, "10.0.0.2:70")
+	branch, top := leaf, leaf
+	branch.Name, top.Name = "OVERSPAN-UDP", "OVERSPAN-PORTS"
+	want := State{Chains: map[ChainKey]Chain{
+		leaf: leads, far: elsewhere,
+		branch: {Rules: []Rule{{Text: "-p udp --dport 0:63 -g OVERSPAN-UDP-0-63"}, {Text: "-p udp --dport 64:127 -g OVERSPAN-UDP-64-127"}}},
+		top:    {Hook: "PREROUTING", Rules: []Rule{{Text: "-p udp -g OVERSPAN-UDP"}}},
+	}}
+	first, second := "udp 0.0.0.0:1 but to 10.0.0.1:1", "udp 0.0.0.0:70 but to 10.0.0.2:70"
+	for name, test := range map[string]struct {
+		spoil func(*State)
+		want  []string
+	}{
+		"nothing":          {func(*State) {}, nil},
+		"the jump":         {func(s *State) { s.Chains[top] = Chain{Rules: s.Chains[top].Rules} }, []string{first, second}},
+		"the first chain":  {func(s *State) { s.Chains[top] = Chain{Hook: "PREROUTING"} }, []string{first, second}},
+		"a branch":         {func(s *State) { delete(s.Chains, branch) }, []string{first, second}},
+		"half of a branch": {func(s *State) { s.Chains[branch] = Chain{Rules: s.Chains[branch].Rules[1:]} }, []string{first}},
+		"a rule":           {func(s *State) { s.Chains[far] = Chain{} }, []string{second}},
+	} {
+		have := want.Clone()
+		test.spoil(&have)
+		var got []string
+		for _, op := range Diff(have, want) {
+			if flush, is := op.(FlushFlows); is {
+				for _, f := range flush.Flows {
+					got = append(got, f.String())
+				}
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("without %s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestHostOwesAFlushThatFails: what a flush could not do is read back until it is
+// done.
+func TestHostOwesAFlushThatFails(t *testing.T) {
+	h := newTestHost(t)
+	sh(t, "ip addr add 192.0.2.1/32 dev lo")
+	key, chain := publishing("OVERSPAN-UDP-0-63", 53, "10.0.0.2:53")
+	want := State{Chains: map[ChainKey]Chain{key: chain}}
+	for n := 0; ; n++ {
+		sh(t, "conntrack -I -p udp --timeout 600 -s 192.0.2.9 -d 192.0.2.1 --sport 4000 --dport 53 -r 10.0.0.1 -q 192.0.2.9 --reply-port-src 53 --reply-port-dst 4000")
+		sends := failAt(h, n, false)
+		err := h.Apply(t.Context(), []Op{FlushFlows{[]Flow{chain.Rules[0].Flow}}})
+		done := sends() <= n
+		failAt(h, -1, false)
+		owed := read(t, h, Scope{Global: true}).Owed
+		if (err != nil) != (len(owed) == 1) || (err != nil) == done {
+			t.Errorf("send %d: %v, owed are %v", n, err, owed)
+		}
+		converge(t, h, Scope{Global: true}, want)
+		if left := sh(t, "conntrack -L 2>/dev/null"); strings.Contains(left, "dport=53") {
+			t.Errorf("send %d: there is still\n%s", n, left)
+		}
+		if done {
+			if n < 3 {
+				t.Errorf("a flush made %d sends", n)
+			}
+			return
+		}
+	}
+}
+
+// TestHostAsksForSinglePorts: of a conntrack that is full of other flows, those of
+// one port alone are listed.
+func TestHostAsksForSinglePorts(t *testing.T) {
+	h := newTestHost(t)
+	var batch strings.Builder
+	for port := 1040; port < 1050; port++ {
+		fmt.Fprintf(&batch, "conntrack -I -p udp --timeout 600 -s 192.0.2.9 -d 192.0.2.1 --sport 4000 --dport %[1]d -r 10.0.0.1 -q 192.0.2.9 --reply-port-src %[1]d --reply-port-dst 4000\n", port)
+	}
+	sh(t, batch.String())
+	flow := Flow{Protocol: overspan.UDP, Dst: netip.MustParseAddrPort("192.0.2.1:1042")}
+	for _, q := range flowQuestions([]Flow{flow}) {
+		listed, err := h.netfilter.dump(q.dump)
+		if err != nil || len(listed) != 1 {
+			t.Errorf("listed %d entries, %v; want one", len(listed), err)
+		}
+	}
+	many := make([]Flow, askedAlone+1)
+	for i := range many {
+		many[i] = flow
+	}
+	if questions := flowQuestions(many); len(questions) != 1 {
+		t.Errorf("%d questions about %d flows", len(questions), len(many))
 	}
 }
 

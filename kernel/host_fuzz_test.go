@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/overspan/overspan"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,6 +26,7 @@ func FuzzDecode(f *testing.F) {
 		addrMessage(unix.RTM_NEWADDR, 3, netip.MustParsePrefix("fd00::1/64")),
 		routeMessage(unix.RTM_NEWROUTE, 3, "eth0", Route{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.0.0.1")}),
 		setEntryMessage(AddSetEntry{"overspan-subnet4", netip.MustParsePrefix("192.0.2.0/24")}),
+		conntrackMessage(nl.IPCTNL_MSG_CT_GET, overspan.IPv4, onlyTo(Flow{Protocol: overspan.UDP, Dst: netip.MustParseAddrPort("0.0.0.0:53")})...),
 	} {
 		f.Add(m.Serialize()[unix.SizeofNlMsghdr:])
 		f.Add(m.Serialize())
@@ -44,6 +46,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		checkSplit(t, raw)
 		decodeSet(raw)
+		decodeConntrack(raw).deletion().Serialize()
 		routeTo(raw)
 		switchesForwarding(raw)
 	})

@@ -35,6 +35,7 @@ func (s State) Clone() State {
 	s.Chains = maps.Clone(s.Chains)
 	s.Programs = maps.Clone(s.Programs)
 	s.Tables = maps.Clone(s.Tables)
+	s.Owed = maps.Clone(s.Owed)
 	s.Doomed = maps.Clone(s.Doomed)
 	return s
 }
@@ -61,6 +62,7 @@ func (s *State) Take(o State) {
 	s.Chains = merge(s.Chains, o.Chains)
 	s.Programs = merge(s.Programs, o.Programs)
 	s.Tables = merge(s.Tables, o.Tables)
+	s.Owed = merge(s.Owed, o.Owed)
 	s.Doomed = merge(s.Doomed, o.Doomed)
 }
 
@@ -90,6 +92,7 @@ func (s State) Equal(o State) bool {
 		equalChains(s.Chains, o.Chains) &&
 		maps.Equal(s.Programs, o.Programs) &&
 		maps.Equal(s.Tables, o.Tables) &&
+		maps.Equal(s.Owed, o.Owed) &&
 		maps.Equal(s.Doomed, o.Doomed)
 }
 

@@ -183,7 +183,11 @@ func (o FlushFlows) String() string {
 	return "flush flows " + strings.Join(parts, ", ")
 }
 
-func (o FlushFlows) apply(*State) {}
+func (o FlushFlows) apply(s *State) {
+	for _, f := range o.Flows {
+		delete(s.Owed, f.key())
+	}
+}
 
 // String returns "tcp 0.0.0.0:8080 but to 10.0.0.2:80".
 func (f Flow) String() string {

@@ -39,8 +39,8 @@ func (s State) Within(scope Scope) State {
 		}
 	}
 	if scope.All || scope.Global {
-		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains}.Clone()
-		out.Netns, out.Sets, out.Chains = global.Netns, global.Sets, global.Chains
+		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains, Owed: s.Owed}.Clone()
+		out.Netns, out.Sets, out.Chains, out.Owed = global.Netns, global.Sets, global.Chains, global.Owed
 	}
 	if scope.Tables {
 		out.Tables = maps.Clone(s.Tables)

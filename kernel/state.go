@@ -36,6 +36,9 @@ type State struct {
 	Chains   map[ChainKey]Chain        // our own iptables chains
 	Programs map[string]Program        // by the link that they are attached to
 	Tables   map[TableKey]struct{}     // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
+	// Owed are the flows that an earlier FlushFlows has failed for, without To: no
+	// rule tells of them any more. Never wanted.
+	Owed map[Flow]struct{}
 	// Doomed is what waits for the reaper, by name: links of ours in the doomed
 	// group, and what programs are told of links that are gone. Never wanted.
 	Doomed map[string]struct{}
@@ -196,6 +199,9 @@ type Flow struct {
 	Dst      netip.AddrPort    // as the sender has it; an unspecified address is any of the host's
 	To       netip.AddrPort    // the container
 }
+
+// key returns the flow without where it leads.
+func (f Flow) key() Flow { return Flow{Protocol: f.Protocol, Dst: f.Dst} }
 
 // A Scope says which part of the kernel is looked at, and so which part may be
 // changed: a State that was read or planned for a scope holds everything of
