@@ -58,8 +58,8 @@ func compareChainKeys(a, b ChainKey) int {
 
 func (k ChainKey) table() table { return table{k.Family, k.Table} }
 
-// setChains makes the users' chains, loads what differs of ours, table by
-// table, and then lets packets in by the jumps.
+// setChains makes the users' chains, and then, table by table, loads what differs
+// of ours and lets packets in by the jumps: Host does each table in one step.
 func (d *differ) setChains() {
 	keys := slices.SortedFunc(maps.Keys(d.want.Chains), compareChainKeys)
 	loads := make(map[table]map[string][]Rule)
@@ -77,10 +77,10 @@ func (d *differ) setChains() {
 			loads[key.table()][key.Name] = want.Rules
 		}
 	}
-	for _, t := range slices.SortedFunc(maps.Keys(loads), compareTables) {
-		d.do(LoadChains{t.family, t.name, loads[t]})
-	}
-	for _, key := range keys {
+	for i, key := range keys {
+		if t := key.table(); loads[t] != nil && (i == 0 || keys[i-1].table() != t) {
+			d.do(LoadChains{t.family, t.name, loads[t]})
+		}
 		d.setJump(key)
 	}
 }

@@ -33,13 +33,15 @@ func (h *Host) Apply(ctx context.Context, ops []Op) error {
 			ops = ops[n:]
 			continue
 		}
-		n = max(1, countJumps(ops, run.failed))
+		n = max(1, countTable(ops, run.failed))
 		for _, op := range ops[:n] {
 			h.log.Debug("op", "op", op)
 		}
 		if err := h.applyAtOnce(ctx, ops[:n]); err != nil {
 			for _, op := range ops[:n] {
-				run.fail(op, err)
+				if !run.skips(op) {
+					run.fail(op, err)
+				}
 			}
 		}
 		ops = ops[n:]
@@ -57,30 +59,33 @@ func countEntries(ops []Op, failed broken) int {
 	return len(ops)
 }
 
-// countJumps returns how many ops at the front are jumps in one table that can be
-// tried: each look at a table and each change of it is a program's run.
-func countJumps(ops []Op, failed broken) int {
-	first, ok := jumpOf(ops[0])
+// countTable returns how many ops at the front are about one table and can be
+// tried: its chains, and then its jumps.
+func countTable(ops []Op, failed broken) int {
+	first, ok := opTable(ops[0])
 	if !ok {
 		return 0
 	}
 	for i, op := range ops {
-		if key, ok := jumpOf(op); !ok || key.table() != first.table() || failed.blocks(op) {
+		t, _ := opTable(op)
+		if _, loads := op.(LoadChains); t != first || loads && i > 0 || failed.blocks(op) {
 			return i
 		}
 	}
 	return len(ops)
 }
 
-// jumpOf returns the chain that an op on a jump is about.
-func jumpOf(op Op) (key ChainKey, ok bool) {
+// opTable returns the table that an op changes which can travel with others.
+func opTable(op Op) (t table, ok bool) {
 	switch o := op.(type) {
+	case LoadChains:
+		return table{o.Family, o.Table}, true
 	case AddJump:
-		return o.Key, true
+		return o.Key.table(), true
 	case DelJump:
-		return o.Key, true
+		return o.Key.table(), true
 	}
-	return ChainKey{}, false
+	return table{}, false
 }
 
 // isEntry reports whether an op is about an entry: these are small, alike and
@@ -140,10 +145,10 @@ func (p *pack) send(fail func(Op, error)) {
 	}
 }
 
-// applyAtOnce carries out jumps in one table, or one op of another kind.
+// applyAtOnce carries out what is about one table, or one op of another kind.
 func (h *Host) applyAtOnce(ctx context.Context, ops []Op) error {
-	if key, ok := jumpOf(ops[0]); ok {
-		return h.withTool(key.Family, func(tool *ruleTool) error { return h.setJumps(ctx, tool, key.Table, ops) })
+	if t, ok := opTable(ops[0]); ok {
+		return h.withTool(t.family, func(tool *ruleTool) error { return h.setTable(ctx, tool, t.name, ops) })
 	}
 	return h.applyOne(ctx, ops[0])
 }
@@ -189,7 +194,7 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.flushFlows(o)
 	case DelTable:
 		return h.delTable(o)
-	case AddChain, LoadChains, DelChains:
+	case AddChain, DelChains:
 		return h.applyRules(ctx, op)
 	}
 	return fmt.Errorf("unknown op %T", op)

@@ -88,8 +88,9 @@ func (o AddChain) apply(s *State) {
 }
 
 // LoadChains makes or refills chains of one table, all at once: one
-// iptables-restore of Render's text. Jumps from built-in chains are separate
-// ops. Chains maps their names to their rules, with Text.
+// iptables-restore of Render's text, together with the jumps from built-in chains
+// that follow it, which are ops of their own. Chains maps their names to their
+// rules, with Text.
 type LoadChains struct {
 	Family overspan.Family
 	Table  string

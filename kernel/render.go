@@ -35,18 +35,22 @@ func (c Chain) ids(name string) []string {
 // Render returns the text for iptables-restore --noflush -w that makes or
 // refills the chains. Declaring a chain empties it, all in one atomic step;
 // other chains of the table are not touched.
-func (o LoadChains) Render() string {
-	var b strings.Builder
+func (o LoadChains) Render() string { return renderTable(o.Table, o.lines()) }
+
+// renderTable returns the text for iptables-restore that changes one table.
+func renderTable(name string, lines []string) string {
+	return "*" + name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+}
+
+func (o LoadChains) lines() (lines []string) {
 	names := slices.Sorted(maps.Keys(o.Chains))
-	fmt.Fprintf(&b, "*%s\n", o.Table)
 	for _, name := range names {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", name)
+		lines = append(lines, fmt.Sprintf(":%s - [0:0]", name))
 	}
 	for _, name := range names {
 		for _, r := range o.Chains[name] {
-			fmt.Fprintf(&b, "-A %s -m comment --comment %q %s\n", name, rulePrefix+r.ID(name), r.Text)
+			lines = append(lines, fmt.Sprintf("-A %s -m comment --comment %q %s", name, rulePrefix+r.ID(name), r.Text))
 		}
 	}
-	b.WriteString("COMMIT\n")
-	return b.String()
+	return lines
 }

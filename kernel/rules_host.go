@@ -234,8 +234,6 @@ func (h *Host) applyRules(ctx context.Context, op Op) error {
 	switch o := op.(type) {
 	case AddChain:
 		return h.withTool(o.Key.Family, func(tool *ruleTool) error { return h.addChain(tool, o.Key) })
-	case LoadChains:
-		return h.withTool(o.Family, func(tool *ruleTool) error { return h.restore(ctx, tool, o.Render()) })
 	case DelChains:
 		return h.withTool(o.Family, func(tool *ruleTool) error { return h.delChains(ctx, tool, o) })
 	}
@@ -258,23 +256,32 @@ func (h *Host) addChain(tool *ruleTool, key ChainKey) error {
 	})
 }
 
-// setJumps carries out AddJumps and DelJumps in one table, in one atomic step: it
-// deletes every jump from built-in chains to the chains concerned, and makes those
-// the first rules that are wanted.
-func (h *Host) setJumps(ctx context.Context, tool *ruleTool, table string, ops []Op) error {
-	t, err := h.readTable(ctx, tool, table)
+// setTable loads chains of one table and sets jumps to them, all in one atomic
+// step. Of the chains concerned it deletes every jump from built-in chains, and
+// makes those the first rules that are wanted.
+func (h *Host) setTable(ctx context.Context, tool *ruleTool, name string, ops []Op) error {
+	var lines []string
+	if o, ok := ops[0].(LoadChains); ok {
+		lines, ops = o.lines(), ops[1:]
+	}
+	if len(ops) == 0 {
+		return h.restoreLines(ctx, tool, name, lines)
+	}
+	t, err := h.readTable(ctx, tool, name)
 	if err != nil {
 		return err
 	}
 	var unlink, link []string
 	for _, op := range ops {
-		key, _ := jumpOf(op)
-		unlink = append(unlink, t.deleteJumps(key.Name, t.builtin)...)
-		if o, ok := op.(AddJump); ok {
-			link = append(link, fmt.Sprintf("-I %s 1 -j %s", o.Hook, key.Name))
+		switch o := op.(type) {
+		case AddJump:
+			unlink = append(unlink, t.deleteJumps(o.Key.Name, t.builtin)...)
+			link = append(link, fmt.Sprintf("-I %s 1 -j %s", o.Hook, o.Key.Name))
+		case DelJump:
+			unlink = append(unlink, t.deleteJumps(o.Key.Name, t.builtin)...)
 		}
 	}
-	return h.restoreLines(ctx, tool, table, slices.Concat(unlink, link))
+	return h.restoreLines(ctx, tool, name, slices.Concat(lines, unlink, link))
 }
 
 // delChains deletes chains of ours, and before them what still refers to them.
@@ -315,7 +322,7 @@ func (h *Host) restoreLines(ctx context.Context, tool *ruleTool, table string, l
 	if len(lines) == 0 {
 		return nil
 	}
-	return h.restore(ctx, tool, "*"+table+"\n"+strings.Join(lines, "\n")+"\nCOMMIT\n")
+	return h.restore(ctx, tool, renderTable(table, lines))
 }
 
 // restore changes a table in one atomic step; what the text does not name stays
