@@ -16,8 +16,9 @@ import (
 // bridgePool is where automatic subnets of bridge networks come from.
 var bridgePool = netip.MustParsePrefix("172.16.0.0/12")
 
-// Scenario 23: "Bridge network: mesh …; --internal bridge: host and peers
-// reachable, outside not; ICC off: no peers".
+// Scenario 23: "Bridge network: mesh by name; --internal bridge: host and peers
+// reachable, outside not; ICC off: no peers, published ports through the host
+// work."
 func TestScenario23_BridgeNetworks(t *testing.T) {
 	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2, MTU: []int{1400, 1500}, Forwarding: true})
@@ -33,6 +34,7 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 		a, b := c.attach(h1, "app", "a"), c.attach(h1, "app", "b", "--mac-address", "0a:00:00:00:00:0b")
 		far := c.attach(h2, "app", "a")
 		c.mesh(a, b)
+		c.meshByName("app", a, b)
 		c.reaches(a, c.gateway(h1, "app"))
 		c.misses(a, c.addr(far))
 		c.carries(a, 1400)
@@ -42,6 +44,7 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 		c := c.in(t)
 		a, b := c.attach(h1, "inside", "in-a"), c.attach(h1, "inside", "in-b")
 		c.mesh(a, b)
+		c.meshByName("inside", a, b)
 		gateway := c.gateway(h1, "inside")
 		c.reaches(a, gateway)
 		c.namedBridge(h1, "br-inside", gateway)
@@ -53,12 +56,17 @@ func TestScenario23_BridgeNetworks(t *testing.T) {
 	})
 	t.Run("icc off", func(t *testing.T) {
 		c := c.in(t)
-		a, b := c.attach(h1, "apart", "apart-a"), c.attach(h1, "apart", "apart-b")
+		a, b := c.attach(h1, "apart", "apart-a", twice("8080:80")...), c.attach(h1, "apart", "apart-b")
+		c.serve(a, 80)
 		c.carries(a, 1300)
 		c.misses(a, c.addr(b))
 		c.misses(b, c.addr(a))
 		c.reaches(a, c.gateway(h1, "apart"))
 		c.reaches(b, c.gateway(h1, "apart"))
+		for _, from := range []lab.Place{h1, h2, c.attach(h1, "app", "client")} {
+			c.asks(from, at(h1.Addrs[0], 8080), "apart-a")
+		}
+		c.asksInVain(b, at(c.addr(a), 80))
 	})
 	t.Run("configuration", func(t *testing.T) {
 		c := c.in(t)
@@ -123,6 +131,20 @@ func (c *cluster) localNetworks(h1, h2 *lab.Node) {
 	c.create(h2, "everywhere")
 	c.refused(h1, []string{"network with name everywhere already exists"}, "network", "create", "-d", "bridge", "everywhere")
 	c.ctl(h1, "network", "rm", "everywhere")
+}
+
+// meshByName sends a packet for every pair of sandboxes of a network on one node
+// and each of their names, as programs within do.
+func (c *cluster) meshByName(network string, boxes ...*lab.Sandbox) {
+	c.t.Helper()
+	for _, from := range boxes {
+		for _, to := range boxes {
+			for _, name := range []string{to.Name, strings.ToUpper(to.Name) + "." + network} {
+				_, err := from.Node.Exec(c.t.Context(), "ip", "netns", "exec", from.Name, "ping", "-c", "1", "-W", "5", name)
+				c.must(err)
+			}
+		}
+	}
 }
 
 // namedBridge checks that a bridge is found by the name that its users gave it,
