@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -20,6 +21,7 @@ import (
 //	other   10.1.0.0/24              web (h2)
 //	secret  10.2.0.0/24, internal    inside (h1)
 type town struct {
+	mu          sync.Mutex // of a town that is served: held while it changes
 	snapshot    *overspan.Snapshot
 	sandboxes   []overspan.Sandbox
 	attachments []overspan.Attachment

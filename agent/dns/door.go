@@ -23,7 +23,7 @@ type door struct {
 	ctx     context.Context // ends with the door
 	cancel  context.CancelFunc
 	sockets []interface{ Close() error }
-	serving []*dns.Server
+	serving *dns.Server // by TCP
 }
 
 // open opens a door and has it served.
@@ -44,13 +44,12 @@ func (s *Server) open(at spot) (*door, error) {
 		return nil, err
 	}
 	d.sockets = append(d.sockets, tcp)
-	d.serving = []*dns.Server{
-		{PacketConn: udp, Handler: d.handler("udp"), UDPSize: dns.DefaultMsgSize},
-		{Listener: &fewConns{Listener: tcp}, Handler: d.handler("tcp")},
-	}
-	for _, srv := range d.serving {
+	srv := &dns.Server{Listener: &fewConns{Listener: tcp}, Handler: d}
+	d.serving = srv
+	atUDP := &desk{door: d, conn: udp.(*net.UDPConn), out: make([]byte, udpSize)}
+	for _, serve := range []func() error{atUDP.serve, srv.ActivateAndServe} {
 		s.running.Go(func() {
-			if err := srv.ActivateAndServe(); d.ctx.Err() == nil {
+			if err := serve(); d.ctx.Err() == nil {
 				s.lose(d, err)
 			}
 		})
@@ -72,10 +71,10 @@ func (s *Server) lose(d *door, err error) {
 // close ends a door without waiting for those who are being answered.
 func (d *door) close() {
 	d.cancel()
-	for _, srv := range d.serving {
+	if d.serving != nil {
 		// Its error is that the server has not begun, or has ended, or that
 		// nobody waits; all are well, since the sockets are closed below.
-		_ = srv.ShutdownContext(d.ctx)
+		_ = d.serving.ShutdownContext(d.ctx)
 	}
 	for _, socket := range d.sockets {
 		if err := socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -84,23 +83,18 @@ func (d *door) close() {
 	}
 }
 
-// handler answers what comes in by one transport.
-func (d *door) handler(transport string) dns.HandlerFunc {
-	return func(w dns.ResponseWriter, query *dns.Msg) {
-		from := addrOf(w.RemoteAddr())
-		reply, result := d.server.reply(d.ctx, spot{d.at.network, from}, transport, query)
-		d.server.results.WithLabelValues(result).Inc()
-		if err := w.WriteMsg(reply); err != nil {
-			d.server.log.Debug("cannot answer", "to", from, "error", err)
-		}
+// ServeDNS answers what comes in by TCP. It implements dns.Handler.
+func (d *door) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
+	from := addrOf(w.RemoteAddr())
+	reply, result := d.server.reply(d.ctx, spot{d.at.network, from}, "tcp", query)
+	d.server.results.WithLabelValues(result).Inc()
+	if err := w.WriteMsg(reply); err != nil {
+		d.server.log.Debug("cannot answer", "to", from, "error", err)
 	}
 }
 
 func addrOf(a net.Addr) netip.Addr {
-	switch a := a.(type) {
-	case *net.UDPAddr:
-		return a.AddrPort().Addr().Unmap()
-	case *net.TCPAddr:
+	if a, ok := a.(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()
 	}
 	return netip.Addr{}

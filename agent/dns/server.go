@@ -230,18 +230,26 @@ func (s *Server) forgetIndexes() {
 	maps.DeleteFunc(s.indexes, func(id overspan.NetworkID, _ *index) bool { _, is := open[id]; return !is })
 }
 
-// names returns what may be known to who asks; ok is false if that is no sandbox
-// of this node, or nothing is known yet.
-func (s *Server) names(from spot) (v names, ok bool) {
-	v = names{snapshot: s.node.Called(), self: s.node.Self(), index: s.index, port: lookPort, intn: rand.IntN}
+// moment returns what is known now.
+func (s *Server) moment() moment {
+	now := moment{snapshot: s.node.Called()}
 	version, sandboxes, attachments := s.node.Plugged()
 	s.known.Lock()
+	defer s.known.Unlock()
 	if s.local == nil || s.local.version != version {
 		s.local = newLocal(version, sandboxes, attachments)
 	}
-	v.local = s.local
-	s.known.Unlock()
-	v.asker = v.local.askers[from]
+	now.local = s.local
+	return now
+}
+
+// names returns what may be known to who asks; ok is false if that is no sandbox
+// of this node, or nothing is known yet.
+func (s *Server) names(now moment, from spot) (v names, ok bool) {
+	v = names{
+		snapshot: now.snapshot, self: s.node.Self(), local: now.local, asker: now.local.askers[from],
+		index: s.index, port: lookPort, intn: rand.IntN,
+	}
 	return v, v.snapshot != nil && v.asker != nil
 }
 
@@ -277,19 +285,37 @@ func (s *Server) servers(v names) ([]netip.Addr, error) {
 	}), nil
 }
 
-// reply returns the answer to a query that came over a transport, "udp" or "tcp",
-// and what kind of one it is.
+// A taken query is one with what is to be replied so far.
+type taken struct {
+	query     *dns.Msg
+	transport string // by which it came: "udp" or "tcp"
+	size      int    // of the reply at the most, in bytes
+	asked     names
+	reply     *dns.Msg
+	result    string // resultForward: others are to be asked first
+}
+
+// reply returns the answer to a query that came over a transport, and what kind of
+// one it is.
 func (s *Server) reply(ctx context.Context, from spot, transport string, query *dns.Msg) (*dns.Msg, string) {
-	reply := new(dns.Msg).SetReply(query)
-	reply.RecursionAvailable = true
-	size := replySize(query, transport)
+	t := s.take(s.moment(), from, transport, query)
+	if t.result == resultForward {
+		s.passOn(ctx, &t)
+	}
+	return t.reply, t.result
+}
+
+// take answers a query as far as that follows from what is known.
+func (s *Server) take(now moment, from spot, transport string, query *dns.Msg) taken {
+	t := taken{query: query, transport: transport, size: replySize(query, transport), reply: new(dns.Msg).SetReply(query)}
+	t.reply.RecursionAvailable = true
 	opt := query.IsEdns0()
 	if opt != nil {
-		reply.SetEdns0(udpSize, opt.Do())
+		t.reply.SetEdns0(udpSize, opt.Do())
 	}
-	refuse := func(code int) (*dns.Msg, string) {
-		reply.Rcode = code
-		return reply, resultRefused
+	refuse := func(code int) taken {
+		t.reply.Rcode, t.result = code, resultRefused
+		return t
 	}
 	switch {
 	case query.Opcode != dns.OpcodeQuery:
@@ -299,30 +325,40 @@ func (s *Server) reply(ctx context.Context, from spot, transport string, query *
 	case opt != nil && opt.Version() != 0:
 		return refuse(dns.RcodeBadVers)
 	}
-	v, known := s.names(from)
+	v, known := s.names(now, from)
 	if !known {
 		return refuse(dns.RcodeRefused)
 	}
-	result := answer(v, reply)
-	if result == resultForward {
-		servers, err := s.servers(v)
-		var told *dns.Msg
-		if err == nil {
-			told, err = s.forward.ask(ctx, v.asker.sandbox, query, transport, servers)
-		}
-		if err != nil {
-			s.log.Debug("nobody answers", "name", query.Question[0].Name, "error", err)
-			reply.Rcode = dns.RcodeServerFailure
-			if errors.Is(err, errBusy) {
-				return reply, resultBusy
-			}
-			return reply, resultFailed
-		}
-		reply = told
+	t.asked = v
+	if t.result = answer(v, t.reply); t.result != resultForward {
+		t.fit()
 	}
-	reply.Compress = true
-	reply.Truncate(size)
-	return reply, result
+	return t
+}
+
+// passOn has others answer a query.
+func (s *Server) passOn(ctx context.Context, t *taken) {
+	servers, err := s.servers(t.asked)
+	var told *dns.Msg
+	if err == nil {
+		told, err = s.forward.ask(ctx, t.asked.asker.sandbox, t.query, t.transport, servers)
+	}
+	if err != nil {
+		s.log.Debug("nobody answers", "name", t.query.Question[0].Name, "error", err)
+		t.reply.Rcode, t.result = dns.RcodeServerFailure, resultFailed
+		if errors.Is(err, errBusy) {
+			t.result = resultBusy
+		}
+		return
+	}
+	t.reply = told
+	t.fit()
+}
+
+// fit has the reply be no longer than the asker takes.
+func (t *taken) fit() {
+	t.reply.Compress = true
+	t.reply.Truncate(t.size)
 }
 
 // udpSize is the size up to which datagrams pass everywhere, and the most that an

@@ -21,7 +21,11 @@ import (
 func (t *town) Self() overspan.NodeID { return "h1" }
 
 // Called implements Node.
-func (t *town) Called() *overspan.Snapshot { return t.snapshot }
+func (t *town) Called() *overspan.Snapshot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.snapshot
+}
 
 // Plugged implements Node.
 func (t *town) Plugged() (uint64, []overspan.Sandbox, []overspan.Attachment) {
