@@ -405,10 +405,11 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	h1, h2 := c.nodes[0], c.nodes[1]
 	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
+	events := h1.Subscribe(t.Context(), Span{})
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
+	h1.awaits(events, "endpoint", "connect", far.Name) // no other comes after it
 	h1.eventually("nothing is left to look at", h1.rec.settled)
 	before := h1.kernel.State()
-	events := h1.Subscribe(t.Context(), Span{})
 	for name, spoil := range map[string]func(*kernel.State){
 		"neighbour deleted": func(s *kernel.State) {
 			delete(s.Neighs, kernel.NeighKey{Dev: overspan.VXLANName(net.ID), IP: far.IPv4})
