@@ -62,7 +62,7 @@ func cleanup(ctx context.Context, c *config, out io.Writer, log *slog.Logger) (e
 	if err := dns.RemoveNetnsFiles(netnsConfigDir); err != nil {
 		return err
 	}
-	removeIfEmpty(dirs.NetnsDir(), c.RunDir)
+	removeIfEmpty(dirs.NetnsDir(), c.RunDir, netnsConfigDir)
 	if journal == nil {
 		return nil
 	}
