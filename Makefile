@@ -15,7 +15,7 @@ COUNT ?= 3
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench generate build deps
+.PHONY: help demo test lint bench generate build release trial deps
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,13 @@ generate: ## generate Go from proto/, and compile kernel/bpf/ (clang-14, llvm-14
 
 build: ## bin/agent and bin/ctl
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl
+
+release: ## dist/: static programs, .deb packages and archives for amd64 and arm64, checksums (VERSION=, ARCHS=)
+	@VERSION='$(VERSION)' tools/release.sh
+
+trial: ## what is in dist/ installed, used, upgraded under ping and purged on a Debian 12 of its own, with its systemd (root)
+	@tools/deps.sh trial
+	@deploy/trial/run.sh
 
 deps: ## install the system packages that the tests and the demo call, where missing (root)
 	@tools/deps.sh test

@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"agent/dns":         {"."},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
 	"ctl":               {".", "proto/overspan/v1"},
+	"deploy":            {"."},
 	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
@@ -167,7 +168,7 @@ func files(t *testing.T) []string {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (p == ".git" || p == "bin"):
+		case d.IsDir() && (p == ".git" || p == "bin" || p == "dist"):
 			return fs.SkipDir
 		case d.Type().IsRegular():
 			out = append(out, p)

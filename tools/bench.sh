@@ -36,6 +36,8 @@ nodes 3x "$count" Restart
 bench -bench "$only" -benchtime 1x -count 1 ./e2e/scale
 
 # All others take less: some set up far more than they time.
+# Packages are words.
+# shellcheck disable=SC2046
 bench -bench "$only" -benchtime 100ms -benchmem -count "$count" $(go list ./... | grep -v /e2e)
 
 echo

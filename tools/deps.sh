@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages whose programs the demo, or with "test" also the
-# tests, call: only those that are missing.
+# tests, or with "trial" that of the package, call: only those that are missing.
 set -euo pipefail
 
 # program:package
@@ -26,17 +26,29 @@ test=(
 	gcc:gcc                # the race detector
 	clang-14:clang-14      # the program at ports is what its source makes
 	llvm-strip-14:llvm-14
+	openssl:openssl         # certificates of etcd, as the guide makes them
+	shellcheck:shellcheck   # the scripts
+	systemd-analyze:systemd # the units
 )
 
-needed=("${demo[@]}")
-[ "${1-}" = demo ] || needed+=("${test[@]}")
+trial=(
+	debootstrap:debootstrap
+	nsenter:util-linux
+	pgrep:procps
+)
+
+case "${1-}" in
+demo) needed=("${demo[@]}") ;;
+trial) needed=("${trial[@]}") ;;
+*) needed=("${demo[@]}" "${test[@]}") ;;
+esac
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 for entry in "${needed[@]}"; do
 	command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
-[ "${1-}" = demo ] || [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+[ "${1-}" != test ] || [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

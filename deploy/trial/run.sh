@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Tries the package on a Debian 12 of its own: a root made by debootstrap (kept
+# below the user's cache), booted with its systemd in namespaces of this machine,
+# so that nothing here is touched. Within, trial.sh does what an administrator does.
+# VERSION is the release in DIST that is upgraded to.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+dist=${DIST:-dist}
+old=$dist/trial/overspan_0.0.1_amd64.deb
+new=$(ls "$dist"/overspan_*_amd64.deb)
+root=${XDG_CACHE_HOME:-$HOME/.cache}/overspan/debian-12
+packages=dbus,iproute2,iptables,iputils-ping,nftables,procps,systemd,systemd-sysv
+
+if [ ! -e "$root/sbin/init" ]; then
+	# From wherever this machine has its own packages.
+	# shellcheck disable=SC2016 # apt-get's words
+	site=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(CREATED_BY)' |
+		awk '$2 == "bookworm" && $3 == "Packages" { print $1; exit }')
+	rm -rf "$root.part"
+	mkdir -p "$root.part"
+	debootstrap --variant=minbase --include="$packages" bookworm "$root.part" "${site:?this machine has no packages of Debian 12}" >/dev/null
+	: >"$root.part/etc/machine-id"
+	mv "$root.part" "$root"
+fi
+
+# The release before: the same programs, to be told by the package's version.
+mkdir -p "$dist/trial"
+VERSION=0.0.1 ARCH=amd64 DIST=$dist go tool -modfile=tools/go.mod nfpm package \
+	--config deploy/nfpm.yaml --packager deb --target "$old" >/dev/null
+
+# systemd wants a cgroup of the second version of its own.
+group=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)/overspan-trial
+work=$(mktemp -d)
+machine=
+finish() {
+	[ -z "$machine" ] || { kill -KILL "$machine" && wait "$machine"; } 2>/dev/null || true # it heeds no other signal
+	find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+	rm -rf "$work"
+}
+trap finish EXIT
+mkdir -p "$group"
+mkdir "$work/share"
+cp "$old" "$work/share/old.deb"
+cp "$new" "$work/share/new.deb"
+cp deploy/trial/trial.sh "$work/share/"
+: >"$work/log"
+
+(
+	echo "$BASHPID" >"$group/cgroup.procs"
+	exec unshare -m -p -n -u -i -C --fork --kill-child deploy/trial/machine.sh "$root" "$work"
+) >"$work/log" 2>&1 &
+machine=$!
+# within runs a command in the machine, whose first process unshare has started.
+within() {
+	local pid
+	pid=$(pgrep -P "$machine") && nsenter -t "$pid" -m -p -n -u -i -C env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+# There is a moment before which systemd cannot even be asked; degraded is up, too.
+until within systemctl is-system-running --wait 2>/dev/null | grep -qE 'running|degraded'; do
+	if [ "$SECONDS" -gt 300 ] || ! kill -0 "$machine"; then
+		echo "the machine does not come up:" >&2
+		cat "$work/log" >&2
+		exit 1
+	fi
+	sleep 0.1
+done
+within bash /share/trial.sh

@@ -1,0 +1,118 @@
+// Package deploy checks what an operator installs: units, scripts and packages.
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// program runs one that tools/deps.sh installs, and returns what it says.
+func program(t *testing.T, name string, args ...string) (string, error) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is not installed", name)
+		}
+		t.Skipf("%s is not installed", name)
+	}
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
+}
+
+// TestUnitsAreUnderstood has systemd read them. What they start need not be
+// installed here.
+func TestUnitsAreUnderstood(t *testing.T) {
+	start := regexp.MustCompile(`(?m)^ExecStart=\S+`)
+	for _, unit := range []string{"systemd/overspan-agent.service", "etcd/etcd.service"} {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(t.TempDir(), filepath.Base(unit))
+		text = start.ReplaceAll(text, []byte("ExecStart=/bin/true"))
+		if err := os.WriteFile(copied, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := program(t, "systemd-analyze", "verify", "--man=no", copied); err != nil || out != "" {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+	}
+}
+
+// TestAgentKeepsTheHostsMounts: a unit with mounts of its own would hide from the
+// host the namespaces that the agent mounts, and take them away with itself.
+func TestAgentKeepsTheHostsMounts(t *testing.T) {
+	unit := settings(t, "systemd/overspan-agent.service")
+	for _, name := range []string{
+		"PrivateDevices", "PrivateMounts", "PrivateTmp", "ProtectControlGroups", "ProtectHome", "ProtectKernelLogs",
+		"ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProtectSystem", "ReadOnlyPaths",
+	} {
+		if value, set := unit[name]; set {
+			t.Errorf("%s=%s gives the agent mounts of its own", name, value)
+		}
+	}
+	if unit["RuntimeDirectoryPreserve"] != "yes" {
+		t.Error("RuntimeDirectoryPreserve= is not yes: namespaces below it would go with the agent")
+	}
+}
+
+// TestComposeGivesWhatTheUnitGives: a container of the agent has the very
+// capabilities of the service.
+func TestComposeGivesWhatTheUnitGives(t *testing.T) {
+	raw, err := os.ReadFile("container/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Services map[string]struct {
+			CapDrop []string `yaml:"cap_drop"`
+			CapAdd  []string `yaml:"cap_add"`
+		}
+	}
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	agent := doc.Services["agent"]
+	want := strings.Fields(strings.ReplaceAll(settings(t, "systemd/overspan-agent.service")["CapabilityBoundingSet"], "CAP_", ""))
+	if !slices.Equal(agent.CapAdd, want) || !slices.Equal(agent.CapDrop, []string{"ALL"}) {
+		t.Errorf("compose drops %v and adds %v; the unit has %v", agent.CapDrop, agent.CapAdd, want)
+	}
+}
+
+// settings reads a unit's; of one that is given twice the last.
+func settings(t *testing.T, unit string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			out[name] = value
+		}
+	}
+	return out
+}
+
+// TestScriptsAreSound has every shell script of the tree looked at.
+func TestScriptsAreSound(t *testing.T) {
+	var scripts []string
+	for _, pattern := range []string{"debian/*", "*/*.sh", "../tools/*.sh", "../.ci/run", "../kernel/bpf/*.sh"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		scripts = append(scripts, found...)
+	}
+	if out, err := program(t, "shellcheck", scripts...); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
