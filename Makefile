@@ -41,9 +41,10 @@ lint: ## format, vet, staticcheck, and generated code against its sources
 bench: deps ## measure, print a table, and write docs/benchmarks.md (root; a quiet machine; COUNT=3, BENCH=name)
 	@COUNT='$(COUNT)' BENCH='$(BENCH)' tools/bench.sh
 
-generate: ## generate Go from proto/, and compile kernel/bpf/ (clang-14, llvm-14)
+generate: ## generate Go from proto/ and docs/reference/ from the commands, and compile kernel/bpf/ (clang-14, llvm-14)
 	$(TOOL) buf generate
 	$(GO) generate ./kernel
+	$(GO) test ./ctl ./agent -run TestReferenceIsCurrent -update
 
 build: ## bin/agent and bin/ctl
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./agent ./ctl

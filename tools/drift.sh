@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fails if the generated code that is checked in is not what its sources make.
+# Fails if what is generated and checked in, code and command reference, is not
+# what its sources make.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +13,8 @@ if ! diff <(generated proto) <(generated "$fresh/proto"); then
 	echo "generated code differs from its sources (left: checked in); run: make generate" >&2
 	exit 1
 fi
+
+go test ./ctl ./agent -run TestReferenceIsCurrent >"$fresh/reference" || { cat "$fresh/reference" >&2; exit 1; }
 
 # Only this version of clang makes the very same object. Where tests must pass it
 # is there (tools/deps.sh), elsewhere it need not be.
