@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 )
@@ -151,6 +152,11 @@ func (m MAC) String() string {
 // IsDerived reports whether the address lies in the space of MACs that follow
 // from slots: 02:42 and four bytes.
 func (m MAC) IsDerived() bool { return m[0] == 0x02 && m[1] == 0x42 }
+
+// LinkLocal returns the IPv6 address that follows from a MAC on its link: EUI-64.
+func (m MAC) LinkLocal() netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
 
 // ParseMAC reads six colon-separated pairs of hex digits. Only unicast,
 // non-zero addresses are taken.

@@ -59,6 +59,12 @@ func Plan(n *overspan.Network, ports []Port) kernel.State {
 			s.Addrs[kernel.Addr{Dev: dev, Prefix: within(subnet, subnet.Gateway)}] = struct{}{}
 		}
 	}
+	if n.IPv6.IsValid() {
+		// The kernel asks for the neighbour of a packet that it forwards under its
+		// link-local address, and without one not at all. The bridge has none by
+		// itself; this one is the same on every node, as its MAC is.
+		s.Addrs[kernel.Addr{Dev: dev, Prefix: netip.PrefixFrom(n.GatewayMAC().LinkLocal(), 64)}] = struct{}{}
+	}
 	// A host otherwise answers ARP for any of its addresses on any device:
 	// containers would find the gateways of other networks on theirs.
 	s.Sysctls["net/ipv4/conf/"+dev+"/arp_ignore"] = "1"

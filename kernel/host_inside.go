@@ -218,14 +218,15 @@ func (c *conn) addrsOf(index int) ([]netip.Prefix, error) {
 	}
 	var out []netip.Prefix
 	for _, a := range all {
-		out = append(out, a.prefix)
+		if !a.prefix.Addr().IsLinkLocalUnicast() {
+			out = append(out, a.prefix)
+		}
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out, nil
 }
 
-// addrs lists addresses, of one link or, with index 0, of all; without
-// link-local ones.
+// addrs lists addresses, of one link or, with index 0, of all.
 func (c *conn) addrs(index int) ([]ifAddr, error) {
 	head := nl.NewIfAddrmsg(unix.AF_UNSPEC)
 	head.Index = uint32(index)
@@ -239,7 +240,7 @@ func (c *conn) addrs(index int) ([]ifAddr, error) {
 		if err != nil {
 			return nil, err
 		}
-		if (index == 0 || a.index == index) && a.prefix.IsValid() && !a.prefix.Addr().IsLinkLocalUnicast() {
+		if (index == 0 || a.index == index) && a.prefix.IsValid() {
 			out = append(out, a)
 		}
 	}

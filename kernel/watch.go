@@ -260,10 +260,12 @@ func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 			l.device(filterDevice(body))
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		// Link-local addresses are nobody's doing: the kernel tells of each again
-		// when it has found no duplicate.
+		// That a link-local address is there is mostly nobody's doing: the kernel
+		// tells of each again when it has found no duplicate.
 		a, err := decodeAddr(body)
-		if err == nil && !a.prefix.Addr().IsLinkLocalUnicast() && !l.device(a.index) {
+		switch local := a.prefix.Addr().IsLinkLocalUnicast(); {
+		case err != nil || local && kind == unix.RTM_NEWADDR:
+		case !l.device(a.index) && !local:
 			l.to.add(Hint{Routes: true})
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
