@@ -81,7 +81,7 @@ func (c *cluster) publishedPorts(n *lab.Node, name string) []string {
 // port of the ephemeral range; -p 8100-8105:22 six times, then an error; a port
 // taken by us, or by a foreign listener: error first, nothing left."
 func TestScenario24_PublishedPorts(t *testing.T) {
-	c := start(t, lab.Options{Nodes: 2, Forwarding: true})
+	c := start(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual, Forwarding: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.create(h1, "--ipv6", "demo")
 	c.createOf(h1, "bridge", "app")
@@ -110,6 +110,8 @@ func TestScenario24_PublishedPorts(t *testing.T) {
 		c.must(err)
 		c.asksInVain(other, at(addrs[0], 80))
 	})
+	t.Run("over IPv6", func(t *testing.T) { c.in(t).servesIPv6(h1, h2, web) })
+	t.Run("with ICC off", func(t *testing.T) { c.in(t).servesApart(h1, h2, other) })
 	t.Run("at 127.0.0.1", func(t *testing.T) {
 		c := c.in(t)
 		c.asks(h1, "127.0.0.1:9000", "web")
@@ -133,6 +135,39 @@ func TestScenario24_PublishedPorts(t *testing.T) {
 		c.connect("demo", web, twice("8080:80")...)
 		c.asks(h2, at(host, 8080), "web")
 	})
+}
+
+// servesIPv6 asks a sandbox by the IPv6 address of its host. The kernel routes ::1 to
+// no container: who asks there is refused, and does not wait.
+func (c *cluster) servesIPv6(h1, h2 *lab.Node, web *lab.Sandbox) {
+	c.t.Helper()
+	host, far := h1.Addrs[1], h2.Addrs[1]
+	if client := c.asks(h2, at(host, 8080), web.Name); client != far {
+		c.t.Errorf("the server takes %s for its client; want %s", client, far)
+	}
+	if client := c.asks(h1, at(host, 8080), web.Name); client != host {
+		c.t.Errorf("the server takes %s for its client; want %s", client, host)
+	}
+	c.asks(web, at(host, 8080), web.Name)
+	if _, err := lab.Ask(c.t.Context(), h1, "tcp", "[::1]:8080"); !errors.Is(err, unix.ECONNREFUSED) {
+		c.t.Errorf("who asks at ::1 is told %v", err)
+	}
+}
+
+// servesApart asks a sandbox whose network lets nobody reach his peers.
+func (c *cluster) servesApart(h1, h2 *lab.Node, other *lab.Sandbox) {
+	c.t.Helper()
+	c.createOf(h1, "bridge", "-o", "icc=false", "apart")
+	box, peer := c.attach(h1, "apart", "apart1", twice("8085:80")...), c.attach(h1, "apart", "apart2")
+	c.serve(box, 80)
+	host := h1.Addrs[0]
+	if client := c.asks(h2, at(host, 8085), box.Name); client != h2.Addrs[0] {
+		c.t.Errorf("the server takes %s for its client; want %s", client, h2.Addrs[0])
+	}
+	c.asks(h1, at(host, 8085), box.Name)
+	c.asks(h1, "127.0.0.1:8085", box.Name)
+	c.asks(other, at(host, 8085), box.Name)
+	c.asksInVain(peer, at(c.addr(box), 80))
 }
 
 // choosesPorts has host ports chosen, and refused; of what is refused nothing
