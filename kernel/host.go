@@ -50,6 +50,7 @@ type Host struct {
 
 	bearing sync.Mutex // held while a link is in the born group
 	echoes  echoes     // what Watch does not hint at
+	tools   processes  // whose changes it does not hint at
 }
 
 // NewHost opens the kernel of the calling thread's network namespace.

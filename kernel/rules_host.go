@@ -338,7 +338,12 @@ func (h *Host) run(ctx context.Context, input []byte, program string, args ...st
 	err := do(h.ns, func() error {
 		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &errOut
-		return cmd.Run()
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		h.tools.began(cmd.Process.Pid)
+		defer h.tools.end(cmd.Process.Pid)
+		return cmd.Wait()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(program), err, bytes.TrimSpace(errOut.Bytes()))

@@ -54,7 +54,7 @@ func (h *Host) Watch(ctx context.Context) <-chan Hint {
 	readers.Go(func() {
 		h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, own: &h.echoes, to: p})
 	})
-	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, ruleEvents{p}) })
+	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, &ruleEvents{own: &h.tools, to: p}) })
 	go func() {
 		defer close(out)
 		p.deliver(ctx, out)
@@ -180,21 +180,49 @@ func (p *pending) deliver(ctx context.Context, out chan<- Hint) {
 	}
 }
 
-// ruleEvents hints at changes of the tables that chains of ours are in.
-type ruleEvents struct{ to *pending }
-
-func (r ruleEvents) event(_ uint16, _ uint32, body []byte) {
-	if slices.Contains(ruleTables(), tableOf(body)) {
-		r.to.add(Hint{Rules: true})
-	}
+// ruleEvents hints at changes of the tables that chains of ours are in, but for
+// those that our own tools make: nftables ends what it tells of each with whose
+// process it was.
+type ruleEvents struct {
+	own     *processes
+	to      *pending
+	changed bool // a table of ours, since the last end
 }
 
-func (r ruleEvents) restart() error {
+func (r *ruleEvents) event(kind uint16, _ uint32, body []byte) {
+	if kind == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+		if r.changed && !r.own.has(generationBy(body)) {
+			r.to.add(Hint{Rules: true})
+		}
+		r.changed = false
+		return
+	}
+	r.changed = r.changed || slices.Contains(ruleTables(), tableOf(body))
+}
+
+// generationBy returns the process that has changed nftables, 0 if it is not told.
+func generationBy(body []byte) int {
+	for kind, v := range walk(body[min(len(body), nl.SizeofNfgenmsg):]) {
+		if kind == unix.NFTA_GEN_PROC_PID {
+			return int(getBig32(v))
+		}
+	}
+	return 0
+}
+
+func (r *ruleEvents) restart() error {
+	r.changed = false
 	r.to.add(Hint{Rules: true})
 	return nil
 }
 
-func (r ruleEvents) idle() {}
+// idle makes up for an end that was not told.
+func (r *ruleEvents) idle() {
+	if r.changed {
+		r.changed = false
+		r.to.add(Hint{Rules: true})
+	}
+}
 
 // tableOf returns the table of IPv4 or IPv6 that a message of nftables is
 // about: the first attribute of all of them, but for the one that only counts

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -95,4 +96,35 @@ func (e *echoes) turn(now time.Time) {
 		return
 	}
 	e.old, e.now, e.since = e.now, nil, now
+}
+
+// processes are those that change rules on behalf of this Host, and ended a moment
+// ago at the most: their numbers are others' some time.
+type processes struct {
+	mu    sync.Mutex // guards ended
+	ended map[int]time.Time
+}
+
+// began notes a process that is running.
+func (p *processes) began(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	put(&p.ended, pid, time.Time{})
+}
+
+// end notes that it runs no more.
+func (p *processes) end(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(p.ended, func(_ int, at time.Time) bool { return !at.IsZero() && now.Sub(at) > echoLife })
+	p.ended[pid] = now
+}
+
+// has reports whether a process is one of them.
+func (p *processes) has(pid int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, known := p.ended[pid]
+	return known && (at.IsZero() || time.Since(at) <= echoLife)
 }

@@ -134,6 +134,15 @@ func TestWatchHearsNoEcho(t *testing.T) {
 		}
 	}
 
+	// Nor are the rules that its own tools load; who else changes some is heard.
+	key4, chain := publishing("OVERSPAN-UDP-0-63", 53, "10.0.0.2:53")
+	apply(t, s.host, Diff(State{}, State{Chains: map[ChainKey]Chain{key4: chain}})...)
+	if all := drain(t, hints); len(all) > 0 {
+		t.Errorf("hints %+v at rules of its own", all)
+	}
+	sh(t, "iptables -t nat -F OVERSPAN-UDP-0-63")
+	await(t, hints, Hint{Rules: true})
+
 	apply(t, s.host, Diff(s.want, more)...)
 	sh(t, "bridge fdb replace "+s.net.mac(1000).String()+" dev "+s.net.vxlan()+" dst 192.0.2.3")
 	await(t, hints, Hint{Dev: s.net.vxlan()})
