@@ -2,13 +2,14 @@
 # Tries the package on a Debian 12 of its own: a root made by debootstrap (kept
 # below the user's cache), booted with its systemd in namespaces of this machine,
 # so that nothing here is touched. Within, trial.sh does what an administrator does.
-# VERSION is the release in DIST that is upgraded to.
+# What is upgraded to is the package in DIST, as "make release" leaves it there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 dist=${DIST:-dist}
 old=$dist/trial/overspan_0.0.1_amd64.deb
-new=$(ls "$dist"/overspan_*_amd64.deb)
+new=$(echo "$dist"/overspan_*_amd64.deb)
+[ -e "$new" ] || { echo "$dist holds no package for amd64, or several; run: make release ARCHS=amd64" >&2; exit 1; }
 root=${XDG_CACHE_HOME:-$HOME/.cache}/overspan/debian-12
 packages=dbus,iproute2,iptables,iputils-ping,nftables,procps,systemd,systemd-sysv
 
@@ -35,7 +36,12 @@ work=$(mktemp -d)
 machine=
 finish() {
 	[ -z "$machine" ] || { kill -KILL "$machine" && wait "$machine"; } 2>/dev/null || true # it heeds no other signal
-	find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+	# What runs in the machine ends with it, but not in the same moment.
+	for _ in {1..100}; do
+		grep -q 'populated 0' "$group/cgroup.events" && break
+		sleep 0.05
+	done
+	find "$group" -depth -type d -exec rmdir {} +
 	rm -rf "$work"
 }
 trap finish EXIT

@@ -30,6 +30,14 @@ host() {
 # Without times and counters, and the lifetime of addresses.
 still() { sed -E 's/^#.*//; s/\[[0-9]+:[0-9]+\]//; s/[a-z]+_lft [0-9]+sec//g; s/ tentative//' | sort; }
 
+# Of a host that becomes a router for everybody status would warn. The other
+# chains of the table are there too, as on a host with a firewall: whose an empty
+# one is could not be told afterwards.
+for tables in iptables ip6tables; do
+	"$tables" -P FORWARD DROP
+	"$tables" -P INPUT ACCEPT
+	"$tables" -P OUTPUT ACCEPT
+done
 # ip(8) makes its directory when it is first used, and keeps it.
 ip netns add first
 ip netns del first
