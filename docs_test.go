@@ -31,6 +31,7 @@ var warnings = map[string][]string{
 	"agent/daemon/status.go":    {"Status", "snapshotWarnings"},
 	"agent/daemon/plan.go":      {"global"},
 	"agent/daemon/publisher.go": {"failures"},
+	"agent/daemon/router.go":    {"routerWarnings", "becameRouter"},
 	"agent/daemon/conflict.go":  {"fail"},
 	"agent/daemon/evict.go":     {"takeOff"},
 	"agent/dns/server.go":       {"settle", "settleDoors"},
@@ -147,6 +148,30 @@ func TestEveryWarningIsExplained(t *testing.T) {
 	}
 }
 
+// warners are what a status asks for warnings; the words of each are in one of
+// the functions above.
+var warners = []string{"CheckSupport", "Retry", "Warnings", "all", "failures", "routerWarnings", "snapshotWarnings"}
+
+// TestEverySourceOfWarningsIsLookedAt: who adds a source to the status says here
+// where its words are.
+func TestEverySourceOfWarningsIsLookedAt(t *testing.T) {
+	for _, f := range sources(t) {
+		if f.path != "agent/daemon/status.go" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || calledName(call) != "append" || !call.Ellipsis.IsValid() {
+				return true
+			}
+			if source, ok := call.Args[1].(*ast.CallExpr); ok && !slices.Contains(warners, calledName(source)) {
+				t.Errorf("%s: where are the warnings of %s worded? Add it to the tables of this test", f.fset.Position(n.Pos()), calledName(source))
+			}
+			return true
+		})
+	}
+}
+
 // verb is a place in a format where words vary.
 var verb = regexp.MustCompile(`%[a-z]`)
 
@@ -154,7 +179,7 @@ var verb = regexp.MustCompile(`%[a-z]`)
 // found; nothing of what is no sentence, such as a rule.
 func worded(n ast.Node) []string {
 	expr, ok := n.(ast.Expr)
-	if !ok || strings.Contains(text(expr), "-m ") || strings.Contains(text(expr), "-j ") {
+	if !ok || strings.Contains(text(expr), "-m ") || strings.Contains(text(expr), "-j ") || strings.Contains(text(expr), "-P ") {
 		return nil
 	}
 	var out []string
