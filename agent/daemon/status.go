@@ -42,7 +42,6 @@ type health struct {
 	revision int64                        // of the last full pass's snapshot, if it succeeded
 	lastFull time.Time
 	lastErr  string
-	warnings []string // of the last full pass
 
 	conflicts []conflict // that stand
 }
@@ -64,7 +63,6 @@ func (h *health) note(scope kernel.Scope, res passResult, err error, inline bool
 	}
 	if scope.All {
 		h.lastFull = time.Now()
-		h.warnings = res.Warnings
 		if err == nil {
 			h.revision = res.Revision
 		}
@@ -107,11 +105,11 @@ func (h *health) looked() bool {
 // Status tells how the node is, on one screen.
 func (d *Daemon) Status(ctx context.Context) Status {
 	st := Status{Started: d.started}
-	_, drift, err := d.Verify(ctx)
+	now, err := d.rec.verify(ctx)
 	if err != nil {
 		st.Warnings = append(st.Warnings, "cannot compare the kernel with the plan: "+err.Error())
 	}
-	st.Drift = len(drift)
+	st.Drift = len(now.Ops)
 	for _, m := range d.kv.Members(ctx) {
 		st.Etcd = append(st.Etcd, EtcdMember{Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Latency: m.Latency, Err: m.Err})
 	}
@@ -141,7 +139,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	d.health.mu.Lock()
 	defer d.health.mu.Unlock()
 	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull
-	st.Warnings = append(st.Warnings, d.health.warnings...)
+	st.Warnings = append(st.Warnings, now.Warnings...)
 	for _, c := range d.health.conflicts {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("conflict since %s: %s", c.Since.Format(time.RFC3339), c.Text))
 	}
