@@ -210,17 +210,24 @@ func (f *Fake) hint(before State) {
 	was, is := before.byDevice(), f.state.byDevice()
 	for name, part := range is {
 		if !part.Equal(was[name]) {
-			tell(Hint{Dev: name})
+			tell(hintAt(name))
 		}
 	}
 	for name := range was {
 		if _, ok := is[name]; !ok {
-			tell(Hint{Dev: name})
+			tell(hintAt(name))
 		}
 	}
 	if !before.rules().Equal(f.state.rules()) {
 		tell(Hint{Rules: true})
 	}
+}
+
+func hintAt(dev string) Hint {
+	if hasOurName(dev) {
+		return Hint{Dev: dev}
+	}
+	return Hint{Underlay: true} // the program there is all that is ours
 }
 
 // byDevice takes links, and what hangs on them, apart.

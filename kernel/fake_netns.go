@@ -92,6 +92,11 @@ func (f *Fake) HostRoutes() ([]netip.Prefix, error) { return slices.Clone(f.rout
 // Guard returns that a Fake runs programs.
 func (f *Fake) Guard() Guard { return Guard{Programs: true} }
 
+// Shortcut returns the underlay device: a Fake runs its program, too.
+func (f *Fake) Shortcut(netip.Addr) (Shortcut, error) {
+	return Shortcut{Device: f.underlay.Device}, nil
+}
+
 // PortDrops returns nothing: no frame passes.
 func (f *Fake) PortDrops() (map[string]uint64, error) { return nil, nil }
 

@@ -38,9 +38,9 @@ func (s State) refuse(op Op) error {
 	case SetNeigh:
 		return s.needLink(o.Key.Dev, KindVXLAN)
 	case SetProgram:
-		return s.needAnyLink(o.Dev)
+		return s.needAnyLink(ourName(o.Dev))
 	case AttachProgram:
-		return s.needAnyLink(o.Dev)
+		return s.needAnyLink(ourName(o.Dev))
 	case AddStatic:
 		if s.Links[o.Key.Dev].Master == "" {
 			return errNoSuchDevice
@@ -127,8 +127,9 @@ func (s State) refuseMaster(l Link) error {
 	return s.needLink(l.Master, KindBridge)
 }
 
+// needAnyLink takes "" for a device of others, which is no part of a State.
 func (s State) needAnyLink(name string) error {
-	if _, ok := s.Links[name]; !ok {
+	if _, ok := s.Links[name]; !ok && name != "" {
 		return fmt.Errorf("%s: %w", name, errNoSuchDevice)
 	}
 	return nil

@@ -187,8 +187,30 @@ func (d *draw) program(kind LinkKind) Program {
 	if kind == KindVeth {
 		p.Kind, p.MAC, p.Gateway, p.Isolated = ProgramPort, d.mac(), mac(9), d.maybe("isolated")
 		p.IPv4, p.IPv6 = pick(d, "ip", addr("10.0.0.2"), netip.Addr{}), pick(d, "ip6", addr("fd00::2"), netip.Addr{})
+	} else {
+		p.VNI = pick(d, "vni", 0, uint32(7), uint32(8))
 	}
 	return p
+}
+
+// uplink is the device of others that drawn states have a program at.
+const uplink = "uplink"
+
+// shortcut draws what passes packets on at a device of others.
+func (d *draw) shortcut() {
+	if d.mostly("program of the underlay") {
+		put(&d.s.Programs, uplink, Program{
+			Kind: ProgramUnderlay, IPv4: pick(d, "own vtep", addr("10.99.0.1"), addr("10.99.0.9")), Port: 4789, Open: true, Attached: true,
+		})
+	}
+	for _, a := range []string{"10.99.0.1", "10.99.0.2"} {
+		if d.mostly("vtep") {
+			set := d.s.Sets[UnderlayVTEPs]
+			set.Family = overspan.IPv4
+			put(&set.Members, Single(addr(a)), struct{}{})
+			put(&d.s.Sets, UnderlayVTEPs, set)
+		}
+	}
 }
 
 func sortedLinks(s State) []string {
@@ -202,6 +224,7 @@ func sortedLinks(s State) []string {
 
 // rules draws what belongs to no network.
 func (d *draw) rules() {
+	d.shortcut()
 	for _, path := range []string{"/run/overspan/netns/p", "/run/overspan/netns/q"} {
 		if d.maybe("netns") {
 			put(&d.s.Netns, path, struct{}{})

@@ -24,6 +24,10 @@ type HostConfig struct {
 	// NoPrograms: none is attached to a link, those that are there may go.
 	NoPrograms bool
 
+	// Leaving: nothing of ours comes back to this host. An empty clsact of a device
+	// of others then goes with our filter there.
+	Leaving bool
+
 	Logger *slog.Logger // nil: nothing is logged
 }
 
@@ -38,6 +42,7 @@ type Host struct {
 	ns        netns.NsHandle
 	route     *conn
 	netfilter *conn
+	xfrm      *conn // nil where the kernel has no IPsec
 	handle    *netlink.Handle
 	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
 
@@ -81,17 +86,19 @@ func (h *Host) open() (err error) {
 	if h.netfilter, err = dial(unix.NETLINK_NETFILTER); err != nil {
 		return err
 	}
+	if h.xfrm, err = dialXFRM(); err != nil {
+		return err
+	}
 	h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	return err
 }
 
 // Close closes the sockets. The kernel's state stays as it is.
 func (h *Host) Close() {
-	if h.route != nil {
-		h.route.close()
-	}
-	if h.netfilter != nil {
-		h.netfilter.close()
+	for _, c := range []*conn{h.route, h.netfilter, h.xfrm} {
+		if c != nil {
+			c.close()
+		}
 	}
 	h.closePort()
 	if h.handle != nil {

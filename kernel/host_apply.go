@@ -105,7 +105,11 @@ func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 	for _, op := range ops {
 		switch op.(type) {
 		case AddSetEntry, DelSetEntry:
-			sets.add(op, setEntryMessage(op))
+			if setOf(op) != UnderlayVTEPs {
+				sets.add(op, setEntryMessage(op))
+			} else if err := h.setVTEP(op); err != nil {
+				fail(op, err)
+			}
 		default:
 			m, err := entryMessage(op, &finder)
 			switch {
@@ -120,6 +124,14 @@ func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 	}
 	route.send(fail)
 	sets.send(fail)
+}
+
+// setOf returns the set that an entry's op is about.
+func setOf(op Op) string {
+	if o, ok := op.(AddSetEntry); ok {
+		return o.Set
+	}
+	return op.(DelSetEntry).Set
 }
 
 // A pack is messages that travel together, each with the op that it stands for.

@@ -31,6 +31,7 @@ func newTestSite(t testing.TB) testSite {
 	s.net.addRemote(&s.want, netip.MustParseAddr("192.0.2.2"), 64, 16)
 	s.key = s.net.addEndpoint(&s.want, 2, s.netns)
 	put(&s.want.Netns, s.netns, struct{}{})
+	s.net.addShortcut(&s.want, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))
 	acceptBridged(&s.want)
 	guardVXLAN(&s.want)
 	masquerade(&s.want)

@@ -42,6 +42,7 @@ func failAt(h *Host, n int, lose bool) (sends func() int) {
 func TestEachSendFailsOnce(t *testing.T) {
 	s := newTestSite(t)
 	s.want.Netns, s.want.Sets, s.want.Chains = nil, nil, nil
+	delete(s.want.Programs, "ul")
 	s.scope = Scope{Networks: []overspan.NetworkID{s.net.id}, Endpoints: s.scope.Endpoints, Sysctls: s.scope.Sysctls}
 	empty := State{}
 	for _, lose := range []bool{false, true} {

@@ -37,6 +37,10 @@ func setMessage(command int, parts ...nl.NetlinkRequestData) message {
 }
 
 func (h *Host) addSet(o AddSet) error {
+	if o.Name == UnderlayVTEPs {
+		_, err := h.underlayProgram()
+		return err // it comes with the program, empty
+	}
 	family, kind := uint8(unix.AF_INET), typeAddrs
 	if o.Subnets {
 		kind = typeSubnets
@@ -61,6 +65,13 @@ func (h *Host) addSet(o AddSet) error {
 }
 
 func (h *Host) delSet(name string) error {
+	if name == UnderlayVTEPs {
+		u, err := h.underlayProgram()
+		if err != nil {
+			return err
+		}
+		return u.clearVTEPs()
+	}
 	err := h.netfilter.exec(setMessage(nl.IPSET_CMD_DESTROY, rtaText(nl.IPSET_ATTR_SETNAME, name)))
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -94,8 +105,27 @@ func setMember(p netip.Prefix) *nl.RtAttr {
 	return nest(nl.IPSET_ATTR_DATA|unix.NLA_F_NESTED, parts...)
 }
 
-// readSets reads the ipsets of ours.
+// readSets reads the sets of ours. That of a program which knows no VTEP counts
+// as absent.
 func (h *Host) readSets() (map[string]AddrSet, error) {
+	sets, err := h.readIPSets()
+	if err != nil {
+		return nil, err
+	}
+	if u, failed := h.underlayProgram(); failed == nil {
+		vteps, err := u.readVTEPs()
+		if err != nil {
+			return sets, err
+		}
+		if len(vteps) > 0 {
+			put(&sets, UnderlayVTEPs, AddrSet{Family: overspan.IPv4, Members: vteps})
+		}
+	}
+	return sets, nil
+}
+
+// readIPSets reads the ipsets of ours.
+func (h *Host) readIPSets() (map[string]AddrSet, error) {
 	bodies, err := h.netfilter.dump(setMessage(nl.IPSET_CMD_LIST))
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil // a kernel without ipset holds none of ours

@@ -42,15 +42,17 @@ const (
 // finds it again.
 type device struct {
 	Link
-	name    string
-	index   int
-	master  int // index of its bridge
-	peer    int // index of a veth's other end, in that end's namespace
-	peerNS  int // which namespace that is, as this one numbers it; noNetnsID if this
-	group   uint32
-	carrier bool // packets pass: IF_OPER_UP
-	mode    vxlanMode
-	state   uint8 // of a bridge port
+	name   string
+	index  int
+	master int // index of its bridge
+	peer   int // index of a veth's other end, in that end's namespace
+	peerNS int // which namespace that is, as this one numbers it; noNetnsID if this
+	group  uint32
+	// hardware is ARPHRD_ETHER for what frames of Ethernet pass by.
+	hardware uint16
+	carrier  bool // packets pass: IF_OPER_UP
+	mode     vxlanMode
+	state    uint8 // of a bridge port
 }
 
 // vxlanMode is what two VXLAN devices on one UDP port must have in common.
@@ -128,6 +130,7 @@ func decodeLink(b []byte) (device, error) {
 		return device{}, errors.New("link message too short")
 	}
 	d := device{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), peerNS: noNetnsID}
+	d.hardware = binary.NativeEndian.Uint16(b[2:])
 	d.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
 	d.VXLAN.AddrGenNone = true // so it is where the kernel has no IPv6
 	for kind, v := range walk(b[unix.SizeofIfInfomsg:]) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 )
 
 //go:generate bpf/compile.sh bpf/port.o
+//go:generate bpf/compile.sh bpf/underlay.o
 
 // portObject is bpf/port.c, compiled.
 //
@@ -52,6 +52,9 @@ type portProgram struct {
 	ports *ebpf.Map // index of a link → portEntry
 	macs  *ebpf.Map // network and MAC → index of the link behind which it is
 	drops *ebpf.Map // reason → frames, for each CPU
+
+	underlay    *underlayProgram // looks things up in the same maps
+	underlayErr error            // why there is none
 }
 
 // loadPort loads the program, or takes over the one that links of ours have from
@@ -70,6 +73,7 @@ func (h *Host) loadPort() (*portProgram, error) {
 		p.close()
 		p = found
 	}
+	p.underlay, p.underlayErr = h.loadUnderlay(p)
 	h.loaded.Store(p)
 	return p, nil
 }
@@ -101,18 +105,9 @@ func loadPortProgram(spec *ebpf.CollectionSpec) (*portProgram, error) {
 	return p, nil
 }
 
-// identify asks the kernel under which id it has the program, and which it is.
-func (p *portProgram) identify() error {
-	info, err := p.prog.Info()
-	if err != nil {
-		return err
-	}
-	id, ok := info.ID()
-	if !ok {
-		return errors.New("the kernel tells no ids of programs")
-	}
-	p.id, p.tag = id, info.Tag
-	return nil
+func (p *portProgram) identify() (err error) {
+	p.id, p.tag, err = identify(p.prog)
+	return err
 }
 
 // findPort finds the program that links of ours have, if it is of the version of
@@ -127,7 +122,7 @@ func (h *Host) findPort(like *portProgram) (*portProgram, error) {
 		if !d.ours() || d.leaving() || d.Kind == KindBridge {
 			continue
 		}
-		f, err := h.route.portFilter(d.index)
+		f, err := h.route.filter(d.index, portHook())
 		if err != nil {
 			return nil, err
 		}
@@ -157,47 +152,15 @@ func openPort(id ebpf.ProgramID, like *portProgram) *portProgram {
 	return nil
 }
 
-func sameSize(a, b *ebpf.Map) bool {
-	return a != nil && a.Type() == b.Type() && a.KeySize() == b.KeySize() && a.ValueSize() == b.ValueSize()
-}
-
 func (p *portProgram) openMaps() error {
-	info, err := p.prog.Info()
-	if err != nil {
-		return err
-	}
-	ids, _ := info.MapIDs()
-	for _, id := range ids {
-		m, err := ebpf.NewMapFromID(id)
-		if err != nil {
-			return err
-		}
-		about, err := m.Info()
-		if err != nil {
-			m.Close()
-			return err
-		}
-		switch about.Name {
-		case portsName:
-			p.ports = m
-		case macsName:
-			p.macs = m
-		case dropsName:
-			p.drops = m
-		default:
-			m.Close()
-		}
-	}
-	return nil
+	return openMaps(p.prog, map[string]**ebpf.Map{portsName: &p.ports, macsName: &p.macs, dropsName: &p.drops})
 }
 
 func (p *portProgram) close() {
-	p.prog.Close()
-	for _, m := range []*ebpf.Map{p.ports, p.macs, p.drops} {
-		if m != nil {
-			m.Close()
-		}
+	if p.underlay != nil {
+		p.underlay.close()
 	}
+	closeAll(p.prog, p.ports, p.macs, p.drops)
 }
 
 // closePort lets go of the program; links keep it.
@@ -248,6 +211,7 @@ const (
 	atFlags   = 41
 	atHasIPv4 = 42
 	atHasIPv6 = 43
+	atVNI     = 44
 )
 
 func encodePort(p Program) (e portEntry, err error) {
@@ -266,6 +230,8 @@ func encodePort(p Program) (e portEntry, err error) {
 	e[atKind] = entryVeth
 	if p.Kind == ProgramTunnel {
 		e[atKind] = entryVXLAN
+		vni := vniKey(p.VNI)
+		copy(e[atVNI:], vni[:])
 	}
 	if p.Open {
 		e[atFlags] |= entryOpen
@@ -287,6 +253,7 @@ func (e portEntry) decode() Program {
 	}
 	if e[atKind] == entryVXLAN {
 		p.Kind = ProgramTunnel
+		p.VNI = binary.BigEndian.Uint32(e[atVNI:]) >> 8
 	}
 	if e[atHasIPv4] != 0 {
 		p.IPv4 = netip.AddrFrom4([4]byte(e[atIPv4:atMAC]))
@@ -311,6 +278,9 @@ func (p *portProgram) get(index uint32) (Program, bool, error) {
 	told := e.decode()
 	at, err := p.linkOf(told)
 	told.Open = told.Open && at == index
+	if err == nil && p.underlay != nil {
+		err = p.underlay.checkVNI(&told)
+	}
 	return told, true, err
 }
 
@@ -344,7 +314,7 @@ func (p *portProgram) set(index uint32, want Program) error {
 	}
 	if known {
 		was, err := stationOf(have)
-		if err == nil && (was != key || !want.Open) {
+		if err == nil && (was != key || have.VNI != want.VNI || !want.Open) {
 			err = p.withdraw(index, have)
 		}
 		if err != nil {
@@ -360,7 +330,10 @@ func (p *portProgram) set(index uint32, want Program) error {
 	if err := p.macs.Put(key, index); err != nil {
 		return fmt.Errorf("write where %s is: %w", want.MAC, err)
 	}
-	return nil
+	if want.VNI == 0 || p.underlay == nil {
+		return nil
+	}
+	return p.underlay.tellVNI(want)
 }
 
 // withdraw takes away what leads to a link, unless that leads to another one by
@@ -369,6 +342,11 @@ func (p *portProgram) withdraw(index uint32, told Program) error {
 	at, err := p.linkOf(told)
 	if err != nil || at != index {
 		return err
+	}
+	if told.VNI != 0 && p.underlay != nil {
+		if err := p.underlay.forgetVNI(told.VNI); err != nil {
+			return err
+		}
 	}
 	key, err := stationOf(told)
 	if err == nil {
@@ -433,6 +411,3 @@ func (h *Host) PortDrops() (map[string]uint64, error) {
 	}
 	return out, nil
 }
-
-// tagText writes a program's tag as the kernel's tools do.
-func tagText(tag []byte) string { return hex.EncodeToString(tag) }

@@ -19,21 +19,37 @@ const (
 	clsactHandle = 0xffff0000
 	clsactParent = 0xfffffff1
 
-	// ingressParent is its ingress (TC_H_MIN_INGRESS).
+	// ingressParent is its ingress, egressParent its egress (TC_H_MIN_INGRESS,
+	// TC_H_MIN_EGRESS).
 	ingressParent = 0xfffffff2
+	egressParent  = 0xfffffff3
 
-	// portPref is the filter's place among those of a link: before any that is
-	// added without one. portHandle is its handle there.
-	portPref   = 91
-	portHandle = 1
+	// portPref is the filter's place among those of a link of ours: before any
+	// that is added without one. At others' devices it comes after those.
+	portPref     = 91
+	underlayPref = 65000
+
+	// ourHandle is its handle there.
+	ourHandle = 1
 )
 
-// portFilterInfo is what a message says where the filter is: its pref, and
-// ETH_P_ALL in network order.
-const portFilterInfo = portPref<<16 | unix.ETH_P_ALL<<8&0xff00
+// A hook is where a program of ours hangs at the ingress of a link, and by which
+// name it is known there.
+type hook struct {
+	pref uint32
+	name string
+}
 
-func filterHead(index int) *nl.TcMsg {
-	return &nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(index), Handle: portHandle, Parent: ingressParent, Info: portFilterInfo}
+func portHook() hook     { return hook{portPref, portName} }
+func underlayHook() hook { return hook{underlayPref, underlayName} }
+
+// head begins a message about the filter: it says where that is by its pref, and
+// ETH_P_ALL in network order.
+func (k hook) head(index int) *nl.TcMsg {
+	return &nl.TcMsg{
+		Family: unix.AF_UNSPEC, Ifindex: int32(index), Handle: ourHandle, Parent: ingressParent,
+		Info: k.pref<<16 | unix.ETH_P_ALL<<8&0xff00,
+	}
 }
 
 func addClsact(index int) message {
@@ -41,19 +57,20 @@ func addClsact(index int) message {
 	return newMessage(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, head, rtaText(nl.TCA_KIND, "clsact"))
 }
 
-// addPortFilter makes the filter, or changes the one that is there in one step.
-func addPortFilter(index int, prog *ebpf.Program) message {
-	return newMessage(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, filterHead(index),
+// addFilter makes the filter, or changes the one that is there in one step; with
+// NLM_F_EXCL it only makes it.
+func (k hook) addFilter(index int, prog *ebpf.Program, flags int) message {
+	return newMessage(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|flags, k.head(index),
 		rtaText(nl.TCA_KIND, "bpf"),
 		nest(nl.TCA_OPTIONS,
 			rtaU32(nl.TCA_BPF_FD, uint32(prog.FD())),
-			rtaText(nl.TCA_BPF_NAME, portName),
+			rtaText(nl.TCA_BPF_NAME, k.name),
 			rtaU32(nl.TCA_BPF_FLAGS, nl.TCA_BPF_FLAG_ACT_DIRECT)),
 	)
 }
 
-func delPortFilter(index int) message {
-	return newMessage(unix.RTM_DELTFILTER, 0, filterHead(index), rtaText(nl.TCA_KIND, "bpf"))
+func (k hook) delFilter(index int) message {
+	return newMessage(unix.RTM_DELTFILTER, 0, k.head(index), rtaText(nl.TCA_KIND, "bpf"))
 }
 
 // A filter is which program a filter of ours runs; zero if there is none.
@@ -62,9 +79,9 @@ type filter struct {
 	tag string
 }
 
-// portFilter returns our filter at the ingress of a link.
-func (c *conn) portFilter(index int) (filter, error) {
-	head := filterHead(index)
+// filter returns our filter at the ingress of a link.
+func (c *conn) filter(index int, at hook) (filter, error) {
+	head := at.head(index)
 	head.Handle = 0 // a list of all that have the pref
 	bodies, err := c.dump(newMessage(unix.RTM_GETTFILTER, 0, head))
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, errNoDevice) {
@@ -74,16 +91,16 @@ func (c *conn) portFilter(index int) (filter, error) {
 		return filter{}, fmt.Errorf("list filters of link %d: %w", index, err)
 	}
 	for _, body := range bodies {
-		if f := decodeFilter(body); f.id != 0 {
+		if f := decodeFilter(body, at.name); f.id != 0 {
 			return f, nil
 		}
 	}
 	return filter{}, nil
 }
 
-// decodeFilter reads a filter; it is zero for those of others.
-func decodeFilter(b []byte) (f filter) {
-	if len(b) < nl.SizeofTcMsg || binary.NativeEndian.Uint32(b[8:]) != portHandle {
+// decodeFilter reads a filter; it is zero for all that do not bear our name.
+func decodeFilter(b []byte, ours string) (f filter) {
+	if len(b) < nl.SizeofTcMsg || binary.NativeEndian.Uint32(b[8:]) != ourHandle {
 		return filter{}
 	}
 	name := ""
@@ -102,7 +119,7 @@ func decodeFilter(b []byte) (f filter) {
 			}
 		}
 	}
-	if name != portName {
+	if name != ours {
 		return filter{}
 	}
 	return f
@@ -119,6 +136,9 @@ func filterDevice(b []byte) int {
 
 // setProgram tells the program of a link.
 func (h *Host) setProgram(o SetProgram) error {
+	if o.Want.Kind == ProgramUnderlay {
+		return h.setUnderlay(o)
+	}
 	p, err := h.port()
 	if err != nil {
 		return err
@@ -132,6 +152,9 @@ func (h *Host) setProgram(o SetProgram) error {
 }
 
 func (h *Host) attachProgram(dev string) error {
+	if !hasOurName(dev) {
+		return h.attachUnderlay(dev)
+	}
 	p, err := h.port()
 	if err != nil {
 		return err
@@ -147,7 +170,7 @@ func (h *Host) attachProgram(dev string) error {
 // attachPort gives a link the program. Where it has a clsact, or the older
 // ingress, that is used: others' filters stay.
 func (h *Host) attachPort(index int, p *portProgram) error {
-	errs := h.route.execAll([]message{addClsact(index), addPortFilter(index, p.prog)})
+	errs := h.route.execAll([]message{addClsact(index), portHook().addFilter(index, p.prog, 0)})
 	if err := errs[0]; err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact: %w", err)
 	}
@@ -159,6 +182,9 @@ func (h *Host) attachPort(index int, p *portProgram) error {
 
 // delProgram takes the program off a link.
 func (h *Host) delProgram(dev string) error {
+	if !hasOurName(dev) {
+		return h.delUnderlay(dev)
+	}
 	d, err := h.route.link(dev)
 	if errors.Is(err, errNoDevice) {
 		return nil
@@ -169,11 +195,18 @@ func (h *Host) delProgram(dev string) error {
 	if err := checkOurs(d); err != nil {
 		return err
 	}
-	err = h.route.exec(delPortFilter(d.index))
+	if err := h.delFilter(d.index, portHook()); err != nil {
+		return err
+	}
+	return h.forgetPort(d.index)
+}
+
+func (h *Host) delFilter(index int, at hook) error {
+	err := h.route.exec(at.delFilter(index))
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, errNoDevice) {
 		return fmt.Errorf("delete the filter: %w", err)
 	}
-	return h.forgetPort(d.index)
+	return nil
 }
 
 // forgetPort sees to it that nothing is passed on to a link any more.
@@ -206,7 +239,7 @@ func (r *reader) readPrograms() error {
 }
 
 func (r *reader) readProgram(p *portProgram, d device) error {
-	f, err := r.route.portFilter(d.index)
+	f, err := r.route.filter(d.index, portHook())
 	if err != nil {
 		return err
 	}
@@ -250,6 +283,9 @@ func (h *Host) sweepPorts() error {
 		return err
 	}
 	var errs []error
+	if p.underlay != nil {
+		errs = append(errs, h.sweepUnderlays(p.underlay))
+	}
 	for _, index := range all {
 		d, err := h.route.linkAt(int(index))
 		// A stranger that was moved here may have brought the same index along.

@@ -289,10 +289,11 @@ func (r *reader) readSingleSets() error {
 
 // readGlobal reads what belongs to no network.
 func (r *reader) readGlobal(ctx context.Context) error {
-	var errs [3]error
+	var errs [4]error
 	r.state.Owed = r.readOwed()
 	r.state.Netns, errs[0] = r.readPins()
 	r.state.Sets, errs[1] = r.readSets()
 	r.state.Chains, errs[2] = r.readChains(ctx)
+	errs[3] = r.readUnderlays()
 	return errors.Join(errs[:]...)
 }

@@ -21,6 +21,7 @@ func TestHostLeadsThere(t *testing.T) {
 	for _, name := range []string{"x", "y", "p", "q"} {
 		newTestNetns(t, h, name)
 	}
+	sh(t, "ip link add "+uplink+" type bridge")
 	world := newWorld()
 	at := map[overspan.EndpointID]string{} // the namespace that it was last in
 	for seed := range drawnStates {
@@ -94,8 +95,9 @@ func closed(s State) State {
 }
 
 // feasible changes what the model of a kernel allows and a real one does not:
-// two chains that are both first, one MAC behind two ports or programs, routes by way of a
-// link that is down, namespaces that nobody made.
+// two chains that are both first, one MAC behind two ports or programs, one VNI of two
+// networks or of none that is open, routes by way of a link that is down, namespaces
+// that nobody made.
 func feasible(h *Host, s State) State {
 	here := func(path string) string { return filepath.Join(h.config.NetnsDir, filepath.Base(path)) }
 	pins := map[string]struct{}{here("x"): {}, here("y"): {}}
@@ -121,16 +123,23 @@ func feasible(h *Host, s State) State {
 		}
 		behind[at] = struct{}{}
 	}
-	found := map[station]struct{}{}
+	found, vnis := map[station]struct{}{}, map[uint32]struct{}{}
 	for _, dev := range slices.Sorted(maps.Keys(s.Programs)) {
 		p := s.Programs[dev]
+		if p.Kind == ProgramUnderlay {
+			continue
+		}
 		key, err := stationOf(p)
 		if _, taken := found[key]; taken || err != nil {
 			p.Open = false
-			s.Programs[dev] = p
 		} else if p.Open {
 			found[key] = struct{}{}
 		}
+		if _, taken := vnis[p.VNI]; taken || !p.Open {
+			p.VNI = 0
+		}
+		vnis[p.VNI] = struct{}{}
+		s.Programs[dev] = p
 	}
 	for key, c := range s.Chains {
 		if c.Hook != "" {

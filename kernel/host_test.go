@@ -131,7 +131,7 @@ func (n testNet) plan(local netip.Addr) State {
 		Master: n.bridge(), Port: Port{Flood: true, Hairpin: true},
 		VXLAN: VXLAN{VNI: n.vni, Port: n.port, Local: local, Proxy: true, AddrGenNone: true},
 	})
-	put(&s.Programs, n.vxlan(), Program{Kind: ProgramTunnel, Bridge: n.bridge(), Open: true, Attached: true})
+	put(&s.Programs, n.vxlan(), Program{Kind: ProgramTunnel, Bridge: n.bridge(), VNI: n.vni, Open: true, Attached: true})
 	put(&s.Addrs, Addr{n.bridge(), netip.PrefixFrom(n.v4.Gateway, 16)}, struct{}{})
 	put(&s.Addrs, Addr{n.bridge(), netip.PrefixFrom(n.v6.Gateway, 64)}, struct{}{})
 	return s
@@ -144,6 +144,13 @@ func (n testNet) addRemote(s *State, vtep netip.Addr, first overspan.Slot, count
 		put(&s.Neighs, NeighKey{n.vxlan(), n.v4.Addr(slot)}, n.mac(slot))
 		put(&s.Neighs, NeighKey{n.vxlan(), n.v6.Addr(slot)}, n.mac(slot))
 	}
+}
+
+// addShortcut plans what takes packets out of the tunnel at the device ul, where
+// this node has an address and one other node sends from another.
+func (n testNet) addShortcut(s *State, own, other netip.Addr) {
+	put(&s.Programs, "ul", Program{Kind: ProgramUnderlay, IPv4: own, Port: n.port, Open: true, Attached: true})
+	put(&s.Sets, UnderlayVTEPs, AddrSet{Family: overspan.IPv4, Members: map[netip.Prefix]struct{}{Single(own): {}, Single(other): {}}})
 }
 
 // addEndpoint plans a veth, and returns the key that finds it.

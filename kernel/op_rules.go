@@ -10,7 +10,7 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// AddSet makes an empty ipset.
+// AddSet makes an empty set.
 type AddSet struct {
 	Name    string
 	Family  overspan.Family
@@ -29,7 +29,8 @@ func (o AddSet) apply(s *State) {
 	put(&s.Sets, o.Name, AddrSet{Family: o.Family, Subnets: o.Subnets})
 }
 
-// DelSet destroys an ipset. The kernel refuses while a rule refers to it.
+// DelSet destroys a set. Of an ipset the kernel refuses that while a rule refers
+// to it.
 type DelSet struct {
 	Name string
 }
@@ -37,7 +38,7 @@ type DelSet struct {
 func (o DelSet) String() string { return "del set " + o.Name }
 func (o DelSet) apply(s *State) { delete(s.Sets, o.Name) }
 
-// AddSetEntry adds an address or a subnet to an ipset.
+// AddSetEntry adds an address or a subnet to a set.
 type AddSetEntry struct {
 	Set    string
 	Member netip.Prefix
@@ -53,7 +54,7 @@ func (o AddSetEntry) apply(s *State) {
 	put(&s.Sets, o.Set, set)
 }
 
-// DelSetEntry deletes an address or a subnet from an ipset.
+// DelSetEntry deletes an address or a subnet from a set.
 type DelSetEntry struct {
 	Set    string
 	Member netip.Prefix

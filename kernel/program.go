@@ -4,15 +4,17 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/overspan/overspan"
 )
 
-// A ProgramKind is what the program at the ingress of a link of ours is for.
+// A ProgramKind is what the program at the ingress of a link is for.
 type ProgramKind string
 
-// The kinds of program, by the kind of link.
+// The kinds of program, by the kind of link. All but the last are at links of
+// ours.
 const (
 	// ProgramPort judges, at a veth's host end, what an endpoint sends, and
 	// passes unicast within the network straight on to where its destination is.
@@ -21,7 +23,17 @@ const (
 	// ProgramTunnel passes what a VXLAN device has received straight on to the
 	// endpoint; and ports pass to that device what is for no port of this node.
 	ProgramTunnel ProgramKind = "tunnel"
+
+	// ProgramUnderlay takes, at the device of others that the tunnel's packets
+	// come in by, those that are beyond doubt out of their headers, and passes
+	// the frame straight on to the endpoint, past the packet filter and the VXLAN
+	// device. It asks the set UnderlayVTEPs whom they may come from.
+	ProgramUnderlay ProgramKind = "underlay"
 )
+
+// UnderlayVTEPs is the set of addresses that packets may come from which a
+// ProgramUnderlay passes on. It is a map of that program's, no ipset.
+const UnderlayVTEPs = "overspan_vteps"
 
 // A Program is a program that is attached to a link's ingress, before the bridge
 // and netfilter, and what it is told of the link. Frames that it has no entry
@@ -29,14 +41,18 @@ const (
 // comparable: two equal values need no op.
 type Program struct {
 	Kind   ProgramKind
-	Bridge string // names the network in which MACs mean something
+	Bridge string // names the network in which MACs mean something; "" at the underlay
 
 	// Of a port: who its endpoint is, and may say that it is. No address of a
-	// family is the zero Addr.
+	// family is the zero Addr. At the underlay: this node's own address there.
 	MAC        overspan.MAC
 	IPv4, IPv6 netip.Addr
 
-	Gateway  overspan.MAC // of the network; zero for a tunnel
+	// VNI is by what a ProgramUnderlay knows the network of a tunnel; 0: not at all.
+	VNI  uint32
+	Port uint16 // at the underlay: the tunnel's UDP port
+
+	Gateway  overspan.MAC // of the network; zero but for a port
 	Isolated bool         // as Port.Isolated: other ports are reached by way of the bridge alone
 
 	// Open: frames pass, and ports of the same Bridge find this one. Otherwise
@@ -60,6 +76,8 @@ func (p Program) attrs() []attr {
 	return []attr{
 		{"", string(p.Kind)},
 		{"bridge", p.Bridge},
+		{"vni", either(p.VNI != 0, strconv.FormatUint(uint64(p.VNI), 10), "")},
+		{"dstport", either(p.Port != 0, strconv.FormatUint(uint64(p.Port), 10), "")},
 		{"address", either(port, p.MAC.String(), "")},
 		{"ip", either(p.IPv4.IsValid(), p.IPv4.String(), either(port, "none", ""))},
 		{"ip6", either(p.IPv6.IsValid(), p.IPv6.String(), either(port, "none", ""))},
@@ -150,18 +168,18 @@ func (d *differ) setPrograms() {
 }
 
 func describeProgram(op Op) Repair {
-	r := Repair{Kind: "program", Object: "program on " + Device(op)}
+	const on = "program on "
 	switch o := op.(type) {
 	case SetProgram:
-		r.Object = "entry of the " + r.Object
-		r.Change = added
+		r := Repair{Kind: "program", Object: "entry of the " + on + o.Dev, Change: added}
 		if o.Have.Kind != "" {
 			r.Change = arrows(o.Have.attrs(), o.Want.attrs())
 		}
+		return r
 	case AttachProgram:
-		r.Change = "missing or another → attached"
-	default:
-		r.Change = deleted
+		return Repair{Kind: "program", Object: on + o.Dev, Change: "missing or another → attached"}
+	case DelProgram:
+		return Repair{Kind: "program", Object: on + o.Dev, Change: deleted}
 	}
-	return r
+	return Repair{Kind: "other", Object: op.String()}
 }

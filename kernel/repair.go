@@ -81,7 +81,7 @@ var plurals = map[string]string{
 	"fdb":       "forwarding entries on",
 	"static":    "static bridge entries on",
 	"neighbour": "neighbours on",
-	"set entry": "entries of ipset",
+	"set entry": "entries of",
 }
 
 // likeness says what an entry's op has in common with others.
@@ -101,7 +101,7 @@ func likeness(op Op) (key alike, ok bool) {
 	case AddStatic:
 		key.kind = "static"
 	case AddSetEntry:
-		key.kind, key.of = "set entry", o.Set
+		key.kind, key.of = "set entry", setText(o.Set)
 	case DelFDB:
 		key.kind, key.became = "fdb", deleted
 	case DelNeigh:
@@ -109,7 +109,7 @@ func likeness(op Op) (key alike, ok bool) {
 	case DelStatic:
 		key.kind, key.became = "static", deleted
 	case DelSetEntry:
-		key.kind, key.of, key.became = "set entry", o.Set, deleted
+		key.kind, key.of, key.became = "set entry", setText(o.Set), deleted
 	default:
 		return alike{}, false
 	}
@@ -131,24 +131,24 @@ func Device(op Op) string {
 	case SetInside:
 		return o.Veth
 	case SetProgram:
-		return o.Dev
+		return ourName(o.Dev)
 	case AttachProgram:
-		return o.Dev
+		return ourName(o.Dev)
 	case DelProgram:
-		return o.Dev
+		return ourName(o.Dev)
 	case AddAddr:
 		return o.Addr.Dev
 	case DelAddr:
 		return o.Addr.Dev
 	case SetSysctl:
-		if dev := sysctlDev(o.Path); hasOurName(dev) {
-			return dev
-		}
-		return ""
+		return ourName(sysctlDev(o.Path))
 	}
 	dev, _ := entryDevice(op)
 	return dev
 }
+
+// ourName returns a device's name if it is like ours, else "".
+func ourName(dev string) string { return either(hasOurName(dev), dev, "") }
 
 // describe says what a single op puts right.
 func describe(op Op) Repair {
@@ -218,19 +218,24 @@ func describeEntry(op Op) Repair {
 	case DelNeigh:
 		return Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.MAC), Change: deleted}
 	case AddSetEntry:
-		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, memberText(o.Member)), Change: added}
+		return Repair{Kind: "set entry", Object: fmt.Sprintf("%s entry %s", setText(o.Set), memberText(o.Member)), Change: added}
 	case DelSetEntry:
-		return Repair{Kind: "set entry", Object: fmt.Sprintf("ipset %s entry %s", o.Set, memberText(o.Member)), Change: deleted}
+		return Repair{Kind: "set entry", Object: fmt.Sprintf("%s entry %s", setText(o.Set), memberText(o.Member)), Change: deleted}
 	}
 	return Repair{Kind: "other", Object: op.String()}
+}
+
+// setText says what a set is, and its name.
+func setText(name string) string {
+	return either(name == UnderlayVTEPs, "map ", "ipset ") + name
 }
 
 func describeRules(op Op) Repair {
 	switch o := op.(type) {
 	case AddSet:
-		return Repair{Kind: "set", Object: "ipset " + o.Name, Change: made}
+		return Repair{Kind: "set", Object: setText(o.Name), Change: made}
 	case DelSet:
-		return Repair{Kind: "set", Object: "ipset " + o.Name, Change: deleted}
+		return Repair{Kind: "set", Object: setText(o.Name), Change: deleted}
 	case AddChain:
 		return Repair{Kind: "chain", Object: "chain " + o.Key.String(), Change: made}
 	case LoadChains:

@@ -41,6 +41,11 @@ func (s State) Within(scope Scope) State {
 	if scope.All || scope.Global {
 		global := State{Netns: s.Netns, Sets: s.Sets, Chains: s.Chains, Owed: s.Owed}.Clone()
 		out.Netns, out.Sets, out.Chains, out.Owed = global.Netns, global.Sets, global.Chains, global.Owed
+		for dev, p := range s.Programs {
+			if !hasOurName(dev) {
+				put(&out.Programs, dev, p)
+			}
+		}
 	}
 	if scope.Tables {
 		out.Tables = maps.Clone(s.Tables)

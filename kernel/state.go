@@ -32,7 +32,7 @@ type State struct {
 	Statics  map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
 	Neighs   map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
 	Sysctls  map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
-	Sets     map[string]AddrSet        // ipsets, by name
+	Sets     map[string]AddrSet        // ipsets, by name, and UnderlayVTEPs
 	Chains   map[ChainKey]Chain        // our own iptables chains
 	Programs map[string]Program        // by the link that they are attached to
 	Tables   map[TableKey]struct{}     // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
@@ -146,7 +146,8 @@ type NeighKey struct {
 }
 
 // An AddrSet is an ipset of single addresses, type hash:ip, or of subnets, type
-// hash:net, which takes longer to ask.
+// hash:net, which takes longer to ask; or a map of single addresses that a program
+// asks.
 type AddrSet struct {
 	Family  overspan.Family
 	Subnets bool
@@ -276,4 +277,8 @@ type Hint struct {
 
 	// Routes: addresses or routes of the host itself changed.
 	Routes bool
+
+	// Underlay: what is at the ingress of a device of others may not be our
+	// program any more, or IPsec policies changed.
+	Underlay bool
 }

@@ -55,6 +55,9 @@ func (h *Host) Watch(ctx context.Context) <-chan Hint {
 		h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, own: &h.echoes, to: p})
 	})
 	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, &ruleEvents{own: &h.tools, to: p}) })
+	if h.xfrm != nil {
+		readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_XFRM, []int{xfrmPolicies}, policyEvents{p}) })
+	}
 	go func() {
 		defer close(out)
 		p.deliver(ctx, out)
@@ -239,6 +242,17 @@ func tableOf(body []byte) string {
 	return ""
 }
 
+// policyEvents hints at changes of IPsec policies.
+type policyEvents struct{ to *pending }
+
+func (p policyEvents) event(uint16, uint32, []byte) { p.to.add(Hint{Underlay: true}) }
+func (p policyEvents) idle()                        {}
+
+func (p policyEvents) restart() error {
+	p.to.add(Hint{Underlay: true})
+	return nil
+}
+
 // linkEvents hints at changes of our devices, and of the host's own addresses
 // and routes.
 type linkEvents struct {
@@ -284,8 +298,8 @@ func (l *linkEvents) event(kind uint16, sender uint32, body []byte) {
 			l.device(e.index)
 		}
 	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER, unix.RTM_DELQDISC:
-		if sender != l.conn.port {
-			l.device(filterDevice(body))
+		if sender != l.conn.port && !l.device(filterDevice(body)) && aboutUnderlay(kind, body) {
+			l.to.add(Hint{Underlay: true})
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		// That a link-local address is there is mostly nobody's doing: the kernel

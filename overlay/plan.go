@@ -109,10 +109,14 @@ func device(n *overspan.Network, local netip.Addr, port uint16) kernel.Link {
 // endpoint of this node; ports find the device by it. Where endpoints are apart,
 // those of other nodes are too.
 func Program(n *overspan.Network) kernel.Program {
-	return kernel.Program{
+	p := kernel.Program{
 		Kind: kernel.ProgramTunnel, Bridge: overspan.BridgeName(n.ID), Open: true, Attached: true,
 		Isolated: !bridge.OptionsOf(n).ICC,
 	}
+	if n.Underlay == overspan.IPv4 {
+		p.VNI = n.VNI // see Shortcut
+	}
+	return p
 }
 
 // deviceMAC makes a MAC for the VXLAN device, outside the derived space. No

@@ -19,12 +19,14 @@ go test ./ctl ./agent -run TestReferenceIsCurrent >"$fresh/reference" || { cat "
 # Only this version of clang makes the very same object. Where tests must pass it
 # is there (tools/deps.sh), elsewhere it need not be.
 if command -v clang-14 >/dev/null && command -v llvm-strip-14 >/dev/null; then
-	kernel/bpf/compile.sh "$fresh/port.o"
-	if ! cmp kernel/bpf/port.o "$fresh/port.o"; then
-		echo "kernel/bpf/port.o differs from what port.c makes; run: make generate" >&2
-		exit 1
-	fi
+	for program in port underlay; do
+		kernel/bpf/compile.sh "$fresh/$program.o"
+		if ! cmp "kernel/bpf/$program.o" "$fresh/$program.o"; then
+			echo "kernel/bpf/$program.o differs from what $program.c makes; run: make generate" >&2
+			exit 1
+		fi
+	done
 elif [ -n "${CI-}" ]; then
-	echo "kernel/bpf/port.o cannot be compared with its source: clang-14 or llvm-14 is missing" >&2
+	echo "kernel/bpf/*.o cannot be compared with their sources: clang-14 or llvm-14 is missing" >&2
 	exit 1
 fi
