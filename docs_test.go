@@ -29,7 +29,7 @@ var eventMakers = map[string]string{
 // where none is named. What they only pass on is worded elsewhere.
 var warnings = map[string][]string{
 	"agent/daemon/status.go":    {"Status", "snapshotWarnings"},
-	"agent/daemon/plan.go":      {"global"},
+	"agent/daemon/plan.go":      {"global", "shortcut"},
 	"agent/daemon/publisher.go": {"failures"},
 	"agent/daemon/router.go":    {"routerWarnings", "becameRouter"},
 	"agent/daemon/conflict.go":  {"fail"},
@@ -39,7 +39,9 @@ var warnings = map[string][]string{
 	"kernel/host_guard.go":      {"lacksGuard"},
 	"kernel/host_support.go":    {"CheckSupport", "tryLinks", "trySets", "tryRules"},
 	"kernel/obstacles.go":       nil,
+	"kernel/shortcut.go":        {"Shortcut"},
 	"overlay/plan.go":           {"local", "holders", "exception"},
+	"overlay/shortcut.go":       {"Shortcut"},
 }
 
 // TestEveryEventIsExplained finds each type and action in the code.

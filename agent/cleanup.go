@@ -40,7 +40,7 @@ func cleanup(ctx context.Context, c *config, out io.Writer, log *slog.Logger) (e
 		return err
 	}
 	dirs := daemon.Config{StateDir: c.StateDir, RunDir: c.RunDir}
-	host, err := kernel.NewHost(kernel.HostConfig{NetnsDir: dirs.NetnsDir(), Logger: log.With("part", "kernel")})
+	host, err := kernel.NewHost(kernel.HostConfig{NetnsDir: dirs.NetnsDir(), Leaving: true, Logger: log.With("part", "kernel")})
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (c *config) flags() *pflag.FlagSet {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate of this agent's API, PEM file")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key of --tls-cert, PEM file")
 	f.Uint16Var(&c.VXLANPort, "vxlan-port", 4789, "UDP port of VXLAN, the same on all nodes")
-	f.StringVar(&c.PortPrograms, "port-programs", programsAuto, "auto: eBPF programs check what containers send and pass it on within a network, where the kernel can; off: locked bridge ports")
+	f.StringVar(&c.PortPrograms, "port-programs", programsAuto, "auto: eBPF programs check what containers send, and pass it on within a network past the packet filter, where the kernel can; off: locked bridge ports, and rules for all")
 	f.DurationVar(&c.PresenceTTL, "presence-ttl", 15*time.Second, "how long after its end a node counts as up")
 	f.DurationVar(&c.ReapAfter, "reap-after", 24*time.Hour, "how long a node may be down before this agent removes it from the cluster; 0 for ever")
 	f.DurationVar(&c.Resync, "resync", 30*time.Second, "time between two full comparisons of kernel and plan")

@@ -15,7 +15,7 @@ import (
 // devices.
 const hostAsFound = `
 	ip -o link show; ip addr show dev eth0; ip route; ip -6 route; ip netns list | grep -v ^user- || true; ls -d /run/overspan 2>/dev/null || true
-	iptables-save; ip6tables-save; ipset save; nft list tables
+	iptables-save; ip6tables-save; ipset save; nft list tables; tc qdisc show dev eth0
 	for f in /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/* /proc/sys/net/ipv6/conf/*/*; do
 		case $f in */stable_secret) ;; *) echo $f $(cat $f) ;; esac
 	done`

@@ -51,7 +51,7 @@ func (c *cluster) newSite(network string, box, remote *lab.Sandbox) *site {
 	addrs, err := remote.Addrs(eth0)
 	c.must(err)
 	s := &site{c: c, node: box.Node, box: box, objects: mutation.Objects{
-		Bridge: overspan.BridgeName(id), VXLAN: overspan.VXLANName(id), Veth: firstMatch(veths, `(osv-[0-9a-f]+)`),
+		Bridge: overspan.BridgeName(id), VXLAN: overspan.VXLANName(id), Veth: firstMatch(veths, `(osv-[0-9a-f]+)`), Underlay: eth0,
 		LocalMAC: local.HardwareAddr.String(), RemoteMAC: far.HardwareAddr.String(),
 		RemoteIPv4: addrs[0].String(), RemoteIPv6: addrs[1].String(), RemoteVTEP: remote.Node.Addrs[0].String(),
 	}}
@@ -70,7 +70,7 @@ func (c *cluster) newSite(network string, box, remote *lab.Sandbox) *site {
 // lookAt prints what a node's kernel holds that anybody could spoil.
 const lookAt = `
 	ip -d -o link show; ip -o addr show; ip route show table all; ip -6 route show table all
-	ip neigh show nud permanent; bridge fdb show; ipset save
+	ip neigh show nud permanent; bridge fdb show; ipset save; tc qdisc show dev eth0; tc filter show dev eth0 ingress
 	for f in /proc/sys/net/ipv4/conf/osb-*/arp_ignore /proc/sys/net/ipv6/conf/osb-*/accept_ra /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo $f $(cat $f); done`
 
 // rulesAt prints all rules in their order. That of the tables is the order in

@@ -75,7 +75,7 @@ func TestRepair(t *testing.T) {
 	}
 	converge(t, s.host, s.scope, s.want)
 	objects := mutation.Objects{
-		Bridge: s.net.bridge(), VXLAN: s.net.vxlan(), Veth: overspan.VethName(s.key.Endpoint),
+		Bridge: s.net.bridge(), VXLAN: s.net.vxlan(), Veth: overspan.VethName(s.key.Endpoint), Underlay: "ul",
 		LocalMAC: s.net.mac(2).String(), RemoteMAC: s.net.mac(65).String(),
 		RemoteIPv4: s.net.v4.Addr(65).String(), RemoteIPv6: s.net.v6.Addr(65).String(), RemoteVTEP: "192.0.2.2",
 	}

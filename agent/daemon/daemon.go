@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,6 +32,7 @@ type Host interface {
 	Interfaces(netns string) ([]string, error)
 	HostRoutes() ([]netip.Prefix, error)
 	Advertised() ([]string, error)
+	Shortcut(vtep netip.Addr) (kernel.Shortcut, error)
 	Underlay(spec string) (kernel.Underlay, error)
 	Watch(ctx context.Context) <-chan kernel.Hint
 	CheckSupport(ctx context.Context) []string
@@ -101,7 +103,8 @@ type Daemon struct {
 	realised idSet[overspan.NetworkID] // networks whose devices and rules an attach has seen in line
 	doomed   idSet[overspan.SandboxID] // sandboxes with an interface on its way out
 
-	health    *health // what status tells of the passes
+	shortcut  atomic.Pointer[shortcut] // as last seen; nil before
+	health    *health                  // what status tells of the passes
 	meter     *meter
 	confirmed confirmedBlocks
 	evicted   evictions
@@ -401,6 +404,10 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 	}
 	if scope.All || scope.Global {
 		in.Advertised, in.AdvertisedErr = d.host.Advertised()
+		d.lookForShortcut(s)
+	}
+	if found := d.shortcut.Load(); found != nil {
+		in.Shortcut, in.ShortcutErr = found.at, found.err
 	}
 	here := d.local.view()
 	in.Local, in.Sandboxes, in.Attachments, in.Siblings, in.Ports = here.version, here.sandboxes, here.attachments, here.siblings, here.ports
@@ -413,6 +420,20 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 		wake(d.deaths)
 	}
 	return in, true
+}
+
+// A shortcut is where packets of the tunnel can be taken past the packet filter,
+// or why that is not known.
+type shortcut struct {
+	at  kernel.Shortcut
+	err error
+}
+
+func (d *Daemon) lookForShortcut(s *overspan.Snapshot) {
+	if self := s.Nodes[d.Self()]; self != nil {
+		at, err := d.host.Shortcut(self.VTEP(overspan.IPv4))
+		d.shortcut.Store(&shortcut{at, err})
+	}
 }
 
 func inScope(scope kernel.Scope, a overspan.Attachment) bool {

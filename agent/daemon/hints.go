@@ -62,7 +62,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 			wake(d.deaths)
 		case h.Links:
 			wake(d.rec.again)
-		case h.Rules, h.Forwarding:
+		case h.Rules, h.Forwarding, h.Underlay:
 			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 		case h.Routes:
 			wake(d.registrar.changed)

@@ -244,6 +244,9 @@ func moved(old, new planInput) partSet {
 	if old.Local != new.Local || !maps.Equal(old.Lost, new.Lost) {
 		out.addLocal(old, new)
 	}
+	if old.Shortcut != new.Shortcut {
+		out.add(part{})
+	}
 	for _, k := range rerouted(old, new) {
 		out.add(part{k.Network, k.Endpoint})
 	}

@@ -32,6 +32,12 @@ type planInput struct {
 	Advertised    []string
 	AdvertisedErr error
 
+	// Shortcut is where packets of the tunnel can be taken past the packet filter,
+	// as it was last seen: where the scope is global, just now; the error is why
+	// that is not known.
+	Shortcut    kernel.Shortcut
+	ShortcutErr error
+
 	// Lost tells of the endpoints that could not be published again, and why.
 	Lost map[overspan.EndpointID]string
 }
@@ -249,6 +255,9 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 	}
 	state.Take(bridge.Ports(local, in.publishing(ways)))
 	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
+	part, warns := in.shortcut(local)
+	state.Take(part)
+	warnings = append(warnings, warns...)
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}
 	for _, s := range in.Sandboxes {
@@ -257,6 +266,18 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 		}
 	}
 	return state, warnings
+}
+
+// shortcut plans what takes packets of the tunnel past the packet filter, on a
+// host that runs programs.
+func (in planInput) shortcut(local []*overspan.Network) (kernel.State, []string) {
+	switch {
+	case !in.Guard.Programs:
+		return kernel.State{}, nil
+	case in.ShortcutErr != nil:
+		return kernel.State{Partial: true}, []string{fmt.Sprintf("the way of packets from other nodes is left as it is: %v", in.ShortcutErr)}
+	}
+	return overlay.Shortcut(local, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
 }
 
 // changed lists the networks whose forwarding differs between two snapshots,

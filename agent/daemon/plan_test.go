@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -235,5 +236,48 @@ func TestMTUOfALocalNetworkIsItsNodes(t *testing.T) {
 				t.Errorf("%d, %v; want %d", got, err, test.want)
 			}
 		})
+	}
+}
+
+// Where packets of the tunnel can be taken past the packet filter, only a host can
+// tell: what it cannot say leaves all as it is, and what it says anew is no drift.
+func TestPlanFollowsTheShortcut(t *testing.T) {
+	global := kernel.Scope{Global: true}
+	at := kernel.Shortcut{Device: "eth0"}
+	for _, test := range []struct {
+		name    string
+		change  func(*planInput)
+		planned bool
+		partial bool
+		words   string
+	}{
+		{"there is one", func(*planInput) {}, true, false, ""},
+		{"there is none", func(in *planInput) { in.Shortcut = kernel.Shortcut{Why: "of IPsec"} }, false, false, "of IPsec"},
+		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, true, "left as it is"},
+		{"no programs", func(in *planInput) { in.Guard = kernel.Guard{} }, false, false, ""},
+		{"no network here", func(in *planInput) {
+			in.Attachments = nil
+			in.Snapshot.Segments[demoNet].Blocks.Delete(0)
+		}, false, false, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := twoNodes()
+			in.Guard, in.Shortcut = kernel.Guard{Programs: true}, at
+			test.change(&in)
+			state, warnings := plan(in, global)
+			_, program := state.Programs["eth0"]
+			_, set := state.Sets[kernel.UnderlayVTEPs]
+			if program != test.planned || set != test.planned || state.Partial != test.partial {
+				t.Errorf("program %t, set %t, partial %t, want %t, %[4]t, %t", program, set, state.Partial, test.planned, test.partial)
+			}
+			if got := strings.Join(warnings, "\n"); !strings.Contains(got, test.words) || (got == "") != (test.words == "") {
+				t.Errorf("warnings %q, want %q in them", got, test.words)
+			}
+		})
+	}
+	old, new := twoNodes(), twoNodes()
+	new.Shortcut = at
+	if !moved(old, new).has(part{}) || moved(new, new).has(part{}) {
+		t.Error("a shortcut that comes does not move what belongs to no network, or one that stays does")
 	}
 }

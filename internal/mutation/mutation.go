@@ -44,6 +44,7 @@ const (
 // Objects are the names and addresses on one node.
 type Objects struct {
 	Bridge, VXLAN, Veth string
+	Underlay            string // the device, which is not ours
 	LocalMAC            string // of an endpoint of this node
 	RemoteMAC           string // of a slot of another node, and its addresses
 	RemoteIPv4          string
@@ -54,7 +55,7 @@ type Objects struct {
 // Expand replaces the words in capitals.
 func (o Objects) Expand(text string) string {
 	return strings.NewReplacer(
-		"BRIDGE", o.Bridge, "VXLAN", o.VXLAN, "VETH", o.Veth,
+		"BRIDGE", o.Bridge, "VXLAN", o.VXLAN, "VETH", o.Veth, "UNDERLAY", o.Underlay,
 		"LOCALMAC", o.LocalMAC, "REMOTEMAC", o.RemoteMAC,
 		"REMOTEIP4", o.RemoteIPv4, "REMOTEIP6", o.RemoteIPv6, "REMOTEVTEP", o.RemoteVTEP,
 	).Replace(text)
@@ -123,6 +124,8 @@ func programs() []Mutation {
 		{Name: "all filters of a veth deleted", Host: "tc filter del dev VETH ingress", Told: "program on VETH" + told},
 		{Name: "clsact of a veth deleted", Host: "tc qdisc del dev VETH clsact", Told: "program on VETH" + told},
 		{Name: "clsact of a vxlan device replaced", Host: "tc qdisc del dev VXLAN clsact; tc qdisc add dev VXLAN clsact", Told: "program on VXLAN" + told},
+		{Name: "program of the underlay detached", Host: "tc filter del dev UNDERLAY ingress pref 65000", Told: "program on UNDERLAY" + told},
+		{Name: "clsact of the underlay deleted", Host: "tc qdisc del dev UNDERLAY clsact", Told: "program on UNDERLAY" + told},
 	}
 }
 
