@@ -53,9 +53,9 @@ type Host struct {
 	owing sync.Mutex // guards owed
 	owed  map[Flow]struct{}
 
-	bearing sync.Mutex // held while a link is in the born group
-	echoes  echoes     // what Watch does not hint at
-	tools   processes  // whose changes it does not hint at
+	bearing sync.Mutex  // held while a link is in the born group
+	echoes  echoes      // what Watch does not hint at
+	changes generations // of rules, which it does not hint at either
 }
 
 // NewHost opens the kernel of the calling thread's network namespace.

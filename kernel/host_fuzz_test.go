@@ -49,7 +49,7 @@ func FuzzDecode(f *testing.F) {
 		decodeConntrack(raw).deletion().Serialize()
 		routeTo(raw)
 		switchesForwarding(raw)
-		generationBy(raw)
+		decodeGeneration(raw)
 	})
 }
 

@@ -30,6 +30,25 @@ func nftMessage(command int, f overspan.Family, parts ...nl.NetlinkRequestData) 
 	return newMessage(command|unix.NFNL_SUBSYS_NFTABLES<<8, 0, append([]nl.NetlinkRequestData{head}, parts...)...)
 }
 
+// generation returns the number of nftables' last change; 0 where there is no
+// nftables.
+func (h *Host) generation() uint32 {
+	body, err := h.netfilter.get(nftMessage(unix.NFT_MSG_GETGEN, overspan.IPv4))
+	if err != nil {
+		return 0
+	}
+	return decodeGeneration(body)
+}
+
+func decodeGeneration(body []byte) uint32 {
+	for kind, v := range walk(body[min(len(body), nl.SizeofNfgenmsg):]) {
+		if kind == unix.NFTA_GEN_ID {
+			return getBig32(v)
+		}
+	}
+	return 0
+}
+
 // batchMessage returns the begin or the end of a transaction of nftables.
 func batchMessage(kind int) message {
 	subsystem := binary.NativeEndian.Uint16([]byte{0, unix.NFNL_SUBSYS_NFTABLES}) // in network order

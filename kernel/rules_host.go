@@ -328,6 +328,9 @@ func (h *Host) restoreLines(ctx context.Context, tool *ruleTool, table string, l
 // restore changes a table in one atomic step; what the text does not name stays
 // as it is. It waits for others who hold the lock of the legacy tools.
 func (h *Host) restore(ctx context.Context, tool *ruleTool, text string) error {
+	h.changes.begin()
+	before := h.generation()
+	defer func() { h.changes.end(before, h.generation()) }()
 	_, err := h.run(ctx, []byte(text), tool.restore, "--noflush", "-w")
 	return err
 }
@@ -338,12 +341,7 @@ func (h *Host) run(ctx context.Context, input []byte, program string, args ...st
 	err := do(h.ns, func() error {
 		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &errOut
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		h.tools.began(cmd.Process.Pid)
-		defer h.tools.end(cmd.Process.Pid)
-		return cmd.Wait()
+		return cmd.Run()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(program), err, bytes.TrimSpace(errOut.Bytes()))

@@ -54,7 +54,9 @@ func (h *Host) Watch(ctx context.Context) <-chan Hint {
 	readers.Go(func() {
 		h.watchFamily(ctx, unix.NETLINK_ROUTE, rtGroups(), &linkEvents{conn: h.route, own: &h.echoes, to: p})
 	})
-	readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, &ruleEvents{own: &h.tools, to: p}) })
+	readers.Go(func() {
+		h.watchFamily(ctx, unix.NETLINK_NETFILTER, []int{nftGroup}, &ruleEvents{own: &h.changes, to: p})
+	})
 	if h.xfrm != nil {
 		readers.Go(func() { h.watchFamily(ctx, unix.NETLINK_XFRM, []int{xfrmPolicies}, policyEvents{p}) })
 	}
@@ -184,33 +186,23 @@ func (p *pending) deliver(ctx context.Context, out chan<- Hint) {
 }
 
 // ruleEvents hints at changes of the tables that chains of ours are in, but for
-// those that our own tools make: nftables ends what it tells of each with whose
-// process it was.
+// those that our own tools make: nftables ends what it tells of each with its
+// number.
 type ruleEvents struct {
-	own     *processes
+	own     *generations
 	to      *pending
 	changed bool // a table of ours, since the last end
 }
 
 func (r *ruleEvents) event(kind uint16, _ uint32, body []byte) {
 	if kind == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-		if r.changed && !r.own.has(generationBy(body)) {
-			r.to.add(Hint{Rules: true})
+		if r.changed {
+			r.own.heard(decodeGeneration(body), func() { r.to.add(Hint{Rules: true}) })
 		}
 		r.changed = false
 		return
 	}
 	r.changed = r.changed || slices.Contains(ruleTables(), tableOf(body))
-}
-
-// generationBy returns the process that has changed nftables, 0 if it is not told.
-func generationBy(body []byte) int {
-	for kind, v := range walk(body[min(len(body), nl.SizeofNfgenmsg):]) {
-		if kind == unix.NFTA_GEN_PROC_PID {
-			return int(getBig32(v))
-		}
-	}
-	return 0
 }
 
 func (r *ruleEvents) restart() error {

@@ -98,33 +98,58 @@ func (e *echoes) turn(now time.Time) {
 	e.old, e.now, e.since = e.now, nil, now
 }
 
-// processes are those that change rules on behalf of this Host, and ended a moment
-// ago at the most: their numbers are others' some time.
-type processes struct {
-	mu    sync.Mutex // guards ended
-	ended map[int]time.Time
+// generations are the changes of nftables, by the numbers that it counts them by,
+// as far as Watch has to tell our own tools' from those of others. Whose process
+// made one nftables tells as well, but by a number that means nothing in a PID
+// namespace.
+type generations struct {
+	mu      sync.Mutex // guards all below
+	running int        // tools of ours
+	ours    map[uint32]time.Time
+	waiting map[uint32]func() // heard of while a tool ran: what to do if it was not ours
 }
 
-// began notes a process that is running.
-func (p *processes) began(pid int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	put(&p.ended, pid, time.Time{})
+// begin notes that a tool of ours runs.
+func (g *generations) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running++
 }
 
-// end notes that it runs no more.
-func (p *processes) end(pid int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	maps.DeleteFunc(p.ended, func(_ int, at time.Time) bool { return !at.IsZero() && now.Sub(at) > echoLife })
-	p.ended[pid] = now
+// end notes that it has ended, and which generations there were before and after.
+// If others made changes meanwhile, none counts as ours.
+func (g *generations) end(before, after uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running--
+	if _, heard := g.waiting[after]; heard && after == before+1 {
+		delete(g.waiting, after)
+	} else if after == before+1 {
+		now := time.Now()
+		maps.DeleteFunc(g.ours, func(_ uint32, at time.Time) bool { return now.Sub(at) > echoLife })
+		put(&g.ours, after, now)
+	}
+	if g.running > 0 {
+		return
+	}
+	for _, foreign := range g.waiting {
+		foreign()
+	}
+	g.waiting = nil
 }
 
-// has reports whether a process is one of them.
-func (p *processes) has(pid int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	at, known := p.ended[pid]
-	return known && (at.IsZero() || time.Since(at) <= echoLife)
+// heard calls foreign if a generation is not ours: now, or when the tool has ended
+// that may have made it.
+func (g *generations) heard(generation uint32, foreign func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ours := g.ours[generation]
+	switch {
+	case ours:
+		delete(g.ours, generation)
+	case g.running > 0:
+		put(&g.waiting, generation, foreign)
+	default:
+		foreign()
+	}
 }
