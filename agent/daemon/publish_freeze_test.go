@@ -164,10 +164,7 @@ func TestNodeThatMissedTheFreezeFindsWhatIsOfThePast(t *testing.T) {
 
 	h2.start()
 	h2.eventually("the network that it left is followed", func() bool { return h2.Snapshot().Segments[e.Network] != nil })
-	h2.eventually("its endpoint of the past is released", func() bool {
-		wake(h2.releaser.pending)
-		return !h2.published(e)
-	})
+	h2.eventually("its endpoint of the past is released", func() bool { return !h2.published(e) })
 }
 
 // What etcd shows of this node in a network that it has left is given up, too:

@@ -304,7 +304,7 @@ func (p *publisher) look(ctx context.Context, id overspan.NetworkID) error {
 		return err
 	}
 	p.d.follows.keep(id)
-	return nil
+	return p.d.releaser.abandon(seg)
 }
 
 // mentions reports whether a node has a block or an endpoint in a network.

@@ -218,18 +218,37 @@ func (r *releaser) postponeOrphans(ctx context.Context, session *store.Session) 
 	r.swept = session
 }
 
+// abandon leaves to run those endpoints of a network that nobody here knows: run
+// may have looked for such before the network was followed, and is not woken by that.
+func (r *releaser) abandon(seg *overspan.Segment) error {
+	pending, err := r.journal.Releases()
+	if err != nil {
+		return err
+	}
+	for _, e := range r.orphansIn(seg, pending) {
+		r.log.Info("releasing an endpoint that nobody here knows", "endpoint", e.Name)
+		r.postpone(*e)
+	}
+	return nil
+}
+
 // orphans lists the endpoints of this node that nobody here knows, and that are
 // not released anyway.
 func (r *releaser) orphans(s *overspan.Snapshot, pending []overspan.Endpoint) (out []*overspan.Endpoint) {
-	self := r.journal.Identity().Node
 	for _, seg := range s.Segments {
-		for slot, e := range seg.Endpoints.All() {
-			if e.Node != self || slot != e.Slot {
-				continue
-			}
-			if _, known := r.local.attachment(e.ID); !known && !isAmong(e.ID, pending) {
-				out = append(out, e)
-			}
+		out = append(out, r.orphansIn(seg, pending)...)
+	}
+	return out
+}
+
+func (r *releaser) orphansIn(seg *overspan.Segment, pending []overspan.Endpoint) (out []*overspan.Endpoint) {
+	self := r.journal.Identity().Node
+	for slot, e := range seg.Endpoints.All() {
+		if e.Node != self || slot != e.Slot {
+			continue
+		}
+		if _, known := r.local.attachment(e.ID); !known && !isAmong(e.ID, pending) {
+			out = append(out, e)
 		}
 	}
 	return out
