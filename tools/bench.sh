@@ -31,6 +31,10 @@ nodes 3x "$count" Allocate
 nodes 10x "$count" Traffic
 nodes 5x "$count" Repair
 nodes 3x "$count" Restart
+nodes 60x "$count" Publish
+nodes 10x "$count" PublishedPort
+nodes 10x "$count" Outbound
+nodes 5x "$count" Names
 
 # Many agents in one process; OVERSPAN_SCALE_NODES says how many.
 bench -bench "$only" -benchtime 1x -count 1 ./e2e/scale
