@@ -187,6 +187,9 @@ func (c *cluster) carries(box *lab.Sandbox, mtu int) {
 // checks that it changes nothing of its bridges.
 func (c *cluster) bridgesOutlastAgents(n *lab.Node) {
 	c.t.Helper()
+	// What others have changed has reached the node before.
+	c.eventually(settleWithin, n.SeesAll)
+	c.eventually(settleWithin, c.verified)
 	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.eventually(settleWithin, c.verified)

@@ -27,6 +27,13 @@ const attachTries = 8
 // done by then is undone and said.
 const requestBound = 4 * time.Second
 
+// kernelBound is how long the kernel's part of a request may take, whose etcd's
+// part was in time: a host that is busy starting has other things to do.
+const kernelBound = 15 * time.Second
+
+// seenBound is how long at the least the mirror has to show what etcd has taken.
+const seenBound = time.Second
+
 // undoBound is how long the undoing of half an attach may take before the
 // caller hears of it, which must be within 5 s of the request; what is left is
 // finished in the background.
@@ -303,9 +310,14 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 
 	// The transaction takes longer: it goes first, and on this goroutine, which
 	// then hears of its outcome without a switch.
+	patient, stop := patiently(ctx)
+	defer stop()
 	var beside errgroup.Group
-	beside.Go(func() error { return d.prepare(ctx, a) })
+	beside.Go(func() error { return d.prepare(patient, a) })
 	stored, flown := session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
+	if flown != nil {
+		stop() // the rest is in vain
+	}
 	if err := cmp.Or(flown, beside.Wait()); err != nil {
 		d.undo(ctx, session, a, before, taken, flown)
 		return a, errors.Is(flown, overspan.ErrConflict), err
@@ -314,7 +326,17 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 
 	steps.At(steps.AttachCommitted)
 	a.Endpoint, a.Committed, a.Registration = e, true, session.Registration()
+	if err := d.putInForce(ctx, patient, sb, a, portScope(a, taken), want.waitLocal); err != nil {
+		d.undo(ctx, session, a, before, taken, nil)
+		return a, false, err
+	}
+	return a, false, nil
+}
+
+// putInForce does what is left of an attach once its record stands in etcd.
+func (d *Daemon) putInForce(ctx, patient context.Context, sb overspan.Sandbox, a overspan.Attachment, port kernel.Scope, wait bool) error {
 	d.local.putAttachmentIn(sb, a)
+	var beside errgroup.Group
 	beside.Go(func() error {
 		defer steps.At(steps.AttachNoted)
 		return d.journal.PutAttachmentIn(sb, a)
@@ -323,13 +345,36 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 		// Names are answered from the snapshot: the endpoint's own is known when
 		// its record is shown.
 		d.names.Settle()
-		return d.mirror.WaitSegment(ctx, n.ID, e.ModRevision)
+		return d.awaitRecord(ctx, patient, a.Endpoint.Network, a.Endpoint.ModRevision)
 	})
-	if err := errors.Join(d.open(ctx, portScope(a, taken), want.waitLocal), beside.Wait()); err != nil {
-		d.undo(ctx, session, a, before, taken, nil)
-		return a, false, err
+	return errors.Join(d.open(patient, port, wait), beside.Wait())
+}
+
+// patiently returns a context for the kernel's part of a request: it ends when the
+// caller gives up, but not with the time that etcd has.
+func patiently(ctx context.Context) (context.Context, context.CancelFunc) {
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), kernelBound)
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			cancel()
+		}
+	})
+	return patient, func() {
+		stop()
+		cancel()
 	}
-	return a, false, nil
+}
+
+// awaitRecord waits for the snapshot to show a network's interior of a revision: as
+// long as the request has, or for a moment where the kernel has used that up.
+func (d *Daemon) awaitRecord(ctx, patient context.Context, id overspan.NetworkID, revision int64) error {
+	within := seenBound
+	if deadline, bounded := ctx.Deadline(); bounded {
+		within = max(within, time.Until(deadline))
+	}
+	seen, cancel := context.WithTimeout(patient, within)
+	defer cancel()
+	return d.mirror.WaitSegment(seen, id, revision)
 }
 
 // open has the host end of an endpoint's veth put on its bridge.
