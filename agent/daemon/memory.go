@@ -137,7 +137,8 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments [
 		if !a.Committed || a.Registration != node.CreateRevision {
 			continue
 		}
-		if seg == nil && now.Networks[e.Network] == nil && len(now.Bad) == 0 && now.Revision >= e.ModRevision {
+		// The interior may be one that was read before: each range is read by itself.
+		if now.Networks[e.Network] == nil && len(now.Bad) == 0 && now.Revision >= e.ModRevision {
 			if shown == nil || shown.Networks[e.Network] != nil {
 				out = append(out, *e)
 			}

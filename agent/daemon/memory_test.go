@@ -210,6 +210,11 @@ func TestSuspects(t *testing.T) {
 	if diff := cmp.Diff([]string{"stands", "foreign", "gone"}, names(now, &without)); diff != "" {
 		t.Errorf("a network that is gone with all that is in it (-want +got):\n%s", diff)
 	}
+	listed := *now
+	listed.Networks = nil
+	if diff := cmp.Diff([]string{"stands", "foreign", "gone"}, names(now, &listed)); diff != "" {
+		t.Errorf("a network that is gone, with what was read of it before (-want +got):\n%s", diff)
+	}
 	if got := names(&without, &without); got != nil {
 		t.Errorf("a network that had gone before: %v", got)
 	}
