@@ -105,6 +105,8 @@ func insistOn[T any](ctx context.Context, e *Etcd, ask func(context.Context) (T,
 		hung := unanswered(err)
 		if hung {
 			e.doubt()
+		} else {
+			e.doubtRefusal(err)
 		}
 		if err == nil || !passing(err) && !hung || pause(ctx, firstPause, attempt) != nil {
 			return resp, err

@@ -82,6 +82,7 @@ func (e *Etcd) fault(what string, err error) error {
 		e.doubt()
 		return unreachable(e.endpoints, e.cause(), err)
 	}
+	e.doubtRefusal(err)
 	return unreachable(e.endpoints, plain(err), err)
 }
 

@@ -39,6 +39,20 @@ func (e *Etcd) doubt() {
 	}
 }
 
+// doubtRefusal has the members looked at if one refuses while others are left out:
+// these may serve by now.
+func (e *Etcd) doubtRefusal(err error) {
+	if !passing(err) {
+		return
+	}
+	e.mu.Lock()
+	leavesOut := e.client != nil && e.shuns(e.client)
+	e.mu.Unlock()
+	if leavesOut {
+		e.doubt()
+	}
+}
+
 // survey looks at the members until none is to be shunned, or ctx ends. A
 // thousand agents do so while a member is away, so they do it less and less often
 // while nothing happens.
