@@ -31,7 +31,8 @@ const requestBound = 4 * time.Second
 // part was in time: a host that is busy starting has other things to do.
 const kernelBound = 15 * time.Second
 
-// seenBound is how long at the least the mirror has to show what etcd has taken.
+// seenBound is how long the mirror has to show what etcd has taken, where the
+// kernel has used up the request's time.
 const seenBound = time.Second
 
 // undoBound is how long the undoing of half an attach may take before the
@@ -84,8 +85,8 @@ type ConnectResult struct {
 //	             → [journal ∥ onto the bridge] → wait for the peers
 //
 // Whatever fails, all of it is undone.
-func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestBound)
+func (d *Daemon) Connect(caller context.Context, req ConnectRequest) (ConnectResult, error) {
+	ctx, cancel := context.WithTimeout(caller, requestBound)
 	defer cancel()
 	if err := d.refuseFrozen(); err != nil {
 		return ConnectResult{}, err
@@ -108,7 +109,7 @@ func (d *Daemon) Connect(ctx context.Context, req ConnectRequest) (ConnectResult
 		want.publish, err = publishAt(n, want.publish)
 	}
 	if err == nil {
-		res, err = d.plug(ctx, n, sb, want, req.Wait)
+		res, err = d.plug(ctx, caller, n, sb, want, req.Wait)
 	}
 	if err != nil {
 		d.forgetIfUnused(sb)
@@ -204,8 +205,9 @@ func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 	return a, nil
 }
 
-// attach makes the endpoint of a sandbox whose gate the caller holds.
-func (d *Daemon) attach(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
+// attach makes the endpoint of a sandbox whose gate the caller holds. What is left
+// once etcd has it goes on as long as there is a caller.
+func (d *Daemon) attach(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
 	if err := d.follow(ctx, n.ID); err != nil {
 		return overspan.Attachment{}, err
 	}
@@ -223,7 +225,7 @@ func (d *Daemon) attach(ctx context.Context, session *store.Session, n *overspan
 	for range attachTries {
 		var a overspan.Attachment
 		var lost bool
-		a, lost, err = d.attachOnce(ctx, session, n, sb, e, want)
+		a, lost, err = d.attachOnce(ctx, caller, session, n, sb, e, want)
 		if !lost {
 			return a, err
 		}
@@ -280,7 +282,7 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 // attachOnce takes a slot and brings the endpoint up in etcd and in the kernel
 // at the same time. On error nothing of it is left; lost says that the error is
 // another node's being faster, and no reason not to try again.
-func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
+func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
 	steps.At(steps.AttachBegun)
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
@@ -310,7 +312,7 @@ func (d *Daemon) attachOnce(ctx context.Context, session *store.Session, n *over
 
 	// The transaction takes longer: it goes first, and on this goroutine, which
 	// then hears of its outcome without a switch.
-	patient, stop := patiently(ctx)
+	patient, stop := context.WithTimeout(caller, kernelBound)
 	defer stop()
 	var beside errgroup.Group
 	beside.Go(func() error { return d.prepare(patient, a) })
@@ -350,29 +352,13 @@ func (d *Daemon) putInForce(ctx, patient context.Context, sb overspan.Sandbox, a
 	return errors.Join(d.open(patient, port, wait), beside.Wait())
 }
 
-// patiently returns a context for the kernel's part of a request: it ends when the
-// caller gives up, but not with the time that etcd has.
-func patiently(ctx context.Context) (context.Context, context.CancelFunc) {
-	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), kernelBound)
-	stop := context.AfterFunc(ctx, func() {
-		if errors.Is(ctx.Err(), context.Canceled) {
-			cancel()
-		}
-	})
-	return patient, func() {
-		stop()
-		cancel()
-	}
-}
-
 // awaitRecord waits for the snapshot to show a network's interior of a revision: as
 // long as the request has, or for a moment where the kernel has used that up.
 func (d *Daemon) awaitRecord(ctx, patient context.Context, id overspan.NetworkID, revision int64) error {
-	within := seenBound
-	if deadline, bounded := ctx.Deadline(); bounded {
-		within = max(within, time.Until(deadline))
+	if ctx.Err() == nil {
+		return d.mirror.WaitSegment(ctx, id, revision)
 	}
-	seen, cancel := context.WithTimeout(patient, within)
+	seen, cancel := context.WithTimeout(patient, seenBound)
 	defer cancel()
 	return d.mirror.WaitSegment(seen, id, revision)
 }

@@ -10,8 +10,9 @@ import (
 )
 
 // plug attaches a sandbox whose gate the caller holds, and waits for what the
-// user wants to be waited for.
-func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant, wait Wait) (ConnectResult, error) {
+// user wants to be waited for. Ctx has etcd's time, which may be up before the peers
+// are asked.
+func (d *Daemon) plug(ctx, caller context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant, wait Wait) (ConnectResult, error) {
 	if err := d.mayAttach(); err != nil {
 		return ConnectResult{}, err
 	}
@@ -19,7 +20,7 @@ func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sand
 	if err != nil {
 		return ConnectResult{}, err
 	}
-	a, err := d.attach(ctx, session, n, sb, want)
+	a, err := d.attach(ctx, caller, session, n, sb, want)
 	if over := session.Over(); err != nil && over != nil && !errors.Is(err, overspan.ErrFenced) {
 		// Such as that the time was up, after the process had stood still.
 		err = overspan.Errorf(overspan.ErrFenced, "%w: %w", over, err)
@@ -31,7 +32,7 @@ func (d *Daemon) plug(ctx context.Context, n *overspan.Network, sb overspan.Sand
 	d.events.Publish(d.attachmentEvent("connect", a))
 	var missing []string
 	if wait == WaitPeers {
-		missing = d.awaitPeers(ctx, session, n, a.Endpoint)
+		missing = d.awaitPeers(caller, session, n, a.Endpoint)
 	}
 	steps.At(steps.AttachConfirmed)
 	if gone := d.taken(session, n, a.Endpoint); gone != nil {
