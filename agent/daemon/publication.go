@@ -24,8 +24,7 @@ type publicationInput struct {
 	// Attachments are this node's, apart from those that are about to end.
 	Attachments []overspan.Attachment
 
-	// Ports are those that lead to the endpoints that are on their networks now,
-	// of sandboxes that publish some.
+	// Ports are those that lead to the endpoints that are on their networks now.
 	Ports map[overspan.EndpointID][]overspan.Port
 }
 

@@ -97,7 +97,7 @@ func (d *Daemon) portsMoved(r removal) {
 }
 
 // portsNow returns the ports that lead to the endpoints of this node which are on
-// their networks, and whose sandboxes publish some.
+// their networks: none to most.
 func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
 	out := map[overspan.EndpointID][]overspan.Port{}
 	in, known := d.planInput(kernel.Scope{})
@@ -106,7 +106,7 @@ func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
 	}
 	ways := in.gateways()
 	for _, a := range in.Attachments {
-		if len(in.Ports[a.Sandbox]) > 0 && in.works(a) {
+		if in.works(a) {
 			out[a.Endpoint.ID] = in.portsAt(a, ways)
 		}
 	}

@@ -127,8 +127,10 @@ func (p *publisher) reattach(ctx context.Context, session *store.Session, in pub
 			switch {
 			case err == nil:
 				done.Store(true)
-			case ctx.Err() == nil:
+			case ctx.Err() == nil && (!w.Stands || w.Attachment.Registration != in.Registration):
 				p.failed(in, w.Attachment, err)
+			default: // it stands, and tells of ports that led here before: that is tried again
+				p.d.log.Debug("cannot write again which ports lead to an endpoint", "endpoint", w.Attachment.Endpoint.Name, "error", err)
 			}
 			return nil
 		})
@@ -148,6 +150,10 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	defer unlock()
 	if _, known := p.d.local.attachment(a.Endpoint.ID); !known {
 		return nil
+	}
+	// Whoever had the gate may have changed that.
+	if ports, known := p.d.portsNow()[a.Endpoint.ID]; known {
+		a.Endpoint.Ports = ports
 	}
 	e, err := session.Reattach(ctx, store.AttachRequest{Endpoint: a.Endpoint, Network: w.Network, Blocks: w.Blocks})
 	if err != nil {
