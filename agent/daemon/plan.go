@@ -275,7 +275,8 @@ func (in planInput) shortcut(local []*overspan.Network) (kernel.State, []string)
 	case !in.Guard.Programs:
 		return kernel.State{}, nil
 	case in.ShortcutErr != nil:
-		return kernel.State{Partial: true}, []string{fmt.Sprintf("the way of packets from other nodes is left as it is: %v", in.ShortcutErr)}
+		// The rules judge all packets meanwhile; what else is planned is whole.
+		return kernel.State{}, []string{fmt.Sprintf("packets from other nodes take the slower way by the packet filter: %v", in.ShortcutErr)}
 	}
 	return overlay.Shortcut(local, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
 }

@@ -253,7 +253,7 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 	}{
 		{"there is one", func(*planInput) {}, true, false, ""},
 		{"there is none", func(in *planInput) { in.Shortcut = kernel.Shortcut{Why: "of IPsec"} }, false, false, "of IPsec"},
-		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, true, "left as it is"},
+		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, false, "slower way"},
 		{"no programs", func(in *planInput) { in.Guard = kernel.Guard{} }, false, false, ""},
 		{"no network here", func(in *planInput) {
 			in.Attachments = nil
