@@ -18,15 +18,24 @@ type desk struct {
 	out  []byte // for replies
 }
 
+// failuresMost bounds how often in a row a message cannot be received, such as for
+// want of memory, until the door is opened anew.
+const failuresMost = 8
+
 // serve answers until the socket is closed.
 func (k *desk) serve() error {
 	in := make([]byte, dns.MaxMsgSize)
-	for {
+	for failures := 0; ; {
 		n, from, err := k.conn.ReadFromUDPAddrPort(in)
-		if err != nil {
+		switch {
+		case err == nil:
+			failures = 0
+			k.answer(in[:n], from)
+		case errors.Is(err, net.ErrClosed) || failures == failuresMost:
 			return err
+		default:
+			failures++
 		}
-		k.answer(in[:n], from)
 	}
 }
 
@@ -51,9 +60,12 @@ func (k *desk) answer(raw []byte, from netip.AddrPort) {
 	if t.result == resultForward {
 		s.running.Go(func() {
 			s.passOn(k.door.ctx, &t)
-			if out, err := t.reply.Pack(); err == nil {
-				k.send(out, from, t.result)
+			out, err := t.reply.Pack()
+			if err != nil {
+				s.log.Debug("cannot pack a reply", "error", err)
+				t.result = resultFailed
 			}
+			k.send(out, from, t.result)
 		})
 		return
 	}
