@@ -59,7 +59,7 @@ func Plan(n *overspan.Network, ports []Port) kernel.State {
 			s.Addrs[kernel.Addr{Dev: dev, Prefix: within(subnet, subnet.Gateway)}] = struct{}{}
 		}
 	}
-	if n.IPv6.IsValid() {
+	if n.IPv6.IsValid() && n.IPv6.Gateway.IsValid() {
 		// The kernel asks for the neighbour of a packet that it forwards under its
 		// link-local address, and without one not at all. The bridge has none by
 		// itself; this one is the same on every node, as its MAC is.

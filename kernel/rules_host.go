@@ -330,8 +330,12 @@ func (h *Host) restoreLines(ctx context.Context, tool *ruleTool, table string, l
 func (h *Host) restore(ctx context.Context, tool *ruleTool, text string) error {
 	h.changes.begin()
 	before := h.generation()
-	defer func() { h.changes.end(before, h.generation()) }()
+	after := before // what fails changes nothing
 	_, err := h.run(ctx, []byte(text), tool.restore, "--noflush", "-w")
+	if err == nil {
+		after = h.generation()
+	}
+	h.changes.end(before, after)
 	return err
 }
 
