@@ -59,6 +59,9 @@ func TestScenario34_NamesOutliveARestart(t *testing.T) {
 		return err
 	})
 	c.must(told(t.Context()))
+	for _, n := range c.Nodes { // the other has missed etcd, too
+		c.eventually(settleWithin, n.SeesAll)
+	}
 }
 
 // silentFor checks for how long at most names are not answered while something
