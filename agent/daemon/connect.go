@@ -151,6 +151,9 @@ type connectWant struct {
 	options         bridge.EndpointOptions // what driverOptions mean
 }
 
+// chooses reports whether the addresses are for this node to choose.
+func (w connectWant) chooses() bool { return !w.ip.IsValid() && !w.ip6.IsValid() && w.mac.IsZero() }
+
 func parseConnect(req ConnectRequest) (connectWant, error) {
 	w := connectWant{
 		name: req.Name, ifname: req.Interface, waitLocal: req.Wait != WaitNone,
@@ -281,7 +284,7 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 
 // attachOnce takes a slot and brings the endpoint up in etcd and in the kernel
 // at the same time. On error nothing of it is left; lost says that the error is
-// another node's being faster, and no reason not to try again.
+// somebody's being faster, and no reason not to try again.
 func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
 	steps.At(steps.AttachBegun)
 	// An id for each try: the release of an earlier one may be pending.
@@ -322,7 +325,10 @@ func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session,
 	}
 	if err := cmp.Or(flown, beside.Wait()); err != nil {
 		d.undo(ctx, session, a, before, taken, flown)
-		return a, errors.Is(flown, overspan.ErrConflict), err
+		// An address that nobody asked for may be in use by what an earlier attach
+		// has left on its way, and the snapshot does not show yet.
+		lost := errors.Is(flown, overspan.ErrConflict) || errors.Is(flown, overspan.ErrInUse) && want.chooses()
+		return a, lost, err
 	}
 	e = stored
 
@@ -424,7 +430,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	case flown != nil:
 		// A transaction of unknown outcome is settled, and undone if need be,
 		// by the session itself.
-		d.releaser.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable))
+		d.releaser.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable) || errors.Is(flown, overspan.ErrInUse))
 	case off != nil:
 		d.releaser.postpone(a.Endpoint)
 	case d.releaser.release(ctx, session, a.Endpoint) != nil:

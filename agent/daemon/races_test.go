@@ -219,6 +219,39 @@ func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
 	}
 }
 
+// What an attach whose caller has given up puts into etcd late may stand at a
+// slot of this node before its snapshot shows it.
+func TestAttachMeetsALateRecordAtItsSlot(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	n.stop()
+	var met []string
+	var meet func(store.Txn)
+	meet = func(txn store.Txn) {
+		for _, op := range txn.Then {
+			if op.Txn != nil {
+				meet(*op.Txn)
+			}
+			if op.Kind == store.OpPut && strings.Contains(op.Range.Key, "/endpoints/") && len(met) < 2 {
+				met = append(met, op.Range.Key)
+				c.txn(store.Put(op.Range.Key, op.Value))
+			}
+		}
+	}
+	n.kv = watchedTxns{KV: n.line, before: meet}
+	n.start()
+	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.eventually("the late records are gone", func() bool { return len(c.keys("net/"+string(e.Network)+"/endpoints/")) == 1 })
+	if len(met) != 2 || met[0] == met[1] {
+		t.Errorf("records were met at %v", met)
+	}
+	if _, err := n.Connect(t.Context(), ConnectRequest{Network: "demo", Target: n.container("other"), IP: e.IPv4.String()}); !errors.Is(err, overspan.ErrInUse) {
+		t.Errorf("an address that was asked for and is in use: %v", err)
+	}
+	n.clean()
+}
+
 func TestAttachBeginsWhileItsNetworkIsLeft(t *testing.T) {
 	var steps []string
 	leaving, joined := make(chan struct{}), make(chan struct{})
