@@ -60,10 +60,7 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-var (
-	nameSyntax = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
-	idSyntax   = regexp.MustCompile(`^[0-9a-f]{64}$`)
-)
+var nameSyntax = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 
 // CheckName refuses a name that DNS, a file system or a command line would
 // stumble over. What names the kind of object: "network".
@@ -74,8 +71,22 @@ func CheckName(what, name string) error {
 	return Errorf(ErrInvalid, "invalid %s name %q: use 1 to 63 of a-z, A-Z, 0-9, '_', '.', '-', the first a letter or digit", what, name)
 }
 
-// IsID reports whether s is a whole id of ours.
-func IsID(s string) bool { return idSyntax.MatchString(s) }
+// idDigits are those of a whole id.
+const idDigits = 64
+
+// IsID reports whether s is a whole id of ours. Each key that etcd tells of is
+// asked.
+func IsID(s string) bool {
+	if len(s) != idDigits {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
 
 // DefaultNetwork is the name of the bridge network that every node has: what is
 // run without the name of a network is plugged in there.

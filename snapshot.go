@@ -1,6 +1,9 @@
 package overspan
 
-import "time"
+import (
+	"reflect"
+	"time"
+)
 
 // A Snapshot is the desired state at one etcd revision. It is immutable: all
 // who hold one may read it at once, and nobody changes it.
@@ -99,4 +102,10 @@ func (r VNIRange) Contains(vni uint32) bool { return r.First <= vni && vni <= r.
 type BadRecord struct {
 	Key string
 	Err string
+}
+
+// SameMap reports whether two maps are one, as those of two snapshots are in
+// which nothing has changed.
+func SameMap[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }

@@ -48,16 +48,8 @@ func (s *saver) remove(key string) { s.del[key] = struct{}{} }
 // compare collects what differs. What two snapshots share is not looked at.
 func (s *saver) compare(old, now *overspan.Snapshot) {
 	s.compareCluster(old, now)
-	for id, n := range now.Nodes {
-		if was := old.Nodes[id]; was != n {
-			s.node(was, n)
-		}
-	}
-	for id := range old.Nodes {
-		if now.Nodes[id] == nil {
-			s.remove(s.keys.Node(id))
-			s.remove(s.keys.Live(id))
-		}
+	if !overspan.SameMap(old.Nodes, now.Nodes) {
+		s.compareNodes(old, now)
 	}
 	for id, n := range now.Networks {
 		if old.Networks[id] != n {
@@ -90,6 +82,20 @@ func (s *saver) compareCluster(old, now *overspan.Snapshot) {
 		s.remove(s.keys.Accepted())
 		if now.Accepted != 0 {
 			s.add(s.keys.Accepted(), 0, 0, &overspanv1.Accepted{Count: now.Accepted})
+		}
+	}
+}
+
+func (s *saver) compareNodes(old, now *overspan.Snapshot) {
+	for id, n := range now.Nodes {
+		if was := old.Nodes[id]; was != n {
+			s.node(was, n)
+		}
+	}
+	for id := range old.Nodes {
+		if now.Nodes[id] == nil {
+			s.remove(s.keys.Node(id))
+			s.remove(s.keys.Live(id))
 		}
 	}
 }

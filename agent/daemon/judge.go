@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -33,8 +34,11 @@ func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) e
 	if len(res.Done) < len(res.Ops) {
 		res.left = without(res.Ops, res.Done)
 	}
+	tell := r.log.Enabled(ctx, slog.LevelDebug) // what a thousand entries are called takes its time
 	for _, op := range res.Done {
-		r.log.Debug("applied", "op", op.String(), "cause", cause)
+		if tell {
+			r.log.Debug("applied", "op", op.String(), "cause", cause)
+		}
 		if _, doomed := op.(kernel.DoomLink); doomed {
 			r.doomed++
 		}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"reflect"
 	"slices"
 
 	"github.com/overspan/overspan"
@@ -73,13 +72,11 @@ func (b basis) slotsSince(old basis, self overspan.NodeID) (slots []overspan.Ran
 	return slots, n <= singleMost
 }
 
-// sameMap reports whether two maps are one.
-func sameMap[K comparable, V any](a, b map[K]V) bool {
-	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
-}
-
 // movedNodes returns the nodes that came, went, or changed their VTEPs.
 func movedNodes(old, new map[overspan.NodeID]*overspan.Node) map[overspan.NodeID]struct{} {
+	if overspan.SameMap(old, new) {
+		return nil
+	}
 	out := map[overspan.NodeID]struct{}{}
 	for id, n := range new {
 		if was := old[id]; was != n && (was == nil || !slices.Equal(was.VTEPs, n.VTEPs)) {

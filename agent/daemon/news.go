@@ -20,10 +20,10 @@ func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 		return nil
 	}
 	out := freezeEvents(old, new)
-	if !sameMap(old.Nodes, new.Nodes) {
+	if !overspan.SameMap(old.Nodes, new.Nodes) {
 		out = append(out, nodeEvents(old, new)...)
 	}
-	if !sameMap(old.Networks, new.Networks) {
+	if !overspan.SameMap(old.Networks, new.Networks) {
 		out = append(out, networkEvents(old, new, self)...)
 	}
 	for _, id := range slices.Sorted(maps.Keys(new.Segments)) {
@@ -55,8 +55,21 @@ func freezeEvents(old, new *overspan.Snapshot) []Event {
 
 // nodeEvents tells of nodes that came, went, or changed what they take.
 func nodeEvents(old, new *overspan.Snapshot) []Event {
+	var differ, gone []overspan.NodeID
+	for id, n := range new.Nodes {
+		if old.Nodes[id] != n {
+			differ = append(differ, id)
+		}
+	}
+	for id := range old.Nodes {
+		if new.Nodes[id] == nil {
+			gone = append(gone, id)
+		}
+	}
+	slices.Sort(differ)
+	slices.Sort(gone)
 	var out []Event
-	for _, id := range slices.Sorted(maps.Keys(new.Nodes)) {
+	for _, id := range differ {
 		was, n := old.Nodes[id], new.Nodes[id]
 		switch up := n.Presence != nil; {
 		case up && (was == nil || was.Presence == nil):
@@ -72,10 +85,8 @@ func nodeEvents(old, new *overspan.Snapshot) []Event {
 			out = append(out, nodeEvent("undrain", n))
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(old.Nodes)) {
-		if new.Nodes[id] == nil {
-			out = append(out, nodeEvent("remove", old.Nodes[id]))
-		}
+	for _, id := range gone {
+		out = append(out, nodeEvent("remove", old.Nodes[id]))
 	}
 	return out
 }

@@ -287,15 +287,11 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 	if old == nil || old.Meta != new.Meta {
 		return slices.Sorted(maps.Keys(new.Segments)), true
 	}
-	var elsewhere map[overspan.NodeID]struct{}
-	if !sameMap(old.Nodes, new.Nodes) {
-		elsewhere = movedNodes(old.Nodes, new.Nodes)
-		_, here := elsewhere[self]
-		global = len(elsewhere) > 0
-		if here {
-			return slices.Sorted(maps.Keys(new.Segments)), true
-		}
+	elsewhere := movedNodes(old.Nodes, new.Nodes)
+	if _, here := elsewhere[self]; here {
+		return slices.Sorted(maps.Keys(new.Segments)), true
 	}
+	global = len(elsewhere) > 0
 	for id, seg := range new.Segments {
 		was := old.Segments[id]
 		if was == nil || was != seg && holds(was, self) != holds(seg, self) {
@@ -316,7 +312,7 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 
 // sameSubnets reports whether two snapshots know of the same subnets.
 func sameSubnets(old, new *overspan.Snapshot) bool {
-	if sameMap(old.Networks, new.Networks) {
+	if overspan.SameMap(old.Networks, new.Networks) {
 		return true
 	}
 	if len(old.Networks) != len(new.Networks) {
