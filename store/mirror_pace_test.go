@@ -41,3 +41,46 @@ func TestManyNodesAskMoreRarely(t *testing.T) {
 		}
 	}
 }
+
+// TestNodesThatComeAndGoGather: a snapshot waits for others only where it tells
+// of nothing but nodes, and nobody waits for it.
+func TestNodesThatComeAndGoGather(t *testing.T) {
+	const nodes = 100
+	published := time.Now()
+	for _, tt := range []struct {
+		name   string
+		dirty  func(l *mirrorLoop) []*feed
+		wanted int64
+		after  time.Duration // since the last snapshot
+		want   time.Duration
+	}{
+		{name: "a node registers", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.nodes} }, want: nodes * gatherEach},
+		{name: "a node goes", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.lives} }, want: nodes * gatherEach},
+		{
+			name: "some have gathered", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.nodes, l.lives} },
+			after: nodes * gatherEach, want: 0,
+		},
+		{name: "nothing is new", dirty: func(*mirrorLoop) []*feed { return nil }},
+		{name: "a network is new, too", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.nodes, l.networks} }},
+		{name: "a block is, too", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.lives, l.segments[netID(1)]} }},
+		{name: "somebody waits", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.nodes} }, wanted: 8},
+		{name: "somebody has waited", dirty: func(l *mirrorLoop) []*feed { return []*feed{l.nodes} }, wanted: 7, want: nodes * gatherEach},
+	} {
+		m := NewMirror(nil, Keys{}, MirrorConfig{})
+		m.snapshot = &overspan.Snapshot{Revision: 7, Nodes: map[overspan.NodeID]*overspan.Node{}}
+		for i := range nodes {
+			m.snapshot.Nodes[nodeID(i)] = nil
+		}
+		m.wanted = tt.wanted
+		l := &mirrorLoop{
+			Mirror: m, meta: &feed{}, nodes: &feed{}, lives: &feed{}, networks: &feed{}, published: published,
+			segments: map[overspan.NetworkID]*feed{netID(1): {}},
+		}
+		for _, f := range tt.dirty(l) {
+			f.dirty = true
+		}
+		if got := l.gather(published.Add(tt.after)); got != tt.want {
+			t.Errorf("%s: a snapshot waits %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/overspan/overspan"
 )
@@ -29,6 +30,8 @@ type mirrorLoop struct {
 	// registrations that they were made from.
 	shown   map[overspan.NodeID]*overspan.Node
 	sources map[overspan.NodeID]*overspan.Node
+
+	published time.Time // the last snapshot was
 }
 
 // Run follows etcd until ctx ends; then it returns nil. It is called once.
@@ -44,8 +47,11 @@ func (m *Mirror) Run(ctx context.Context) error {
 	l.begin(ctx)
 	l.wg.Go(func() { m.probe(ctx, l.updates) })
 	l.wg.Go(func() { m.askProgress(ctx) })
+	gathered := time.NewTimer(0)
+	defer gathered.Stop()
 	for {
 		select {
+		case <-gathered.C:
 		case u := <-l.updates:
 			l.take(u)
 		case <-m.refeed:
@@ -56,6 +62,10 @@ func (m *Mirror) Run(ctx context.Context) error {
 			return nil
 		}
 		l.takeAll()
+		if d := l.gather(time.Now()); d > 0 {
+			gathered.Reset(d)
+			continue
+		}
 		l.publish()
 	}
 }
@@ -181,6 +191,22 @@ func (l *mirrorLoop) kickLagging(reach int64) {
 	}
 }
 
+// gather returns how long a snapshot that tells of nothing but nodes that come
+// and go still waits for others that do: each is a look at all nodes, by every
+// agent. Nothing else waits with them, and nobody for them.
+func (l *mirrorLoop) gather(now time.Time) time.Duration {
+	others := slices.ContainsFunc(l.feeds(), func(f *feed) bool { return f.dirty && f != l.nodes && f != l.lives })
+	if others || !l.nodes.dirty && !l.lives.dirty {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.snapshot == nil || l.snapshot.Revision < l.wanted {
+		return 0
+	}
+	return l.published.Add(time.Duration(len(l.snapshot.Nodes)) * gatherEach).Sub(now)
+}
+
 // publish makes a snapshot if it would be complete and tell something new.
 func (l *mirrorLoop) publish() {
 	base := []*feed{l.meta, l.nodes, l.lives, l.networks}
@@ -215,7 +241,7 @@ func (l *mirrorLoop) publish() {
 	if l.follows(l.following) != nil {
 		return
 	}
-	l.snapshot = s
+	l.snapshot, l.published = s, time.Now()
 	l.wakeWaiters()
 	poke(l.changed)
 }

@@ -184,7 +184,7 @@ func (d *Daemon) connectRegistrar() {
 	r := d.registrar
 	r.joined, r.fenced, r.shown = d.joined, d.fenced, d.shown
 	r.trusted, r.forgiving, r.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
-	r.settings = d.settings
+	r.settings, r.pause = d.settings, d.mirror.RetryPause
 	r.failed, r.stale = d.health.changed.fire, d.mirror.Stale
 }
 

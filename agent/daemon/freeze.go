@@ -30,7 +30,7 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 	ctx, cancel := context.WithTimeout(ctx, trustBound)
 	defer cancel()
 	if _, _, err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
-		_ = sleep(ctx, registerEvery) // who asks again does not ask all the time
+		_ = sleep(ctx, d.mirror.RetryPause()) // who asks again does not ask all the time
 		return nil, err
 	}
 	for {

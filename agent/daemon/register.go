@@ -16,9 +16,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// registerEvery is the pause between two tries to register.
-const registerEvery = time.Second
-
 // errBetween is why there is no session between two.
 var (
 	errBetween = errors.New("its registration is being looked at again; try again")
@@ -48,6 +45,7 @@ type registrar struct {
 	trusted   func(context.Context) (doubted <-chan struct{}, err error)
 	forgiving func() bool
 	suspect   func(why string)
+	pause     func() time.Duration // between two tries
 	settings  func() overspan.Meta // for a cluster that has none; may be zero
 
 	joined func()                    // told of each new session
@@ -218,7 +216,7 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 		r.slot.fail(err)
 		r.failed()
 		r.log.Warn("cannot register; will try again", "error", err)
-		if sleep(ctx, registerEvery) != nil {
+		if sleep(ctx, r.pause()) != nil {
 			return nil, nil
 		}
 	}
