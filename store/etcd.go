@@ -25,6 +25,7 @@ const redialPause = time.Second
 type Etcd struct {
 	endpoints []string
 	dial      func(context.Context) (*clientv3.Client, error)
+	bound     time.Duration // of each call
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
@@ -42,7 +43,7 @@ type Etcd struct {
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
-	e := &Etcd{endpoints: endpoints, dial: dial, watched: map[string]int{}, turned: make(chan struct{}), doubts: make(chan struct{}, 1)}
+	e := &Etcd{endpoints: endpoints, dial: dial, bound: callTimeout, watched: map[string]int{}, turned: make(chan struct{}), doubts: make(chan struct{}, 1)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -80,7 +81,7 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	if err != nil {
 		return Result{}, e.fault("transaction", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.bound)
 	defer cancel()
 	send := func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
@@ -130,7 +131,7 @@ func (e *Etcd) patience() time.Duration {
 	if len(e.endpoints) > 1 {
 		return patience
 	}
-	return callTimeout
+	return e.bound
 }
 
 // List implements KV.
@@ -164,7 +165,7 @@ func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.bound)
 	defer cancel()
 	return insistOn(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) { return client.Get(ctx, key, opts...) })
 }
@@ -175,7 +176,7 @@ func (e *Etcd) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if err != nil {
 		return 0, e.fault("grant lease", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.bound)
 	defer cancel()
 	resp, err := client.Grant(ctx, int64(max(time.Second, ttl)/time.Second))
 	if err != nil {
@@ -190,7 +191,7 @@ func (e *Etcd) Revoke(ctx context.Context, id LeaseID) error {
 	if err != nil {
 		return e.fault("revoke lease", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.bound)
 	defer cancel()
 	if _, err := client.Revoke(ctx, clientv3.LeaseID(id)); err != nil {
 		return e.fault("revoke lease", err)
@@ -221,7 +222,7 @@ func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, erro
 // member's being left: then each renewal is a call of its own.
 func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
 	const pause = 200 * time.Millisecond
-	expiry := time.Now().Add(callTimeout)
+	expiry := time.Now().Add(e.bound)
 	for {
 		renewed := time.Now()
 		resp, err := e.renew(ctx, client, id, expiry)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,7 +23,8 @@ import (
 
 // How the client behaves, see the measurements in the design.
 const (
-	// callTimeout bounds each call: a user hears within 5 s that etcd is away.
+	// callTimeout bounds each call, unless DialConfig says more: a user hears
+	// within 5 s that etcd is away.
 	callTimeout = 4 * time.Second
 	// patience is how long one member is waited for by what only reads, where
 	// there are others to ask.
@@ -50,6 +52,8 @@ type DialConfig struct {
 
 	User, Password string
 
+	CallTimeout time.Duration // bounds each call; 0: 4 seconds
+
 	Log *slog.Logger // nil: silent
 }
 
@@ -63,7 +67,7 @@ func Dial(cfg DialConfig) (*Etcd, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newEtcd(cfg.Endpoints, func(ctx context.Context) (*clientv3.Client, error) {
+	e := newEtcd(cfg.Endpoints, func(ctx context.Context) (*clientv3.Client, error) {
 		return clientv3.New(clientv3.Config{
 			Endpoints:            slices.Clone(cfg.Endpoints),
 			TLS:                  conf,
@@ -85,7 +89,9 @@ func Dial(cfg DialConfig) (*Etcd, error) {
 				MinConnectTimeout: dialTimeout,
 			})},
 		})
-	}), nil
+	})
+	e.bound = cmp.Or(cfg.CallTimeout, callTimeout)
+	return e, nil
 }
 
 // tls returns nil if the configuration has nothing of TLS in it.

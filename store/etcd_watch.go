@@ -101,7 +101,7 @@ func (e *Etcd) Progress(ctx context.Context) error {
 	if err != nil {
 		return e.fault("request progress", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.bound)
 	defer cancel()
 	var errs []error
 	for _, key := range e.lines() {

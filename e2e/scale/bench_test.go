@@ -60,6 +60,13 @@ const (
 	largeSubnet  = "10.64.0.0/12"
 )
 
+// manyBlocks of the larger network are a ghost's, with 50 endpoints in each: 50,000.
+var manyBlocks = overspan.Range{First: 1 << 19, Size: 1000 * overspan.MaxBlockSize}
+
+// atOnce is how many agents attach at the same moment where all of them do: more
+// would only wait for each other's turn on the processors.
+const atOnce = 32
+
 // BenchmarkCluster follows a cluster through a day: all nodes start at the same
 // moment, on an empty etcd; then nothing happens; blocks are claimed; endpoints
 // are attached, from one node and from all; and all nodes start once more, when
@@ -74,7 +81,8 @@ func BenchmarkCluster(b *testing.B) {
 				n := m.createIn("shared", sharedSubnet, sharedRange)
 				m.join("shared")
 				m.converge(b, n)
-				m.createIn("large", largeSubnet, "")
+				large := m.createIn("large", largeSubnet, "")
+				m.haunt(scale.Ghosts{Network: large, Each: 50, Blocks: manyBlocks, One: true})
 				m.attachRates(b)
 				m.must(m.Close())
 				m.must(m.AllAway(m.ctx))
@@ -201,6 +209,7 @@ func (b *bed) haunt(g scale.Ghosts) {
 func (b *bed) join(network string) {
 	b.Helper()
 	var g errgroup.Group
+	g.SetLimit(atOnce)
 	for _, n := range b.Nodes {
 		g.Go(func() error {
 			_, err := b.attach(n, network)
@@ -218,7 +227,7 @@ func (b *bed) join(network string) {
 // all nodes in one that they share, so that each is told of all.
 func (b *bed) attachRates(report *testing.B) {
 	b.Helper()
-	const each = 20
+	const together = 10_000
 	callers := func(node, count, each int) (out []attacher) {
 		for range count {
 			out = append(out, attacher{node: node, count: each})
@@ -229,7 +238,7 @@ func (b *bed) attachRates(report *testing.B) {
 	b.attachAll("large", callers(0, 32, 30)).report(report, "one-node")
 	var all []attacher
 	for i := range b.Nodes {
-		all = append(all, callers(i, 1, each)...)
+		all = append(all, callers(i, 1, max(1, together/len(b.Nodes)))...)
 	}
 	cost := b.attachAll("shared", all)
 	cost.report(report, "all-nodes")
@@ -266,6 +275,7 @@ func (b *bed) attachAll(network string, who []attacher) attachCost {
 	cost := attachCost{}
 	before, begin := b.counters(), time.Now()
 	var g errgroup.Group
+	g.SetLimit(atOnce)
 	for i, a := range who {
 		cost.count += a.count
 		g.Go(func() error {

@@ -24,6 +24,7 @@ type Options struct {
 	Nodes  int
 	Server *Server
 	Dir    string        // journals
+	TTL    time.Duration // of presences; 0: store.DefaultTTL
 	Resync time.Duration // of each agent; 0: so long that none happens
 	Log    *slog.Logger  // nil: silent
 }
@@ -90,7 +91,7 @@ func (c *Cluster) node(i int, opts Options) (*Node, error) {
 		cfg: daemon.Config{
 			NodeName: name, Underlay: []string{addr.String()}, Cluster: Name,
 			StateDir: dir, RunDir: dir, VXLANPort: 4789,
-			TTL: store.DefaultTTL, Resync: opts.Resync, BlockIdle: 24 * time.Hour,
+			TTL: opts.TTL, Resync: opts.Resync, BlockIdle: 24 * time.Hour,
 		},
 		server: opts.Server,
 		tap:    tapped{Fake: fake, node: i, spot: c.spot, reads: new(atomic.Int64)},
@@ -143,7 +144,7 @@ func (c *Cluster) Start(ctx context.Context) error {
 		if !n.Ready(ctx) {
 			return fmt.Errorf("%s is not ready: %w", n.cfg.NodeName, ctx.Err())
 		}
-		return n.Until(ctx, "every node is seen", func() bool { return n.present() >= len(c.Nodes) })
+		return n.Until(ctx, "every node is seen", n.sees(len(c.Nodes)))
 	})
 }
 
@@ -213,17 +214,24 @@ func (c *Cluster) each(do func(*Node) error) error {
 	return g.Wait()
 }
 
-func (n *Node) present() (up int) {
-	s := n.Snapshot()
-	if s == nil {
-		return 0
-	}
-	for _, other := range s.Nodes {
-		if other.Presence != nil {
-			up++
+// sees returns a function that tells whether a node sees so many as present. It
+// counts each snapshot once: many nodes that ask are work for each other.
+func (n *Node) sees(nodes int) func() bool {
+	var counted *overspan.Snapshot
+	return func() bool {
+		s := n.Snapshot()
+		if s == counted || len(s.Nodes) < nodes {
+			return false
 		}
+		counted = s
+		up := 0
+		for _, other := range s.Nodes {
+			if other.Presence != nil {
+				up++
+			}
+		}
+		return up >= nodes
 	}
-	return up
 }
 
 // lookEvery is how often Until looks again.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/overspan/overspan/store"
 )
@@ -103,9 +104,11 @@ func freeURL() (string, error) {
 	return "http://" + l.Addr().String(), nil
 }
 
-// Dial returns a client of the server.
+// Dial returns a client of the server. It is patient: that an answer waits for
+// one of the few processors that all agents of this process share does not mean
+// that etcd is away.
 func (s *Server) Dial() (*store.Etcd, error) {
-	return store.Dial(store.DialConfig{Endpoints: []string{s.URL}})
+	return store.Dial(store.DialConfig{Endpoints: []string{s.URL}, CallTimeout: time.Minute})
 }
 
 // Close ends the server and waits for that.

@@ -13,13 +13,14 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// Ghosts are nodes that exist in etcd alone: registered, away, each with one
-// block of a network and some endpoints in it. To an agent they are as real as
-// any; no processor works for them.
+// Ghosts are nodes that exist in etcd alone: registered, away, with blocks of a
+// network and some endpoints in each. To an agent they are as real as any; no
+// processor works for them.
 type Ghosts struct {
 	Network *overspan.Network
-	Blocks  overspan.Range // the slots that they hold: whole blocks of 64, one per ghost
-	Each    int            // endpoints of each ghost, at most 62
+	Blocks  overspan.Range // the slots that they hold: whole blocks of 64
+	Each    int            // endpoints in each block, at most 62
+	One     bool           // one ghost holds all blocks, not each its own
 }
 
 // putsPerTxn stays below etcd's limit of 128 operations.
@@ -32,12 +33,15 @@ func Haunt(ctx context.Context, kv store.KV, cluster string, g Ghosts) error {
 		return err
 	}
 	w := writer{ctx: ctx, kv: kv}
+	var id overspan.NodeID
 	for i := range int(g.Blocks.Size / overspan.MaxBlockSize) {
-		id := overspan.NodeID(overspan.NewID())
-		w.put(keys.Node(id), overspanv1.NodeRecord(overspan.Node{
-			ID: id, Name: fmt.Sprintf("ghost%d", i), MTU: 1500,
-			VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 98, byte(i >> 8), byte(i)})},
-		}))
+		if i == 0 || !g.One {
+			id = overspan.NodeID(overspan.NewID())
+			w.put(keys.Node(id), overspanv1.NodeRecord(overspan.Node{
+				ID: id, Name: fmt.Sprintf("ghost%d", i), MTU: 1500,
+				VTEPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 98, byte(i >> 8), byte(i)})},
+			}))
+		}
 		block := overspan.BlockAt(g.Blocks.First+overspan.Slot(i*overspan.MaxBlockSize), overspan.MaxBlockSize)
 		w.put(keys.Block(g.Network.ID, block), overspanv1.BlockRecord(overspan.Block{Range: block, Node: id}))
 		for j := range g.Each {

@@ -2,6 +2,7 @@ package scale_test
 
 import (
 	"os"
+	"runtime/debug"
 	"testing"
 
 	"github.com/overspan/overspan/e2e/lab"
@@ -10,6 +11,8 @@ import (
 
 func TestMain(m *testing.M) {
 	scale.RunServer()
+	// One heap of hundreds of agents: a collection looks at all of them.
+	debug.SetGCPercent(400)
 	lab.RunRole()
 	os.Exit(m.Run())
 }

@@ -28,6 +28,11 @@ const (
 	boundEach = 2 * time.Second
 )
 
+// patience is the TTL of presences. It is longer than the default: hundreds of
+// agents that start share the processors of one machine, where in a cluster each
+// has its own.
+const patience = time.Minute
+
 // tempDir is in memory where the system has such a place.
 func tempDir(tb testing.TB) string {
 	tb.Helper()
@@ -67,7 +72,7 @@ func prepare(tb testing.TB, nodes int) *bed {
 	})
 	ctx, cancel := context.WithTimeout(tb.Context(), bound+time.Duration(nodes)*boundEach)
 	tb.Cleanup(cancel)
-	c, err := scale.New(scale.Options{Nodes: nodes, Server: server, Dir: dir})
+	c, err := scale.New(scale.Options{Nodes: nodes, Server: server, Dir: dir, TTL: patience})
 	if err != nil {
 		tb.Fatal(err)
 	}
