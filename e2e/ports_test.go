@@ -112,14 +112,15 @@ func TestScenario24_PublishedPorts(t *testing.T) {
 	})
 	t.Run("over IPv6", func(t *testing.T) { c.in(t).servesIPv6(h1, h2, web) })
 	t.Run("with ICC off", func(t *testing.T) { c.in(t).servesApart(h1, h2, other) })
-	t.Run("at 127.0.0.1", func(t *testing.T) {
+	t.Run("scenario 25, at 127.0.0.1", func(t *testing.T) {
 		c := c.in(t)
 		c.asks(h1, "127.0.0.1:9000", "web")
 		c.asksInVain(h1, at(host, 9000))
 		c.asksInVain(h2, at(host, 9000))
 		c.asksInVain(other, at(host, 9000))
+		c.asksAroundInVain(h2, h1, web)
 	})
-	t.Run("chosen and taken", func(t *testing.T) { c.in(t).choosesPorts(h1, h2) })
+	t.Run("scenario 26, chosen and taken", func(t *testing.T) { c.in(t).choosesPorts(h1, h2) })
 	t.Run("while the agent restarts", func(t *testing.T) {
 		c := c.in(t)
 		c.must(h1.Kill(t.Context()))
@@ -135,6 +136,38 @@ func TestScenario24_PublishedPorts(t *testing.T) {
 		c.connect("demo", web, twice("8080:80")...)
 		c.asks(h2, at(host, 8080), "web")
 	})
+}
+
+// asksAroundInVain has a host send packets for 127.0.0.1 and for a sandbox's own
+// address to the sandbox's host, where port 9000 of 127.0.0.1 leads to port 90 of
+// the sandbox.
+func (c *cluster) asksAroundInVain(from, host *lab.Node, box *lab.Sandbox) {
+	c.t.Helper()
+	addrs, err := box.Addrs(eth0)
+	c.must(err)
+	run := func(n *lab.Node, args ...string) {
+		c.t.Helper()
+		_, err := n.Exec(c.t.Context(), args[0], args[1:]...)
+		c.must(err)
+	}
+	via := host.Addrs[0].String()
+	// Else the kernel takes no such packet from a device, whatever the rules say.
+	const localnet = "net.ipv4.conf.all.route_localnet"
+	run(host, "sysctl", "-qw", localnet+"=1")
+	defer run(host, "sysctl", "-qw", localnet+"=0")
+	// The table of local addresses is looked at first unless its rule moves.
+	run(from, "ip", "rule", "add", "pref", "100", "lookup", "local")
+	run(from, "ip", "rule", "del", "pref", "0")
+	run(from, "ip", "route", "add", "127.0.0.1", "via", via, "table", "77")
+	run(from, "ip", "rule", "add", "pref", "10", "to", "127.0.0.1", "lookup", "77")
+	run(from, "ip", "route", "add", addrs[0].String(), "via", via)
+	c.asksInVain(from, "127.0.0.1:9000")
+	c.asksInVain(from, at(addrs[0], 90))
+	run(from, "ip", "route", "del", addrs[0].String())
+	run(from, "ip", "rule", "del", "pref", "10")
+	run(from, "ip", "route", "flush", "table", "77")
+	run(from, "ip", "rule", "add", "pref", "0", "lookup", "local")
+	run(from, "ip", "rule", "del", "pref", "100")
 }
 
 // servesIPv6 asks a sandbox by the IPv6 address of its host. The kernel routes ::1 to
