@@ -21,9 +21,9 @@ import (
 // goes on, nothing of the old operation commits, what is another's by now is
 // off the network, and what is not is served again.
 func TestFences(t *testing.T) {
-	half := len(interruptible) / 2
-	for name, ops := range map[string][]operation{"endpoints": interruptible[:half], "other": interruptible[half:]} {
-		t.Run(name, func(t *testing.T) {
+	const labs = 4
+	for ops := range slices.Chunk(interruptible, (len(interruptible)+labs-1)/labs) {
+		t.Run("from "+ops[0].name, func(t *testing.T) {
 			t.Parallel()
 			newFence(t).each(ops, (*fence).interrupt)
 		})
