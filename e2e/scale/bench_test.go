@@ -227,7 +227,7 @@ func (b *bed) join(network string) {
 // all nodes in one that they share, so that each is told of all.
 func (b *bed) attachRates(report *testing.B) {
 	b.Helper()
-	const together = 4000
+	const together = 1000
 	callers := func(node, count, each int) (out []attacher) {
 		for range count {
 			out = append(out, attacher{node: node, count: each})
