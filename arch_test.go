@@ -32,13 +32,14 @@ var mayImport = map[string][]string{
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},
 	"agent/dns":         {"."},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
-	"ctl":               {".", "proto/overspan/v1"},
+	"ctl":               {".", "proto/overspan/v1", "internal/minihost"},
 	"deploy":            {"."},
-	"e2e":               {".", "proto/overspan/v1", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
+	"e2e":               {".", "proto/overspan/v1", "internal/minihost", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
 	"internal/mutation": nil,
 	"internal/figures":  nil,
+	"internal/minihost": nil,
 	"internal/steps":    nil,
 }
 

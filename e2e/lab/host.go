@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan/internal/minihost"
 )
 
 // underlayDev is the name of every host's interface to the underlay.
@@ -39,12 +41,7 @@ type Host struct {
 // newHost makes a host without any interface.
 func newHost(ctx context.Context, name, dir string) (*Host, error) {
 	h := &Host{Name: name, Dir: filepath.Join(dir, name), pidfd: -1}
-	for _, sub := range []string{"run", "cgroup", "etc"} {
-		if err := os.MkdirAll(filepath.Join(h.Dir, sub), 0o755); err != nil {
-			return nil, err
-		}
-	}
-	if err := h.SetMachineID(h); err != nil {
+	if err := minihost.Prepare(name, h.Dir); err != nil {
 		return nil, err
 	}
 	if err := h.boot(ctx); err != nil {
@@ -54,13 +51,8 @@ func newHost(ctx context.Context, name, dir string) (*Host, error) {
 	return h, nil
 }
 
-// SetMachineID gives the host the machine id that another one was made with. Of
-// a system that has no machine id, no host has one.
-func (h *Host) SetMachineID(of *Host) error {
-	id := fmt.Sprintf("%032x\n", []byte(of.Name))
-	// In place: this file is mounted on the host.
-	return os.WriteFile(filepath.Join(h.Dir, "machine-id"), []byte(id), 0o644)
-}
+// SetMachineID gives the host the machine id that another one was made with.
+func (h *Host) SetMachineID(of *Host) error { return minihost.SetMachineID(h.Dir, of.Name) }
 
 // boot starts the host's first process and gets hold of its namespaces.
 func (h *Host) boot(ctx context.Context) error {
@@ -71,7 +63,7 @@ func (h *Host) boot(ctx context.Context) error {
 	cmd := exec.Command(self, h.Name, h.Dir)
 	cmd.Env = append(os.Environ(), roleVar+"="+roleHost)
 	cmd.SysProcAttr = &unix.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS,
+		Cloneflags: minihost.Namespaces,
 	}
 	if h.life, err = cmd.StdinPipe(); err != nil {
 		return err
@@ -122,13 +114,7 @@ func spawnReady(ctx context.Context, cmd *exec.Cmd, enter func() error) (*Proces
 // enter puts the calling thread, and the children that it starts, into all of
 // the host's namespaces.
 func (h *Host) enter() error {
-	// A thread can only change its mount namespace alone if it does not share
-	// its root and working directory with the others.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare working directory: %w", err)
-	}
-	all := unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
-	if err := unix.Setns(h.pidfd, all); err != nil {
+	if err := minihost.Enter(h.pidfd); err != nil {
 		return fmt.Errorf("enter host %s: %w", h.Name, err)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan/internal/minihost"
 )
 
 // A Path leads packets from one network namespace to an address in another:
@@ -47,10 +49,10 @@ func (p Path) Bulk(ctx context.Context, connections int, while time.Duration) (f
 			return 0, err
 		}
 		all.Go(func() {
-			errs[2*i] = onThread(func() error { return pour(from, &stop) })
+			errs[2*i] = minihost.OnThread(func() error { return pour(from, &stop) })
 		})
 		all.Go(func() {
-			errs[2*i+1] = onThread(func() error { return drain(to, &arrived) })
+			errs[2*i+1] = minihost.OnThread(func() error { return drain(to, &arrived) })
 		})
 	}
 	<-time.After(loadWarm)
@@ -120,10 +122,10 @@ func (p Path) Turns(ctx context.Context, while time.Duration) (Turns, error) {
 	var answerErr error
 	var answerWork, askWork time.Duration
 	answering.Go(func() {
-		answerErr = onThread(func() error { return working(&answerWork, func() error { return answer(to) }) })
+		answerErr = minihost.OnThread(func() error { return working(&answerWork, func() error { return answer(to) }) })
 	})
 	var took []time.Duration
-	err = onThread(func() error {
+	err = minihost.OnThread(func() error {
 		return working(&askWork, func() (err error) {
 			took, err = ask(from, while)
 			return err

@@ -3,9 +3,10 @@ package lab
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan/internal/minihost"
 )
 
 // A namespace is a network namespace that lives as long as the file is open.
@@ -14,7 +15,7 @@ type namespace struct{ file *os.File }
 // newNamespace makes an empty network namespace.
 func newNamespace() (namespace, error) {
 	var ns namespace
-	err := onThread(func() error {
+	err := minihost.OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace (are you root?): %w", err)
 		}
@@ -46,7 +47,7 @@ func (ns namespace) enter() error {
 // do runs f on a thread inside the namespace. A socket that f opens stays in
 // the namespace and can be used from anywhere.
 func (ns namespace) do(f func() error) error {
-	return onThread(func() error {
+	return minihost.OnThread(func() error {
 		if err := ns.enter(); err != nil {
 			return err
 		}
@@ -58,15 +59,4 @@ func (ns namespace) close() {
 	if ns.file != nil {
 		ns.file.Close()
 	}
-}
-
-// onThread runs f on a thread that is thrown away afterwards, so that f may
-// change what belongs to a thread.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan/internal/minihost"
 )
 
 // A Process is a child of this program in a host's namespaces. It ends at the
@@ -29,7 +31,7 @@ func spawn(cmd *exec.Cmd, enter func() error) (*Process, error) {
 	// A Ctrl-C is for this program, which then ends the others in order.
 	cmd.SysProcAttr.Setpgid = true
 	cmd.Dir = "/"
-	err := onThread(func() error {
+	err := minihost.OnThread(func() error {
 		if err := enter(); err != nil {
 			return err
 		}
