@@ -1,7 +1,8 @@
 // Ctl is Overspan's command line: a thin client of the agent's API.
 //
-// It decides nothing about networks. Only run and exec do something of their
-// own: they enter a sandbox's namespaces and start a command there.
+// It decides nothing about networks. Only run, exec and lab do something of their
+// own: the first two enter a sandbox's namespaces and start a command there, and
+// lab makes hosts to try things on.
 package main
 
 import (

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/overspan/overspan/ctl/lab"
 )
 
 // defaultHost is where an agent listens unless it was told otherwise.
@@ -36,8 +38,10 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // An app is one command line being carried out.
 type app struct {
+	args           []string
 	stdout, stderr io.Writer
 
+	node    string // --node: a host of the lab, on which all is done
 	client  client
 	output  string        // -o
 	format  string        // --format, as docker has it
@@ -46,7 +50,7 @@ type app struct {
 
 // run carries out a command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
+	a := &app{args: args, stdout: stdout, stderr: stderr}
 	defer a.client.close()
 	root := a.rootCommand()
 	root.SetArgs(args)
@@ -71,7 +75,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.networkCommand(), a.nodeCommand(), a.endpointCommand(), a.sandboxCommand(), a.ipamCommand(),
 		a.clusterCommand(),
 		a.runCommand(), a.execCommand(),
-		a.statusCommand(), a.verifyCommand(), a.eventsCommand(), a.versionCommand(),
+		a.statusCommand(), a.verifyCommand(), a.eventsCommand(), a.versionCommand(), a.labCommand(),
 	)
 	root.Long = "ctl talks to the Overspan agent of this host. Networks, endpoints and nodes are\nthose of the whole cluster; sandboxes are this host's."
 	root.SilenceUsage = true
@@ -87,13 +91,29 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.client.tls.key, "tls-key", os.Getenv("OVERSPAN_TLS_KEY"), "key of --tls-cert (OVERSPAN_TLS_KEY)")
 	f.StringVarP(&a.output, "output", "o", "", "how to show data: table, json, yaml, go-template=TEMPLATE")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer")
-	root.PersistentPreRun = func(*cobra.Command, []string) { a.prepareClient() }
+	// Not for the commands' own flags: it stands in front of them.
+	root.Flags().StringVar(&a.node, "node", "", "a host of the lab on this machine, on which all is done (see ctl lab)")
+	cobra.CheckErr(root.RegisterFlagCompletionFunc("node", completeLabNodes))
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if a.node != "" {
+			return a.ctlOnNode(cmd.Context())
+		}
+		a.prepareClient()
+		return nil
+	}
 	return root
 }
 
 // prepareClient tells the client what the flags and the environment say.
 func (a *app) prepareClient() {
 	a.client.host = cmp.Or(a.client.host, os.Getenv("OVERSPAN_HOST"), defaultHost)
+	if a.node != "" { // names are completed from here
+		if l, err := lab.Open(labDir()); err == nil {
+			if n, err := l.Node(a.node); err == nil {
+				a.client.host = "unix://" + l.Socket(n)
+			}
+		}
+	}
 	a.client.timeout, a.client.stderr = a.timeout, a.stderr
 }
 

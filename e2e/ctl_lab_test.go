@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overspan/overspan/e2e/lab"
+)
+
+// A labUser is somebody who plays with ctl lab.
+type labUser struct {
+	t   *testing.T
+	bin lab.Binaries
+	dir string
+}
+
+// ctl runs ctl and returns its output and its exit status.
+func (u *labUser) ctl(args ...string) (stdout, stderr string, code int) {
+	u.t.Helper()
+	cmd := exec.Command(u.bin.Ctl, args...) // it has bounds of its own
+	cmd.Env = append(os.Environ(), "OVERSPAN_LAB_DIR="+u.dir)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		u.t.Fatalf("ctl %s: %v", strings.Join(args, " "), err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// must runs ctl, which must succeed.
+func (u *labUser) must(args ...string) string {
+	u.t.Helper()
+	stdout, stderr, code := u.ctl(args...)
+	if code != 0 {
+		u.t.Fatalf("ctl %s: exit status %d\n%s", strings.Join(args, " "), code, stderr)
+	}
+	return stdout
+}
+
+// refused runs ctl, which must fail and say something.
+func (u *labUser) refused(say string, args ...string) {
+	u.t.Helper()
+	if _, stderr, code := u.ctl(args...); code == 0 || !strings.Contains(stderr, say) {
+		u.t.Errorf("ctl %s: exit status %d, %q; want a refusal that says %q", strings.Join(args, " "), code, stderr, say)
+	}
+}
+
+// gone checks that of the lab nothing is left.
+func (u *labUser) gone(hosts []int) {
+	u.t.Helper()
+	if _, err := os.Stat(u.dir); !errors.Is(err, os.ErrNotExist) {
+		u.t.Errorf("the lab's directory is left: %v", err)
+	}
+	err := lab.Eventually(u.t.Context(), 5*time.Second, func(context.Context) error {
+		for _, pid := range hosts {
+			if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("process %d of a host is left: %w", pid, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		u.t.Error(err)
+	}
+}
+
+// hosts returns the first processes of the switch and of the lab's hosts.
+func (u *labUser) hosts() []int {
+	u.t.Helper()
+	type process struct{ PID int }
+	var record struct {
+		Switch process
+		Nodes  []process
+	}
+	text, err := os.ReadFile(filepath.Join(u.dir, "lab.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &record)
+	}
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	pids := []int{record.Switch.PID}
+	for _, n := range record.Nodes {
+		pids = append(pids, n.PID)
+	}
+	return pids
+}
+
+// TestLabToPlayWith does what README's quick start tells, and what a user does
+// wrong.
+func TestLabToPlayWith(t *testing.T) {
+	bin, err := checkedBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &labUser{t: t, bin: bin, dir: filepath.Join(t.TempDir(), "lab")}
+	links := func() string {
+		out, err := exec.CommandContext(t.Context(), "ip", "-br", "link").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	before := links()
+
+	u.refused("there is no lab", "--node", "h1", "status")
+	u.refused("1 to 64 nodes", "lab", "up", "--nodes", "0")
+	u.refused("no such file", "lab", "up", "--agent", "/no/agent")
+	u.refused("sees 0 of 1 nodes", "--timeout", "2s", "lab", "up", "--nodes", "1", "--agent", "/bin/false")
+	u.gone(nil)
+
+	if got := u.must("lab", "up", "--nodes", "2", "--agent", bin.Agent); got != "h1\nh2\n" {
+		t.Errorf("lab up prints %q", got)
+	}
+	down := func() { u.ctl("lab", "down") }
+	t.Cleanup(down)
+	hosts := u.hosts()
+	if len(hosts) != 3 {
+		t.Fatalf("the lab has the processes %v, want those of a switch and two hosts", hosts)
+	}
+	u.refused("a lab of 2 nodes is up", "lab", "up")
+	u.refused(`no node "h3"; it has h1, h2`, "--node", "h3", "status")
+	u.refused("--node and --host", "--node", "h1", "--host", "unix:///nowhere", "status")
+
+	id := strings.TrimSpace(u.must("--node", "h1", "network", "create", "-d", "overlay", "demo"))
+	if got := strings.TrimSpace(u.must("--node=h2", "network", "inspect", "--format", "{{.Id}}", "demo")); got != id {
+		t.Errorf("h2 knows network demo as %q, h1 as %s", got, id)
+	}
+	u.must("--node", "h1", "sandbox", "create", "web")
+	u.must("--node", "h1", "network", "connect", "demo", "web")
+	u.must("--node", "h2", "run", "--network", "demo", "--", "ping", "-c", "1", "-W", "5", "web")
+	if got := u.must("lab", "exec", "h2", "--", "hostname"); got != "h2\n" {
+		t.Errorf("h2 calls itself %q", got)
+	}
+	if _, _, code := u.ctl("lab", "exec", "h2", "--", "sh", "-c", "exit 7"); code != 7 {
+		t.Errorf("a command that exits with 7 has ctl exit with %d", code)
+	}
+
+	u.must("lab", "exec", "h2", "--", "pkill", "-9", "-f", "node-name h2")
+	err = lab.Eventually(t.Context(), 20*time.Second, func(context.Context) error {
+		if got := u.must("lab", "ls", "--format", "{{.Name}} {{.Agent}}"); got != "h1 up\nh2 up\n" {
+			return fmt.Errorf("lab ls: %s", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	u.must("--node", "h2", "run", "--network", "demo", "--", "ping", "-c", "1", "-W", "5", "web")
+
+	u.must("lab", "down")
+	u.gone(hosts)
+	u.must("lab", "down")
+	if after := links(); after != before {
+		t.Errorf("the machine's links are\n%sand were\n%s", after, before)
+	}
+}
