@@ -72,6 +72,7 @@ func (f *Fake) Apply(ctx context.Context, ops []Op) error {
 	run := applying{failed: broken{}}
 	for i, op := range ops {
 		if err := ctx.Err(); err != nil {
+			f.owe(ops[i:]...)
 			return run.end(ops[i:], err)
 		}
 		if run.skips(op) {
@@ -107,10 +108,12 @@ func (f *Fake) applyOne(op Op) error {
 }
 
 // owe remembers what a flush has failed to do, as Host does.
-func (f *Fake) owe(op Op) {
-	if o, ok := op.(FlushFlows); ok {
-		for _, flow := range o.Flows {
-			put(&f.state.Owed, flow.key(), struct{}{})
+func (f *Fake) owe(ops ...Op) {
+	for _, op := range ops {
+		if o, ok := op.(FlushFlows); ok {
+			for _, flow := range o.Flows {
+				put(&f.state.Owed, flow.key(), struct{}{})
+			}
 		}
 	}
 }

@@ -50,8 +50,9 @@ type Host struct {
 	loaded atomic.Pointer[portProgram]  // by port
 	guard  func() Guard                 // tries once
 
-	owing sync.Mutex // guards owed
-	owed  map[Flow]struct{}
+	owing     sync.Mutex // guards both below
+	owed      map[Flow]struct{}
+	inherited bool // what the agent before this one owed is among them
 
 	bearing sync.Mutex  // held while a link is in the born group
 	echoes  echoes      // what Watch does not hint at

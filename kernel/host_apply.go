@@ -20,6 +20,7 @@ func (h *Host) Apply(ctx context.Context, ops []Op) error {
 	run := applying{failed: broken{}}
 	for len(ops) > 0 {
 		if err := ctx.Err(); err != nil {
+			h.owe(ops...) // the rules before a flush may have been loaded
 			return run.end(ops, err)
 		}
 		if run.skips(ops[0]) {

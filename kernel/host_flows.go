@@ -51,11 +51,9 @@ func parseFlow(spec string) Flow {
 // follow elsewhere than its rule says. Entries of others, and those that lead
 // where they should, stay. What it fails to do stays owed: Read tells of it.
 func (h *Host) flushFlows(o FlushFlows) error {
+	h.owe(o)
 	h.owing.Lock()
 	defer h.owing.Unlock()
-	for _, f := range o.Flows {
-		put(&h.owed, f.key(), struct{}{})
-	}
 	local, err := h.localAddrs()
 	if err != nil {
 		return err
@@ -77,6 +75,19 @@ func (h *Host) flushFlows(o FlushFlows) error {
 		delete(h.owed, f.key())
 	}
 	return nil
+}
+
+// owe notes the flows that some ops were to flush.
+func (h *Host) owe(ops ...Op) {
+	h.owing.Lock()
+	defer h.owing.Unlock()
+	for _, op := range ops {
+		if o, flushes := op.(FlushFlows); flushes {
+			for _, f := range o.Flows {
+				put(&h.owed, f.key(), struct{}{})
+			}
+		}
+	}
 }
 
 // readOwed returns the flows that are still to be flushed.
@@ -163,14 +174,20 @@ type flowPort struct {
 
 // strays reports whether an entry is one of a flow's and leads elsewhere.
 func (e conntrackEntry) strays(f Flow, local map[netip.Addr]struct{}) bool {
+	return e.isOf(f, local) && e.answers != f.To
+}
+
+// isOf reports whether an entry, of a flow's protocol and port, is one of its. What
+// only passes through this host to the same port elsewhere is not ours.
+func (e conntrackEntry) isOf(f Flow, local map[netip.Addr]struct{}) bool {
 	if f.Dst.Addr().IsUnspecified() {
-		// What only passes through this host to the same port elsewhere is not
-		// ours.
-		if _, here := local[e.to.Addr()]; !here && !e.to.Addr().IsLoopback() {
-			return false
-		}
-	} else if e.to != f.Dst {
-		return false
+		return overspan.FamilyOf(f.Dst.Addr()) == e.family && e.isHere(local)
 	}
-	return e.answers != f.To
+	return e.to == f.Dst
+}
+
+// isHere reports whether an entry's packets are sent to the host.
+func (e conntrackEntry) isHere(local map[netip.Addr]struct{}) bool {
+	_, here := local[e.to.Addr()]
+	return here || e.to.Addr().IsLoopback()
 }

@@ -290,10 +290,13 @@ func (r *reader) readSingleSets() error {
 // readGlobal reads what belongs to no network.
 func (r *reader) readGlobal(ctx context.Context) error {
 	var errs [4]error
-	r.state.Owed = r.readOwed()
 	r.state.Netns, errs[0] = r.readPins()
 	r.state.Sets, errs[1] = r.readSets()
 	r.state.Chains, errs[2] = r.readChains(ctx)
 	errs[3] = r.readUnderlays()
+	if errs[1] == nil && errs[2] == nil {
+		r.inheritOwed(r.state)
+	}
+	r.state.Owed = r.readOwed()
 	return errors.Join(errs[:]...)
 }
