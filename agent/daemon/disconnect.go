@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,17 +37,22 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 // detach ends an attachment whose sandbox's gate the caller holds. Pending
 // says that etcd is away: the record is released when it is back.
 func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
+	return d.detachLeaving(ctx, a, d.local.portsOf(a.Sandbox))
+}
+
+// detachLeaving is detach, after which the sandbox publishes these ports alone if it
+// has other endpoints, and nothing otherwise.
+func (d *Daemon) detachLeaving(ctx context.Context, a overspan.Attachment, ports []overspan.Port) (pending bool, err error) {
 	steps.At(steps.DetachBegun)
 	if now, there := d.local.attachment(a.Endpoint.ID); there {
 		a = now // its record may have been written again since it was found
 	}
-	ended := d.local.portsOf(a.Sandbox)
-	if !d.local.dropAttachment(a.Endpoint.ID) {
+	was := d.local.portsOf(a.Sandbox)
+	if !d.local.dropAttachment(a.Endpoint.ID, ports) {
 		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
 	}
-	if len(d.local.portsOf(a.Sandbox)) > 0 {
-		ended = nil // they lead to another endpoint now
-	}
+	left := d.local.portsOf(a.Sandbox) // they lead to another endpoint now
+	ended := slices.DeleteFunc(slices.Clone(was), func(p overspan.Port) bool { return slices.Contains(left, p) })
 	var g errgroup.Group
 	g.Go(func() error {
 		defer steps.At(steps.DetachDeferred)

@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/ipam"
 )
 
@@ -68,4 +70,48 @@ func TestAttachOfANodeThatIsRemovedMeanwhile(t *testing.T) {
 	}
 	h1.clean()
 	h3.line.SetDown(false)
+}
+
+// An attach that fails after all gives back the ports that it took, and no others,
+// where its sandbox has another network.
+func TestAttachThatFailsLateGivesBackItsPorts(t *testing.T) {
+	c := newTestCluster(t, 3)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "own"}})
+	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	target := h1.container("web")
+	h1.connect(ConnectRequest{Network: "own", Target: target, Publish: []string{"80"}})
+	kept := h1.Sandboxes()[0].Ports
+	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("peer")})
+	h3.line.SetDown(true) // it acknowledges nothing
+
+	before, told := h1.registration(), make(chan error, 1)
+	go func() {
+		_, err := h1.Connect(t.Context(), ConnectRequest{Network: "demo", Target: target, Publish: []string{"81"}})
+		told <- err
+	}()
+	h1.eventually("the attach waits for the peers", func() bool {
+		return len(h1.Attachments()) == 2 && h1.Attachments()[1].Committed && len(h1.Sandboxes()[0].Ports) > len(kept)
+	})
+	taken := h1.Sandboxes()[0].Ports
+	h2.remove(h1)
+	if err := <-told; !errors.Is(err, overspan.ErrFenced) {
+		t.Errorf("connect: %v", err)
+	}
+	if got := h1.Sandboxes()[0].Ports; !slices.Equal(got, kept) {
+		t.Errorf("ports %v of %v are left; want %v", got, taken, kept)
+	}
+	if noted, err := h1.journal.Sandboxes(); err != nil || len(noted) != 1 || !slices.Equal(noted[0].Ports, kept) {
+		t.Errorf("the journal has %v, %v; want the ports %v", noted, err, kept)
+	}
+	for _, p := range taken {
+		again, err := h1.ports.Reserve("another", "another", []ports.Spec{{Protocol: p.Protocol, Port: p.Port, HostIP: p.HostIP, First: p.HostPort, Last: p.HostPort}}, overspan.FamilyOf(p.HostIP))
+		if held := slices.Contains(kept, p); (err != nil) != held {
+			t.Errorf("port %s, reserved again: %v, %v", p, again, err)
+		}
+	}
+	h1.ports.Keep("another", nil)
+	h1.rejoins(before)
+	h3.line.SetDown(false)
+	h1.clean()
 }

@@ -118,10 +118,17 @@ func (l *local) putAttachmentIn(s overspan.Sandbox, a overspan.Attachment) {
 }
 
 // dropAttachment reports whether the attachment was still there, so that of
-// two who end it at once only one goes on.
-func (l *local) dropAttachment(id overspan.EndpointID) bool {
+// two who end it at once only one goes on. Its sandbox publishes these ports from
+// then on.
+func (l *local) dropAttachment(id overspan.EndpointID, ports []overspan.Port) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if a, there := l.attachments.get(id); there {
+		if sb, known := l.sandboxes.get(a.Sandbox); known && !slices.Equal(sb.Ports, ports) {
+			sb.Ports = ports
+			l.enter(sb)
+		}
+	}
 	return l.drop(id)
 }
 

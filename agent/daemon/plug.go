@@ -36,7 +36,7 @@ func (d *Daemon) plug(ctx, caller context.Context, n *overspan.Network, sb overs
 	}
 	steps.At(steps.AttachConfirmed)
 	if gone := d.taken(session, n, a.Endpoint); gone != nil {
-		return ConnectResult{}, errors.Join(gone, d.takeBack(ctx, a))
+		return ConnectResult{}, errors.Join(gone, d.takeBack(ctx, sb, a))
 	}
 	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
 }
@@ -59,10 +59,14 @@ func (d *Daemon) taken(session *store.Session, n *overspan.Network, e overspan.E
 		"endpoint %s was taken off network %s while it was attached: this node was removed from the cluster, or the endpoint was disconnected by force", e.Name, n.Name)
 }
 
-// takeBack ends an attachment of which the caller is told that it failed.
-func (d *Daemon) takeBack(ctx context.Context, a overspan.Attachment) error {
+// takeBack ends an attachment of which the caller is told that it failed. The
+// sandbox, whose gate the caller holds, publishes again what it did before.
+func (d *Daemon) takeBack(ctx context.Context, before overspan.Sandbox, a overspan.Attachment) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
-	_, err := d.detach(ctx, a)
+	if err := d.journal.PutSandbox(before); err != nil {
+		d.log.Error("cannot take ports out of the journal", "sandbox", before.Name, "error", err)
+	}
+	_, err := d.detachLeaving(ctx, a, before.Ports)
 	return err
 }
