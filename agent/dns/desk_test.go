@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/miekg/dns"
 
@@ -173,4 +175,27 @@ func TestDeskAndOddMessages(t *testing.T) {
 	if reply := c.hear(); reply.Rcode != dns.RcodeNameError || reply.Id != uint16(query[0])<<8|uint16(query[1]) {
 		t.Errorf("example.org. is answered with\n%s", reply)
 	}
+}
+
+// TestAMemoKeepsNoSnapshot: at a gateway where nobody asks any more, what was known
+// at the last question can go.
+func TestAMemoKeepsNoSnapshot(t *testing.T) {
+	var m memo
+	who, raw := netip.MustParseAddr("10.0.0.2"), make([]byte, headerSize)
+	seen := func() weak.Pointer[overspan.Snapshot] {
+		now := moment{snapshot: &overspan.Snapshot{Revision: 7}, local: &local{}}
+		m.note(now, who, raw, []byte("a reply"), taken{reply: new(dns.Msg), result: resultAnswer})
+		if _, known := m.find(now, who, raw); !known {
+			t.Error("the reply is not known")
+		}
+		if _, known := m.find(moment{snapshot: &overspan.Snapshot{Revision: 7}, local: now.local}, who, raw); known {
+			t.Error("the reply is known of another moment")
+		}
+		return weak.Make(now.snapshot)
+	}()
+	runtime.GC()
+	if seen.Value() != nil {
+		t.Error("the snapshot is kept")
+	}
+	runtime.KeepAlive(&m)
 }

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"weak"
 
 	"github.com/miekg/dns"
 
@@ -23,10 +24,24 @@ type moment struct {
 	local    *local
 }
 
+// A past is a moment that may be over: it keeps nothing of it in memory. A gateway
+// at which nobody asks would hold on to a snapshot of the whole cluster.
+type past struct {
+	snapshot weak.Pointer[overspan.Snapshot]
+	local    weak.Pointer[local]
+}
+
+func (m moment) past() past { return past{weak.Make(m.snapshot), weak.Make(m.local)} }
+
+// is reports whether a moment is this one.
+func (p past) is(now moment) bool {
+	return now.snapshot != nil && p.snapshot.Value() == now.snapshot && p.local.Value() == now.local
+}
+
 // A memo holds the replies to the questions of one moment, packed: between two
 // changes the same question has the same answer. It has no lock.
 type memo struct {
-	at      moment
+	at      past
 	replies map[string]memorized
 	key     []byte // of the last question
 }
@@ -38,7 +53,7 @@ type memorized struct {
 
 // find returns the reply to a message, if the memo is of the moment and has it.
 func (m *memo) find(now moment, who netip.Addr, raw []byte) (memorized, bool) {
-	if len(raw) < headerSize || now != m.at {
+	if len(raw) < headerSize || !m.at.is(now) {
 		return memorized{}, false
 	}
 	known, ok := m.replies[string(m.keyOf(who, raw))]
@@ -51,8 +66,8 @@ func (m *memo) note(now moment, who netip.Addr, raw, packed []byte, t taken) {
 	if len(t.reply.Answer) > 1 || t.result == resultRefused || len(packed) == 0 || len(raw) > dns.MinMsgSize {
 		return
 	}
-	if now != m.at || len(m.replies) >= memoMost {
-		m.at, m.replies = now, map[string]memorized{}
+	if !m.at.is(now) || len(m.replies) >= memoMost {
+		m.at, m.replies = now.past(), map[string]memorized{}
 	}
 	m.replies[string(m.keyOf(who, raw))] = memorized{append([]byte(nil), packed...), t.result}
 }
