@@ -133,7 +133,12 @@ func parse(args []string, env []string, usage io.Writer) (*config, error) {
 		return nil, err
 	}
 	for name := range file {
-		if f.Lookup(name) == nil {
+		switch {
+		case f.Lookup(name) != nil:
+		case c.Cleanup:
+			// A setting of another version keeps nobody from removing this one.
+			fmt.Fprintf(usage, "agent: %s: unknown setting %q is passed over\n", c.ConfigFile, name)
+		default:
 			return nil, fmt.Errorf("%s: unknown setting %q", c.ConfigFile, name)
 		}
 	}

@@ -89,6 +89,23 @@ func TestBadSettingsAreRefused(t *testing.T) {
 	}
 }
 
+// What takes an agent off a host passes over the settings that it does not know,
+// and goes by those that it does.
+func TestCleanupPassesOverUnknownSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte("colour: red\nstate-dir: /srv/overspan\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var told bytes.Buffer
+	c, err := parse([]string{"--cleanup", "--config", file}, nil, &told)
+	if err != nil || c.StateDir != "/srv/overspan" {
+		t.Fatalf("settings %+v, %v", c, err)
+	}
+	if want := file + `: unknown setting "colour" is passed over`; !strings.Contains(told.String(), want) {
+		t.Errorf("told %q, want %q", told.String(), want)
+	}
+}
+
 func TestExitStatus(t *testing.T) {
 	var out, errs bytes.Buffer
 	if code := run([]string{"--version"}, nil, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "overspan agent ") {
