@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -203,4 +204,29 @@ func TestAClaimIsALookAtItsBlock(t *testing.T) {
 	}
 	h.retry(ctx)
 	whole("a claim after the retry", 0, claim(64, otherNode))
+}
+
+// The sets that rules ask go in the pass that takes the rules, not in one that looks
+// at the sets alone.
+func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
+	h := newNarrowing()
+	if _, err := h.pass(t.Context(), kernel.Scope{All: true, Global: true}, causeResync); err != nil {
+		t.Fatal(err)
+	}
+	h.in.Attachments = nil
+	h.in.Local++
+	h.in.Snapshot.Segments[demoNet].Blocks.Delete(0)
+	sets := kernel.Scope{Sets: bridge.SubnetSets()}
+	for _, step := range []struct {
+		scope kernel.Scope
+		have  int
+	}{{sets, 2}, {kernel.Scope{Global: true}, 0}, {sets, 0}} {
+		if res, err := h.pass(t.Context(), step.scope, causeRequest); err != nil {
+			t.Errorf("a pass over %+v: %v, %v", step.scope, res.Ops, err)
+		}
+		have := h.fake.State().Within(sets)
+		if len(have.Sets) != step.have {
+			t.Errorf("after a pass over %+v there are the sets %v; want %d", step.scope, have.Sets, step.have)
+		}
+	}
 }

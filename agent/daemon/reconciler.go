@@ -240,6 +240,9 @@ func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 
 func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
 	look, entries := r.narrow(in, scope, changed)
+	if len(in.members()) == 0 {
+		look.Sets = nil // they go in the pass that takes the rules which ask them
+	}
 	want, warnings := plan(in, look)
 	want.Take(entries)
 	have, err := r.kernel.Read(ctx, look.WithSysctls(want))
