@@ -74,9 +74,10 @@ func benchmarkAttach(b *testing.B) {
 	key := n.addEndpoint(&all, 2, path)
 	veth := overspan.VethName(key.Endpoint)
 	want := State{
-		Links:   map[string]Link{veth: all.Links[veth]},
-		Insides: all.Insides,
-		Statics: all.Statics,
+		Links:    map[string]Link{veth: all.Links[veth]},
+		Insides:  all.Insides,
+		Statics:  all.Statics,
+		Programs: map[string]Program{veth: all.Programs[veth]},
 	}
 	for b.Loop() {
 		have := read(b, h, Scope{Endpoints: []EndpointKey{key}})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/overspan/overspan"
+	"golang.org/x/sync/errgroup"
 )
 
 // chainPrefix begins the name of every chain of ours.
@@ -101,28 +102,48 @@ func (h *Host) readChains(ctx context.Context) (map[ChainKey]Chain, error) {
 	return chains, errors.Join(errs...)
 }
 
-// readSingleChains reads some chains one by one, which takes the same time
+// listedAtOnce is how many chains are listed at the same time: each takes a process.
+const listedAtOnce = 4
+
+// readSingleChains reads some chains each by itself, which takes the same time
 // however many others there are.
 func (h *Host) readSingleChains(keys []ChainKey) (map[ChainKey]Chain, error) {
-	chains := map[ChainKey]Chain{}
-	var errs []error
-	for _, key := range keys {
-		errs = append(errs, h.withTool(key.Family, func(tool *ruleTool) error {
-			lines, err := h.list(tool, key)
-			if lines == nil || err != nil {
+	found, errs := make([]*Chain, len(keys)), make([]error, len(keys))
+	var lists errgroup.Group
+	lists.SetLimit(listedAtOnce)
+	for i, key := range keys {
+		lists.Go(func() error {
+			errs[i] = h.withTool(key.Family, func(tool *ruleTool) (err error) {
+				found[i], err = h.readSingleChain(tool, key)
 				return err
-			}
-			t := savedTable{rules: map[string][]string{}}
-			for _, line := range lines {
-				if spec, ok := strings.CutPrefix(line, "-A "+key.Name+" "); ok {
-					t.rules[key.Name] = append(t.rules[key.Name], spec)
-				}
-			}
-			chains[key] = t.chain(key.Name)
+			})
 			return nil
-		}))
+		})
 	}
-	return chains, errors.Join(errs...)
+	err := lists.Wait()
+	chains := map[ChainKey]Chain{}
+	for i, chain := range found {
+		if chain != nil {
+			chains[keys[i]] = *chain
+		}
+	}
+	return chains, errors.Join(err, errors.Join(errs...))
+}
+
+// readSingleChain reads a chain without what jumps to it; nil if there is none.
+func (h *Host) readSingleChain(tool *ruleTool, key ChainKey) (*Chain, error) {
+	lines, err := h.list(tool, key)
+	if lines == nil || err != nil {
+		return nil, err
+	}
+	t := savedTable{rules: map[string][]string{}}
+	for _, line := range lines {
+		if spec, ok := strings.CutPrefix(line, "-A "+key.Name+" "); ok {
+			t.rules[key.Name] = append(t.rules[key.Name], spec)
+		}
+	}
+	chain := t.chain(key.Name)
+	return &chain, nil
 }
 
 // list returns a chain as iptables -S prints it; nil if there is none.
