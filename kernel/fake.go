@@ -25,6 +25,7 @@ type Fake struct {
 	inodes   uint64               // the last one that was given to a namespace
 	faults   []fault
 	watchers map[*pending]struct{}
+	remade   int // how often the underlay device was made anew
 }
 
 // A fakeNetns is a network namespace: which one it is, and the interfaces in it

@@ -94,7 +94,21 @@ func (f *Fake) Guard() Guard { return Guard{Programs: true} }
 
 // Shortcut returns the underlay device: a Fake runs its program, too.
 func (f *Fake) Shortcut(netip.Addr) (Shortcut, error) {
-	return Shortcut{Device: f.underlay.Device}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Shortcut{Device: f.underlay.Device, Index: f.remade + 1}, nil
+}
+
+// RemakeUnderlay makes the underlay device anew, as others do: what was at its
+// ingress is gone.
+func (f *Fake) RemakeUnderlay() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.remade++
+	delete(f.state.Programs, f.underlay.Device)
+	for p := range f.watchers {
+		p.add(Hint{Links: true})
+	}
 }
 
 // PortDrops returns nothing: no frame passes.

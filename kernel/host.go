@@ -50,6 +50,8 @@ type Host struct {
 	loaded atomic.Pointer[portProgram]  // by port
 	guard  func() Guard                 // tries once
 
+	loading sync.Mutex // held while a program is loaded again
+
 	owing     sync.Mutex // guards both below
 	owed      map[Flow]struct{}
 	inherited bool // what the agent before this one owed is among them

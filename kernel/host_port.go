@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/overspan/overspan"
@@ -53,8 +54,7 @@ type portProgram struct {
 	macs  *ebpf.Map // network and MAC → index of the link behind which it is
 	drops *ebpf.Map // reason → frames, for each CPU
 
-	underlay    *underlayProgram // looks things up in the same maps
-	underlayErr error            // why there is none
+	beside atomic.Pointer[underlayLoad] // the one for the underlay, which looks things up in the same maps; nil: not loaded yet
 }
 
 // loadPort loads the program, or takes over the one that links of ours have from
@@ -73,7 +73,7 @@ func (h *Host) loadPort() (*portProgram, error) {
 		p.close()
 		p = found
 	}
-	p.underlay, p.underlayErr = h.loadUnderlay(p)
+	h.loadBeside(p)
 	h.loaded.Store(p)
 	return p, nil
 }
@@ -157,8 +157,8 @@ func (p *portProgram) openMaps() error {
 }
 
 func (p *portProgram) close() {
-	if p.underlay != nil {
-		p.underlay.close()
+	if u := p.underlay(); u != nil {
+		u.close()
 	}
 	closeAll(p.prog, p.ports, p.macs, p.drops)
 }
@@ -278,8 +278,8 @@ func (p *portProgram) get(index uint32) (Program, bool, error) {
 	told := e.decode()
 	at, err := p.linkOf(told)
 	told.Open = told.Open && at == index
-	if err == nil && p.underlay != nil {
-		err = p.underlay.checkVNI(&told)
+	if u := p.underlay(); err == nil && u != nil {
+		err = u.checkVNI(&told)
 	}
 	return told, true, err
 }
@@ -330,10 +330,10 @@ func (p *portProgram) set(index uint32, want Program) error {
 	if err := p.macs.Put(key, index); err != nil {
 		return fmt.Errorf("write where %s is: %w", want.MAC, err)
 	}
-	if want.VNI == 0 || p.underlay == nil {
-		return nil
+	if u := p.underlay(); want.VNI != 0 && u != nil {
+		return u.tellVNI(want)
 	}
-	return p.underlay.tellVNI(want)
+	return nil
 }
 
 // withdraw takes away what leads to a link, unless that leads to another one by
@@ -343,8 +343,8 @@ func (p *portProgram) withdraw(index uint32, told Program) error {
 	if err != nil || at != index {
 		return err
 	}
-	if told.VNI != 0 && p.underlay != nil {
-		if err := p.underlay.forgetVNI(told.VNI); err != nil {
+	if u := p.underlay(); told.VNI != 0 && u != nil {
+		if err := u.forgetVNI(told.VNI); err != nil {
 			return err
 		}
 	}

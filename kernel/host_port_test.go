@@ -322,7 +322,8 @@ func TestPortOutlivesAgents(t *testing.T) {
 	third.port = sync.OnceValues(func() (*portProgram, error) {
 		p, err := otherVersion(t)
 		if err == nil {
-			p.underlay, err = third.loadUnderlay(p)
+			third.loadBeside(p)
+			err = p.beside.Load().err
 		}
 		return p, err
 	})

@@ -283,8 +283,8 @@ func (h *Host) sweepPorts() error {
 		return err
 	}
 	var errs []error
-	if p.underlay != nil {
-		errs = append(errs, h.sweepUnderlays(p.underlay))
+	if u := p.underlay(); u != nil {
+		errs = append(errs, h.sweepUnderlays(u))
 	}
 	for _, index := range all {
 		d, err := h.route.linkAt(int(index))

@@ -86,6 +86,51 @@ func (h *Host) setUnderlay(o SetProgram) error {
 	return u.set(uint32(d.index), o.Want)
 }
 
+// obstructed says what keeps the program from a device of others; "" if nothing
+// does, or the device has it.
+func (h *Host) obstructed(d device) (string, error) {
+	f, err := h.route.filter(d.index, underlayHook())
+	if err != nil || f.id != 0 {
+		return "", err
+	}
+	all, err := h.route.dump(newMessage(unix.RTM_GETQDISC, 0, &nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.index)}))
+	if err != nil {
+		return "", fmt.Errorf("list queueing disciplines: %w", err)
+	}
+	for _, body := range all {
+		if filterDevice(body) == d.index && takesFilters(body) && qdiscBlock(body) != 0 {
+			return fmt.Sprintf("%s shares its filters with other devices (tc block %d)", d.name, qdiscBlock(body)), nil
+		}
+	}
+	head := &nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.index), Parent: ingressParent, Info: underlayPref << 16}
+	filters, err := h.route.dump(newMessage(unix.RTM_GETTFILTER, 0, head))
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, errNoDevice) {
+		return "", nil // no clsact, or no such link any more
+	}
+	if err != nil {
+		return "", fmt.Errorf("list filters of %s: %w", d.name, err)
+	}
+	if len(filters) > 0 {
+		return fmt.Sprintf("somebody else has a filter with pref %d at %s", underlayPref, d.name), nil
+	}
+	return "", nil
+}
+
+// tcaIngressBlock is the attribute of the block that a clsact's ingress shares
+// with others: linux/rtnetlink.h, TCA_INGRESS_BLOCK.
+const tcaIngressBlock = 13
+
+// qdiscBlock returns the block whose filters a queueing discipline asks; 0: its
+// own alone.
+func qdiscBlock(b []byte) uint32 {
+	for kind, v := range walk(b[min(len(b), nl.SizeofTcMsg):]) {
+		if kind == tcaIngressBlock {
+			return getU32(v)
+		}
+	}
+	return 0
+}
+
 // attachUnderlay gives a device of others the program. A filter of somebody else
 // in its place stays.
 func (h *Host) attachUnderlay(dev string) error {
@@ -175,13 +220,14 @@ func (h *Host) delEmptyClsact(index int) error {
 // told of them. A device that it is told nothing of, as an agent of another
 // version leaves it behind, only a look at everything finds.
 func (r *reader) readUnderlays() error {
-	u, err := r.underlayProgram()
-	if err != nil {
-		return nil // there are none
-	}
-	told, err := u.told()
-	if err != nil {
-		return err
+	// Where it cannot be loaded, one of an agent before this one may still be there.
+	u, missing := r.underlayProgram()
+	told := map[int]Program{}
+	if missing == nil {
+		var err error
+		if told, err = u.told(); err != nil {
+			return err
+		}
 	}
 	if r.scope.All {
 		found, err := r.route.underlayFilters(r.ours)
@@ -214,7 +260,7 @@ func (r *reader) readUnderlay(u *underlayProgram, index int, told Program) error
 	if err != nil {
 		return err
 	}
-	if told.Attached = f.id == u.id; !hasOurName(d.name) {
+	if told.Attached = u != nil && f.id == u.id; !hasOurName(d.name) {
 		put(&r.state.Programs, d.name, told)
 	}
 	return nil

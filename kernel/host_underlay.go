@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -59,16 +60,59 @@ func (h *Host) loadUnderlay(p *portProgram) (*underlayProgram, error) {
 	return u, nil
 }
 
+// An underlayLoad is what came of loading the program for the underlay.
+type underlayLoad struct {
+	program *underlayProgram // nil: it could not be loaded
+	err     error            // why not
+	at      time.Time
+}
+
+// loadAgainAfter is how long a program that could not be loaded, such as for want
+// of memory, is not tried again: the verifier takes milliseconds.
+const loadAgainAfter = 20 * time.Second
+
+// loadBeside loads the program for the underlay beside that for ports.
+func (h *Host) loadBeside(p *portProgram) {
+	u, err := h.loadUnderlay(p)
+	p.beside.Store(&underlayLoad{u, err, time.Now()})
+}
+
+// underlay returns the program for the underlay; nil if there is none.
+func (p *portProgram) underlay() *underlayProgram {
+	if l := p.beside.Load(); l != nil {
+		return l.program
+	}
+	return nil
+}
+
 // underlayProgram returns the program, or why there is none.
 func (h *Host) underlayProgram() (*underlayProgram, error) {
 	p, err := h.port()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case p.underlay == nil:
-		return nil, errors.Join(errNoProgram, p.underlayErr)
 	}
-	return p.underlay, nil
+	if u := p.underlay(); u != nil {
+		return u, nil
+	}
+	if l := p.beside.Load(); l != nil {
+		return nil, errors.Join(errNoProgram, l.err)
+	}
+	return nil, errNoProgram
+}
+
+// reloadUnderlay is underlayProgram that tries again where loading has failed some
+// time ago.
+func (h *Host) reloadUnderlay() (*underlayProgram, error) {
+	p, err := h.port()
+	if err != nil {
+		return nil, err
+	}
+	h.loading.Lock()
+	defer h.loading.Unlock()
+	if l := p.beside.Load(); l != nil && l.program == nil && time.Since(l.at) >= loadAgainAfter {
+		h.loadBeside(p)
+	}
+	return h.underlayProgram()
 }
 
 func newUnderlayProgram(p *portProgram) (*underlayProgram, error) {

@@ -153,6 +153,10 @@ func TestShortcut(t *testing.T) {
 	sh(t, `
 		ip link add ul type bridge; ip addr add 192.0.2.1/24 dev ul; ip link set ul up
 		ip addr add 192.0.2.9/32 dev lo`)
+	ul, err := h.route.link("ul")
+	if err != nil {
+		t.Fatal(err)
+	}
 	ask := func(vtep netip.Addr) Shortcut {
 		t.Helper()
 		at, err := h.Shortcut(vtep)
@@ -170,7 +174,7 @@ func TestShortcut(t *testing.T) {
 	} {
 		want := Shortcut{Why: why}
 		if why == "" {
-			want.Device = "ul"
+			want.Device, want.Index = "ul", ul.index
 		}
 		if got := ask(vtep); got != want {
 			t.Errorf("%s: %+v, want %+v", vtep, got, want)

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/overspan/overspan"
 	"golang.org/x/sys/unix"
@@ -302,6 +305,13 @@ func TestUnderlayOfOthers(t *testing.T) {
 	}
 	sh(t, "tc filter add dev ul ingress pref 65000 handle 1"+foreign)
 	before := look()
+	blocked := func(why string) {
+		t.Helper()
+		if at, err := h.Shortcut(addr("192.0.2.1")); err != nil || !strings.Contains(at.Why, why) || at.Device != "" {
+			t.Errorf("the shortcut is %+v, %v; want none, since %q", at, err, why)
+		}
+	}
+	blocked("somebody else has a filter with pref 65000 at ul")
 	err := h.Apply(t.Context(), Diff(read(t, h, scope), want))
 	if !errors.Is(err, overspan.ErrConflict) {
 		t.Errorf("in another's place: %v", err)
@@ -309,5 +319,45 @@ func TestUnderlayOfOthers(t *testing.T) {
 	apply(t, h, DelProgram{"ul"})
 	if after := look(); after != before {
 		t.Errorf("in another's place there was:\n%s\nand is:\n%s", before, after)
+	}
+	sh(t, "tc qdisc del dev ul clsact; tc qdisc add dev ul ingress_block 7 clsact")
+	blocked("shares its filters with other devices (tc block 7)")
+	sh(t, "tc qdisc del dev ul clsact")
+	if at, err := h.Shortcut(addr("192.0.2.1")); err != nil || at.Why != "" {
+		t.Errorf("with nothing in its place the shortcut is %+v, %v", at, err)
+	}
+}
+
+// TestUnderlayThatCannotBeLoaded: what an agent before this one left is taken away
+// where there is no program, and loading is tried again.
+func TestUnderlayThatCannotBeLoaded(t *testing.T) {
+	h := newTestHost(t)
+	sh(t, "ip link add ul type bridge; ip addr add 192.0.2.1/24 dev ul; ip link set ul up")
+	scope := Scope{All: true, Global: true}
+	converge(t, h, scope, State{Programs: map[string]Program{"ul": {Kind: ProgramUnderlay, IPv4: addr("192.0.2.1"), Port: 4789, Open: true, Attached: true}}})
+	next := newHostHere(t, h)
+	fail := func(p *portProgram, at time.Time) { p.beside.Store(&underlayLoad{err: unix.ENOMEM, at: at}) }
+	next.port = sync.OnceValues(func() (*portProgram, error) {
+		p, err := newPortProgram()
+		if err == nil {
+			fail(p, time.Now())
+			next.loaded.Store(p)
+		}
+		return p, err
+	})
+	if at, err := next.Shortcut(addr("192.0.2.1")); err != nil || !strings.Contains(at.Why, unix.ENOMEM.Error()) {
+		t.Errorf("the shortcut is %+v, %v; want none", at, err)
+	}
+	converge(t, next, scope, State{})
+	if left := sh(t, "tc filter show dev ul ingress"); left != "" {
+		t.Errorf("there is still\n%s", left)
+	}
+	p, err := next.port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail(p, time.Now().Add(-loadAgainAfter))
+	if at, err := next.Shortcut(addr("192.0.2.1")); err != nil || at.Why != "" {
+		t.Errorf("later the shortcut is %+v, %v", at, err)
 	}
 }

@@ -13,13 +13,14 @@ import (
 // filter, with a ProgramUnderlay.
 type Shortcut struct {
 	Device string // whose ingress they come in by
+	Index  int    // of that device: another one, if it is made anew
 	Why    string // there is none; "" where there is
 }
 
 // Shortcut looks for the device that packets to one of this host's addresses come
 // in by, and whether they can be taken there.
 func (h *Host) Shortcut(vtep netip.Addr) (Shortcut, error) {
-	if _, err := h.underlayProgram(); err != nil {
+	if _, err := h.reloadUnderlay(); err != nil {
 		return Shortcut{Why: fmt.Sprintf("the kernel does not take the program for it: %v", err)}, nil
 	}
 	if !vtep.Is4() {
@@ -46,7 +47,10 @@ func (h *Host) Shortcut(vtep netip.Addr) (Shortcut, error) {
 	if policies {
 		return Shortcut{Why: "this host has IPsec policies (ip xfrm policy), which all packets are to meet"}, nil
 	}
-	return Shortcut{Device: u.Device}, nil
+	if why, err := h.obstructed(d); why != "" || err != nil {
+		return Shortcut{Why: why}, err
+	}
+	return Shortcut{Device: u.Device, Index: d.index}, nil
 }
 
 // What x/sys lacks of linux/xfrm.h.

@@ -431,6 +431,20 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	}
 }
 
+// What took packets at the underlay's device goes with the device: who makes that
+// anew is heard.
+func TestUnderlayDeviceMadeAnewGetsItsProgram(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.eventually("nothing is left to look at", n.rec.settled)
+	has := func() bool { return n.kernel.State().Programs["eth0"].Attached }
+	n.eventually("the underlay's device has its program", has)
+	n.kernel.RemakeUnderlay()
+	n.eventually("the new one has it", has) // the resync is an hour away
+}
+
 func TestEndOfANamespaceEndsItsEndpoint(t *testing.T) {
 	c := newTestCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]

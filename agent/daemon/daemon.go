@@ -429,6 +429,17 @@ type shortcut struct {
 	err error
 }
 
+// shortcutMoved reports whether the shortcut is not what it was, such as because
+// its device was made anew.
+func (d *Daemon) shortcutMoved(s *overspan.Snapshot) bool {
+	was, self := d.shortcut.Load(), s.Nodes[d.Self()]
+	if was == nil || self == nil {
+		return false
+	}
+	at, err := d.host.Shortcut(self.VTEP(overspan.IPv4))
+	return at != was.at || (err == nil) != (was.err == nil)
+}
+
 func (d *Daemon) lookForShortcut(s *overspan.Snapshot) {
 	if self := s.Nodes[d.Self()]; self != nil {
 		at, err := d.host.Shortcut(self.VTEP(overspan.IPv4))

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -52,6 +53,10 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 	for _, a := range d.local.allAttachments() {
 		byDev[overspan.VethName(a.Endpoint.ID)] = vethScope(a)
 		endpoints = append(endpoints, endpointKey(a))
+	}
+	ofHost := func(h kernel.Hint) bool { return h.Links || h.Routes }
+	if slices.ContainsFunc(hints, ofHost) && d.shortcutMoved(s) {
+		d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 	}
 	for _, h := range hints {
 		switch scope, known := byDev[h.Dev]; {
