@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,9 +86,16 @@ func exchange(t testing.TB, a, b net.Conn) {
 // received returns how many packets a device has received.
 func received(t testing.TB, path, dev string) string {
 	t.Helper()
+	return receiveCounter(t, path, dev, "packets")
+}
+
+// receiveCounter returns what a device counts of what it receives, as proc(5) calls it.
+func receiveCounter(t testing.TB, path, dev, name string) string {
+	t.Helper()
+	column := slices.Index([]string{"bytes", "packets", "errs", "drop", "fifo", "frame"}, name)
 	for line := range strings.Lines(shIn(t, path, "cat /proc/net/dev")) {
 		if name, counters, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == dev {
-			return strings.Fields(counters)[1]
+			return strings.Fields(counters)[column]
 		}
 	}
 	t.Fatalf("no device %s", dev)

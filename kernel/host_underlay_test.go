@@ -135,7 +135,7 @@ func (s testTunnel) strikes() []strike {
 		{"to the gateway", judged, frame(s.net.noun().GatewayMAC(), unix.ETH_P_IP, own)},
 		{"to nobody here", judged, frame(s.net.mac(9), unix.ETH_P_IP, own)},
 		{"to who is isolated", judged, frame(c.other.mac, unix.ETH_P_IP, func(text string) []byte { return datagram4(far, c.other.v4, 0, text) })},
-		{"longer than the network carries", nowhere, func(f *tunnelled) {
+		{"longer than the network carries", judged, func(f *tunnelled) {
 			text := f.frame[len(f.frame)-8:]
 			f.frame = append(slices.Clone(f.frame[:len(f.frame)-8]), make([]byte, 1380)...)
 			f.frame = append(f.frame, text...)
@@ -233,6 +233,32 @@ func TestUnderlayMarks(t *testing.T) {
 		}
 	}
 	t.Error("it does not arrive")
+}
+
+// TestUnderlayLeavesTheKernelItsDrops: a frame that is to be dropped, for its length
+// or for a mark that it cannot bear, takes the kernel's way, and is counted there.
+func TestUnderlayLeavesTheKernelItsDrops(t *testing.T) {
+	s := newTestTunnel(t)
+	shIn(t, s.a.path, "ip link set "+overspan.VethName(s.scope.Endpoints[0].Endpoint)+" mtu 1000")
+	inside, device := s.listenAt(t, s.inside, "eth0"), s.listenAt(t, s.a.path, s.net.vxlan())
+	long, marked, last := s.plain(t, strings.Repeat("-", 1000)+"the long one"), s.plain(t, "the marked one"), s.plain(t, "the last")
+	marked.tos = 3
+	last.options = []byte{1, 1, 1, 0}
+	out := packetAt(t, s.b.path, "ul")
+	for _, frame := range [][]byte{long.bytes(), marked.bytes(), last.bytes()} {
+		if _, err := out.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if passed := inside.until(t, "the last"); hears(passed, "one") {
+		t.Errorf("the endpoint has heard what is to be dropped: %q", passed)
+	}
+	if !hears(device.until(t, "the last"), "the long one") {
+		t.Error("the long one does not take the kernel's way")
+	}
+	if counted := receiveCounter(t, s.a.path, s.net.vxlan(), "frame"); counted != "1" {
+		t.Errorf("the kernel has counted %s frames with a wrong mark", counted)
+	}
 }
 
 // TestUnderlayForgets: what it was told is not passed on any more.

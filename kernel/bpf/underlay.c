@@ -171,7 +171,7 @@ SEC("tc")
 int overspan_underlay(struct __sk_buff *skb)
 {
 	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET, *network;
-	__u32 *link, next = 0, ecn, mark;
+	__u32 *link, next = 0, ecn, mark, mtu = 0;
 	const struct outer *o;
 	const struct port *p;
 	struct station to = {};
@@ -194,6 +194,10 @@ int overspan_underlay(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	ecn = ecn_of(skb, eth.h_proto, p, &next);
 	if (ecn > ECN || (mark == ECT_1 && ecn == ECT_0) || (skb->gso_size && next != IPPROTO_TCP))
+		return TC_ACT_UNSPEC;
+	// The kernel drops a mark that the frame cannot bear, and a frame that is too
+	// long, and counts them.
+	if ((mark == CE && !ecn) || check_mtu(skb, *link, &mtu, -HEADERS, 0))
 		return TC_ACT_UNSPEC;
 
 	if (eth.h_proto == htons(ETH_P_IPV6))
