@@ -27,6 +27,7 @@ func (a *app) execCommand() *cobra.Command {
 		ValidArgsFunction: a.completeSandboxes(oneArg),
 	}
 	cmd.Flags().SetInterspersed(false)
+	ttyFlags(cmd.Flags())
 	cmd.Flags().StringVar(&hostname, "hostname", "", "hostname that the command sees (default: the sandbox's)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		// Soon this process is the command: what ends that ends this.

@@ -42,6 +42,7 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	f.StringArrayVar(&labels, "label", nil, "label, as key=value")
 	f.BoolVar(&req.ConfigOnly, "config-only", false, "make nothing but a configuration that networks are made from")
 	f.StringVar(&req.ConfigFrom, "config-from", "", "configuration network from which subnets, options and labels are copied")
+	alwaysSo(f, "attachable", "", "every network is")
 	// Here -o is docker's; what the command prints can still be chosen.
 	f.StringVar(&a.output, "output", "", "how to show data: json, yaml, go-template=TEMPLATE; only the id if not given")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
@@ -76,6 +77,7 @@ func (a *app) networkRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "rm [flags] NETWORK...",
 		Aliases:           []string{"remove"},
+		SuggestFor:        []string{"delete"},
 		Short:             "Remove networks",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeNetworks(manyArgs),

@@ -165,9 +165,10 @@ func (a *app) nodeInspectCommand() *cobra.Command {
 func (a *app) nodeRemoveCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:     "rm [flags] NODE...",
-		Aliases: []string{"remove"},
-		Short:   "Remove nodes that are gone for good",
+		Use:        "rm [flags] NODE...",
+		Aliases:    []string{"remove"},
+		SuggestFor: []string{"delete"},
+		Short:      "Remove nodes that are gone for good",
 		Long: `Rm takes nodes out of the cluster and frees the addresses, names and blocks that
 they held. It is asked of another node. A node that is removed and comes back
 joins again: it keeps what nobody has taken meanwhile.`,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ctl/lab"
 )
 
@@ -46,6 +47,7 @@ type app struct {
 	output  string        // -o
 	format  string        // --format, as docker has it
 	timeout time.Duration // of each call
+	begun   bool          // the command line is understood, as far as cobra does
 }
 
 // run carries out a command line and returns the exit code.
@@ -62,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	case errors.As(err, &code):
 		return int(code)
-	case errors.As(err, &usage):
+	case errors.As(err, &usage) || !a.begun: // cobra wraps no error of a flag before the command
 		fmt.Fprintf(stderr, "Error: %v\nSee '%s --help'.\n", err, cmd.CommandPath())
 		return exitUsage
 	}
@@ -94,7 +96,13 @@ func (a *app) rootCommand() *cobra.Command {
 	// Not for the commands' own flags: it stands in front of them.
 	root.Flags().StringVar(&a.node, "node", "", "a host of the lab on this machine, on which all is done (see ctl lab)")
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("node", completeLabNodes))
+	root.Version = overspan.Version
+	root.SetVersionTemplate("ctl {{.Version}}\n")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if a.timeout <= 0 {
+			return usagef("invalid --timeout %s: want more than 0s", a.timeout)
+		}
+		a.begun = true
 		if a.node != "" {
 			return a.ctlOnNode(cmd.Context())
 		}
@@ -140,11 +148,11 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// wants makes what a check of arguments says a usage error.
+// wants makes what a check of arguments says a usage error that shows the usage.
 func wants(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return usageError{err}
+			return usagef("%w; usage: %s", err, cmd.UseLine())
 		}
 		return nil
 	}

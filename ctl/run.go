@@ -20,6 +20,7 @@ type runRequest struct {
 	networks []string
 	name     string
 	ip, ip6  string
+	mac      string
 	aliases  []string
 	links    []string
 	command  []string
@@ -45,18 +46,24 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
+	f.Bool("help", false, "help for run") // so that -h can be docker's
 	f.StringArrayVar(&req.networks, "network", nil, "network to connect to; may be repeated (default: bridge)")
 	f.StringVar(&req.name, "name", "", "name of the sandbox and its endpoints (default: drawn)")
 	f.StringVar(&req.ip, "ip", "", "IPv4 address, with one network")
 	f.StringVar(&req.ip6, "ip6", "", "IPv6 address, with one network")
+	f.StringVar(&req.mac, "mac-address", "", "MAC address, with one network")
 	f.StringArrayVar(&req.aliases, "alias", nil, "further name in the networks, which others may have too; may be repeated")
 	f.StringArrayVar(&req.links, "link", nil, "NAME:ALIAS: a name that this sandbox alone knows another by; may be repeated")
-	req.settings.register(f)
+	req.settings.register(f, "h")
 	req.doors.flags(f)
+	detach := dockerRunFlags(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		return a.completeModes(cmd, req.networks, prefix)
 	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *detach {
+			return usagef("--detach is not supported, since a sandbox of ctl run ends with its command: end the line with &, or let a service manager run it")
+		}
 		req.command = args
 		mode, err := req.mode()
 		if err != nil {
@@ -128,7 +135,7 @@ func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServ
 		}
 	}()
 	for i, network := range networks {
-		connect := &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Aliases: req.aliases, Links: links}
+		connect := &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Mac: req.mac, Aliases: req.aliases, Links: links}
 		if i == 0 {
 			req.doors.into(connect)
 		}

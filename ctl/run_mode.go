@@ -39,8 +39,8 @@ func (r runRequest) mode() (runMode, error) {
 	}
 	fixed := r.ip != "" || r.ip6 != ""
 	switch {
-	case fixed && len(r.networks) != 1:
-		return runMode{}, usagef("--ip and --ip6 want exactly one --network")
+	case (fixed || r.mac != "") && len(r.networks) != 1:
+		return runMode{}, usagef("--ip, --ip6 and --mac-address want exactly one --network")
 	case fixed && r.networks[0] == overspan.DefaultNetwork:
 		return runMode{}, usagef("user specified IP address is supported on user defined networks only: --ip and --ip6 want another --network than %s", overspan.DefaultNetwork)
 	}
@@ -67,7 +67,7 @@ func (r runRequest) checkSpecial(network string, m runMode) error {
 	if r.ip != "" || r.ip6 != "" {
 		return usagef("user specified IP address is supported on user defined networks only: it does not go with --network %s", network)
 	}
-	given := map[string]bool{"alias": len(r.aliases) > 0, "link": len(r.links) > 0}
+	given := map[string]bool{"alias": len(r.aliases) > 0, "link": len(r.links) > 0, "mac-address": r.mac != ""}
 	if m.host || m.shared != "" {
 		given["name"], given["hostname"] = r.name != "", r.settings.hostname != ""
 		given["dns"], given["dns-search"] = len(r.settings.servers) > 0, len(r.settings.search) > 0

@@ -80,7 +80,7 @@ func (a *app) sandboxCreateCommand() *cobra.Command {
 		Args:              wants(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	settings.register(cmd.Flags())
+	settings.register(cmd.Flags(), "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req, err := settings.request(optional(args))
 		if err != nil {
@@ -172,6 +172,7 @@ func (a *app) sandboxRemoveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm SANDBOX...",
 		Aliases:           []string{"remove"},
+		SuggestFor:        []string{"delete"},
 		Short:             "Disconnect sandboxes from their networks and remove them",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeSandboxes(manyArgs),

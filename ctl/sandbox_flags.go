@@ -14,8 +14,9 @@ type sandboxFlags struct {
 	servers, search, options, add []string
 }
 
-func (s *sandboxFlags) register(f *pflag.FlagSet) {
-	f.StringVar(&s.hostname, "hostname", "", "hostname that its commands see (default: the name)")
+// register adds the flags. The letter is that of --hostname, "" for none.
+func (s *sandboxFlags) register(f *pflag.FlagSet, letter string) {
+	f.StringVarP(&s.hostname, "hostname", letter, "", "hostname that its commands see (default: the name)")
 	f.StringArrayVar(&s.servers, "dns", nil, "server to ask for names of the world, in place of the host's; may be repeated")
 	f.StringArrayVar(&s.search, "dns-search", nil, "domain to try short names in, '.' for none; may be repeated")
 	f.StringArrayVar(&s.options, "dns-option", nil, "option of resolv.conf, such as ndots:1; may be repeated")
