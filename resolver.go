@@ -112,7 +112,7 @@ func (n *Network) Gateways() []netip.Addr {
 // Check refuses settings that the files of a sandbox cannot hold.
 func (s SandboxSettings) Check() error {
 	if s.Hostname != "" {
-		if err := CheckName("hostname", s.Hostname); err != nil {
+		if err := CheckName("host", s.Hostname); err != nil {
 			return err
 		}
 	}

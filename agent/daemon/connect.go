@@ -203,7 +203,11 @@ func parseIP(s string, f overspan.Family) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || overspan.FamilyOf(a) != f || a.Zone() != "" {
-		return netip.Addr{}, overspan.Errorf(overspan.ErrInvalid, "invalid %s address %q", f, s)
+		want := "an IPv4 address such as 10.1.0.2"
+		if f == overspan.IPv6 {
+			want = "an IPv6 address such as fd00:1::2"
+		}
+		return netip.Addr{}, overspan.Errorf(overspan.ErrInvalid, "invalid address %q: want %s", s, want)
 	}
 	return a, nil
 }
