@@ -1,6 +1,11 @@
 package main
 
-import "github.com/spf13/pflag"
+import (
+	"errors"
+	"strconv"
+
+	"github.com/spf13/pflag"
+)
 
 // dockerNames are docker's other names of flags of run.
 var dockerNames = map[string]string{
@@ -34,9 +39,15 @@ func ttyFlags(f *pflag.FlagSet) {
 	alwaysSo(f, "tty", "t", "a terminal is always passed on")
 }
 
-// alwaysSo adds a flag that asks for what is so without it.
+// alwaysSo adds a flag that asks for what is so without it, and refuses to have
+// it otherwise.
 func alwaysSo(f *pflag.FlagSet, name, shorthand, usage string) {
-	f.BoolP(name, shorthand, true, usage)
+	f.BoolFuncP(name, shorthand, usage, func(text string) error {
+		if on, err := strconv.ParseBool(text); err != nil || !on {
+			return errors.New(usage + ": leave the flag out")
+		}
+		return nil
+	})
 	hide(f, name)
 }
 
