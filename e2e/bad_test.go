@@ -114,6 +114,7 @@ var badInputs = []badInput{
 	{name: "MAC is none", args: "network connect --mac-address red demo free", say: "red"},
 	{name: "no address is left", args: "network connect full free", say: "full … h1 … h2"},
 	{name: "disconnect what is not connected", args: "network disconnect demo free", say: "free … demo"},
+	{name: "disconnect from the default network before its first use", args: "network disconnect bridge free", say: "free is not connected to network bridge"},
 
 	{name: "sandbox name is bad", args: "sandbox create a/b", say: "a/b"},
 	{name: "sandbox is not there", args: "sandbox rm nowhere", say: "nowhere"},

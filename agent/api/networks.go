@@ -101,7 +101,7 @@ func (s *networkService) GetNetwork(ctx context.Context, req *overspanv1.GetNetw
 		return nil, err
 	}
 	n, err := v.network(req.GetNetwork())
-	if unused := v.defaultNetwork(); errors.Is(err, overspan.ErrNotFound) && unused != nil && overspan.Refers(req.GetNetwork(), unused.GetName(), unused.GetId()) {
+	if unused := v.unusedDefault(req.GetNetwork()); errors.Is(err, overspan.ErrNotFound) && unused != nil {
 		return &overspanv1.GetNetworkResponse{Network: unused, Predefined: true, Stale: v.stale}, nil
 	}
 	if err != nil {

@@ -105,6 +105,13 @@ func TestDefaultNetwork(t *testing.T) {
 	if got, err := c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: n.GetId()[:12]}); err != nil || got.GetNetwork().GetId() != n.GetId() {
 		t.Errorf("by its id: %v, %v", got, err)
 	}
+	for _, empty := range []string{"bridge", "host", "none"} {
+		endpoints := must[*overspanv1.ListEndpointsResponse](t)(c.endpoints.ListEndpoints(t.Context(), &overspanv1.ListEndpointsRequest{Network: empty}))
+		blocks := must[*overspanv1.ListBlocksResponse](t)(c.system.ListBlocks(t.Context(), &overspanv1.ListBlocksRequest{Network: empty}))
+		if len(endpoints.GetEndpoints())+len(blocks.GetBlocks()) > 0 {
+			t.Errorf("in %s, which nothing has used: %v, %v", empty, endpoints, blocks)
+		}
+	}
 	must[*overspanv1.CreateSandboxResponse](t)(c.sandboxes.CreateSandbox(t.Context(), &overspanv1.CreateSandboxRequest{Name: "web1"}))
 	must[*overspanv1.ConnectResponse](t)(c.networks.Connect(t.Context(), &overspanv1.ConnectRequest{Network: "bridge", Target: "web1"}))
 	used := must[*overspanv1.GetNetworkResponse](t)(c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: "bridge"}))

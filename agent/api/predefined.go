@@ -39,6 +39,15 @@ func findPredefined(ref string) *overspanv1.Network {
 	return nil
 }
 
+// unusedDefault returns this node's default network if ref names it and its
+// record is not written yet, and nil otherwise.
+func (v *view) unusedDefault(ref string) *overspanv1.Network {
+	if n := v.defaultNetwork(); n != nil && overspan.Refers(ref, n.GetName(), n.GetId()) {
+		return n
+	}
+	return nil
+}
+
 // defaultNetwork returns this node's default network as it is shown until its
 // record is written; nil once it is.
 func (v *view) defaultNetwork() *overspanv1.Network {

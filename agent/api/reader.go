@@ -180,6 +180,9 @@ func (v *view) inUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
 func (v *view) interiors(ctx context.Context, ref string, filters map[string]*overspanv1.FilterValues) ([]interior, error) {
 	if ref != "" {
 		n, err := v.network(ref)
+		if errors.Is(err, overspan.ErrNotFound) && (findPredefined(ref) != nil || v.unusedDefault(ref) != nil) {
+			return nil, nil // listed among the networks, and empty
+		}
 		if err != nil {
 			return nil, err
 		}

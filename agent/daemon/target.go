@@ -134,7 +134,9 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 		}
 	}
 	left := d.leftBehind(network)
-	if unknown != nil && len(left) == 0 {
+	// The default network has no record before its first use.
+	unused := network == overspan.DefaultNetwork && errors.Is(unknown, overspan.ErrNotFound)
+	if unknown != nil && len(left) == 0 && !unused {
 		return overspan.Attachment{}, unknown
 	}
 	a, err := d.attachmentAmong(ctx, left, ref)
