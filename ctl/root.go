@@ -103,7 +103,7 @@ func (a *app) rootCommand() *cobra.Command {
 			return usagef("invalid --timeout %s: want more than 0s", a.timeout)
 		}
 		a.begun = true
-		if a.node != "" {
+		if root.Flags().Changed("node") {
 			return a.ctlOnNode(cmd.Context())
 		}
 		a.prepareClient()

@@ -141,7 +141,7 @@ func (o Options) check() error {
 func clear(ctx context.Context, dir string) error {
 	old, err := Open(dir)
 	if errors.Is(err, overspan.ErrNotFound) {
-		return nil
+		return checkEmpty(dir)
 	}
 	if err != nil {
 		return err
@@ -152,6 +152,18 @@ func clear(ctx context.Context, dir string) error {
 		}
 	}
 	return old.Down(ctx)
+}
+
+// checkEmpty refuses a directory that holds anything: a lab's is deleted with it.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(entries) > 0 {
+		return overspan.Errorf(overspan.ErrExists, "%s is not a lab's: it holds %s; name a directory that is not there", dir, entries[0].Name())
+	}
+	return err
 }
 
 func (l *Lab) hosts() []Host {

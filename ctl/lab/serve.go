@@ -23,6 +23,9 @@ const restartAfter = time.Second
 // told to begin, and then keeps an agent running until it is killed. Where nobody
 // tells it to begin, it ends.
 func Serve(name, dir string, agent []string) error {
+	if os.Getpid() != 1 {
+		return fmt.Errorf("lab %s is for the first process of a host: ctl lab up starts it", HostCommand)
+	}
 	orphans := make(chan os.Signal, 1)
 	signal.Notify(orphans, syscall.SIGCHLD)
 	// The terminal's signals are for what is run on the host.
