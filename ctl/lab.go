@@ -3,11 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -38,7 +38,7 @@ func (a *app) labCommand() *cobra.Command {
 }
 
 func (a *app) labUpCommand() *cobra.Command {
-	opts := lab.Options{}
+	opts := lab.Options{Ready: awaitNodes}
 	cmd := &cobra.Command{
 		Use:               "up [flags]",
 		Short:             "Make a lab and wait until its nodes see each other",
@@ -58,9 +58,6 @@ func (a *app) labUpCommand() *cobra.Command {
 		l, err := lab.Up(ctx, opts)
 		if err != nil {
 			return err
-		}
-		if err := awaitNodes(ctx, l); err != nil {
-			return errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 		}
 		for _, n := range l.Nodes {
 			fmt.Fprintln(a.stdout, n.Name)
@@ -197,7 +194,7 @@ func (a *app) labExecCommand() *cobra.Command {
 		ValidArgsFunction: completeLabNodes,
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		command := args[1:]
 		if command[0] == "--" {
 			command = command[1:]
@@ -205,13 +202,13 @@ func (a *app) labExecCommand() *cobra.Command {
 		if len(command) == 0 {
 			return usagef("no command to run on %s", args[0])
 		}
-		return a.onNode(cmd.Context(), args[0], command, os.Environ())
+		return a.onNode(args[0], command, os.Environ())
 	}
 	return cmd
 }
 
 // onNode runs a command on a host of the lab, and ends as it does.
-func (a *app) onNode(ctx context.Context, name string, command, environ []string) error {
+func (a *app) onNode(name string, command, environ []string) error {
 	l, err := lab.Open(labDir())
 	if err != nil {
 		return err
@@ -224,13 +221,15 @@ func (a *app) onNode(ctx context.Context, name string, command, environ []string
 	if err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded()...)
+	defer signal.Stop(signals)
 	run := exec.Command(path, command[1:]...)
 	run.Env, run.Stdin, run.Stdout, run.Stderr = environ, os.Stdin, a.stdout, a.stderr
-	code, err := n.Exec(ctx, run)
-	if err == nil && code != 0 {
-		err = exitCode(code)
+	if err := n.Start(run); err != nil {
+		return err
 	}
-	return err
+	return attend(run, signals)
 }
 
 func (a *app) labDownCommand() *cobra.Command {
@@ -241,16 +240,9 @@ func (a *app) labDownCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		l, err := lab.Open(labDir())
-		if errors.Is(err, overspan.ErrNotFound) {
-			return nil // it is as it should be
-		}
-		if err != nil {
-			return err
-		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 		defer cancel()
-		return l.Down(ctx)
+		return lab.Down(ctx, labDir())
 	}
 	return cmd
 }
@@ -282,7 +274,10 @@ func completeLabNodes(_ *cobra.Command, args []string, _ string) ([]string, cobr
 }
 
 // ctlOnNode runs this command line on a host of the lab, as it would be typed there.
-func (a *app) ctlOnNode(ctx context.Context) error {
+func (a *app) ctlOnNode() error {
+	if a.node == "" {
+		return usagef("--node names no host; ctl lab ls lists them")
+	}
 	if a.client.host != "" {
 		return usagef("--node and --host name two agents; give one of them")
 	}
@@ -291,7 +286,7 @@ func (a *app) ctlOnNode(ctx context.Context) error {
 		return err
 	}
 	environ := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "OVERSPAN_HOST=") })
-	if err := a.onNode(ctx, a.node, append([]string{self}, withoutNode(a.args)...), environ); err != nil {
+	if err := a.onNode(a.node, append([]string{self}, withoutNode(a.args)...), environ); err != nil {
 		return err
 	}
 	return errDone

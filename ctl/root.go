@@ -103,8 +103,9 @@ func (a *app) rootCommand() *cobra.Command {
 			return usagef("invalid --timeout %s: want more than 0s", a.timeout)
 		}
 		a.begun = true
-		if root.Flags().Changed("node") {
-			return a.ctlOnNode(cmd.Context())
+		// An empty name, as of a variable that is not set, is not the machine's own agent.
+		if cmd.Root().Flags().Changed("node") {
+			return a.ctlOnNode()
 		}
 		a.prepareClient()
 		return nil

@@ -176,12 +176,17 @@ func forwarded() []os.Signal {
 	return []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2}
 }
 
-// supervise runs a command to its end, passes signals on to it, and returns
-// its exit code as an error.
+// supervise runs a command to its end, as attend does.
 func supervise(cmd *exec.Cmd, signals <-chan os.Signal) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", cmd.Path, err)
 	}
+	return attend(cmd, signals)
+}
+
+// attend waits for a command that was started, passes signals on to it, and
+// returns its exit code as an error.
+func attend(cmd *exec.Cmd, signals <-chan os.Signal) error {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	for {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -28,13 +29,24 @@ type labUser struct {
 // ctl runs ctl and returns its output and its exit status.
 func (u *labUser) ctl(args ...string) (stdout, stderr string, code int) {
 	u.t.Helper()
-	cmd := exec.Command(u.bin.Ctl, args...) // it has bounds of its own
+	return u.finish(u.command(args...))
+}
+
+// command prepares ctl; it has bounds of its own.
+func (u *labUser) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(u.bin.Ctl, args...)
 	cmd.Env = append(os.Environ(), "OVERSPAN_LAB_DIR="+u.dir)
+	return cmd
+}
+
+// finish runs a command to its end.
+func (u *labUser) finish(cmd *exec.Cmd) (stdout, stderr string, code int) {
+	u.t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
-		u.t.Fatalf("ctl %s: %v", strings.Join(args, " "), err)
+		u.t.Fatalf("%s: %v", cmd, err)
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
@@ -62,6 +74,9 @@ func (u *labUser) gone(hosts []int) {
 	u.t.Helper()
 	if _, err := os.Stat(u.dir); !errors.Is(err, os.ErrNotExist) {
 		u.t.Errorf("the lab's directory is left: %v", err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), u.dir) {
+		u.t.Errorf("the machine has mounts of the lab (%v):\n%s", err, mounts)
 	}
 	err := lab.Eventually(u.t.Context(), 5*time.Second, func(context.Context) error {
 		for _, pid := range hosts {
@@ -120,12 +135,17 @@ func TestLabToPlayWith(t *testing.T) {
 	u.refused("no such file", "lab", "up", "--agent", "/no/agent")
 	u.refused("sees 0 of 1 nodes", "--timeout", "2s", "lab", "up", "--nodes", "1", "--agent", "/bin/false")
 	u.gone(nil)
-
-	if got := u.must("lab", "up", "--nodes", "2", "--agent", bin.Agent); got != "h1\nh2\n" {
-		t.Errorf("lab up prints %q", got)
+	u.refused("--node names no host", "--node", "", "status")
+	// In namespaces of its own, in case that it is not refused.
+	host := u.command("lab", "host", "h1", u.dir)
+	host.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}
+	if _, stderr, code := u.finish(host); code != 1 || !strings.Contains(stderr, "to make a lab: ctl lab up") {
+		t.Errorf("lab host that somebody types: exit status %d, %s", code, stderr)
 	}
-	down := func() { u.ctl("lab", "down") }
-	t.Cleanup(down)
+	u.foreign()
+
+	t.Cleanup(func() { u.ctl("lab", "down") })
+	u.upTwice()
 	hosts := u.hosts()
 	if len(hosts) != 3 {
 		t.Fatalf("the lab has the processes %v, want those of a switch and two hosts", hosts)
@@ -133,6 +153,8 @@ func TestLabToPlayWith(t *testing.T) {
 	u.refused("a lab of 2 nodes is up", "lab", "up")
 	u.refused(`no node "h3"; it has h1, h2`, "--node", "h3", "status")
 	u.refused("--node and --host", "--node", "h1", "--host", "unix:///nowhere", "status")
+
+	u.fromWithin()
 
 	id := strings.TrimSpace(u.must("--node", "h1", "network", "create", "-d", "overlay", "demo"))
 	if got := strings.TrimSpace(u.must("--node=h2", "network", "inspect", "--format", "{{.Id}}", "demo")); got != id {
@@ -147,6 +169,7 @@ func TestLabToPlayWith(t *testing.T) {
 	if _, _, code := u.ctl("lab", "exec", "h2", "--", "sh", "-c", "exit 7"); code != 7 {
 		t.Errorf("a command that exits with 7 has ctl exit with %d", code)
 	}
+	u.interrupted()
 
 	u.must("lab", "exec", "h2", "--", "pkill", "-9", "-f", "node-name h2")
 	err = lab.Eventually(t.Context(), 20*time.Second, func(context.Context) error {
@@ -160,10 +183,91 @@ func TestLabToPlayWith(t *testing.T) {
 	}
 	u.must("--node", "h2", "run", "--network", "demo", "--", "ping", "-c", "1", "-W", "5", "web")
 
+	u.must("lab", "exec", "h1", "--", "pkill", "-9", "-f", "node-name h1")
 	u.must("lab", "down")
 	u.gone(hosts)
 	u.must("lab", "down")
 	if after := links(); after != before {
 		t.Errorf("the machine's links are\n%sand were\n%s", after, before)
+	}
+}
+
+// foreign names directories that a lab must not have, and a file in one that must
+// stay.
+func (u *labUser) foreign() {
+	u.t.Helper()
+	other := &labUser{t: u.t, bin: u.bin, dir: u.t.TempDir()}
+	mine := filepath.Join(other.dir, "mine")
+	if err := os.WriteFile(mine, nil, 0o644); err != nil {
+		u.t.Fatal(err)
+	}
+	other.refused("holds mine, which is no lab's", "lab", "up", "--agent", u.bin.Agent)
+	other.must("lab", "down")
+	if _, err := os.Stat(mine); err != nil {
+		u.t.Error(err)
+	}
+	other.dir = "relative"
+	other.refused("no absolute path", "lab", "up", "--agent", u.bin.Agent)
+	other.dir = "/run/overspan-lab-test"
+	other.refused("each of its hosts has", "lab", "up", "--agent", u.bin.Agent)
+}
+
+// upTwice makes the lab by two commands at once, of which one must be refused.
+func (u *labUser) upTwice() {
+	u.t.Helper()
+	var cmds [2]*exec.Cmd
+	var stdout, stderr [2]bytes.Buffer
+	for i := range cmds {
+		cmds[i] = u.command("lab", "up", "--nodes", "2", "--agent", u.bin.Agent)
+		cmds[i].Stdout, cmds[i].Stderr = &stdout[i], &stderr[i]
+		if err := cmds[i].Start(); err != nil {
+			u.t.Fatal(err)
+		}
+	}
+	errs := [2]error{cmds[0].Wait(), cmds[1].Wait()}
+	won, lost := 0, 1
+	if errs[won] != nil {
+		won, lost = lost, won
+	}
+	if errs[won] != nil || stdout[won].String() != "h1\nh2\n" {
+		u.t.Fatalf("lab up: %v, %q, %s", errs, stdout[won].String(), stderr[won].String())
+	}
+	say := stderr[lost].String()
+	if cmds[lost].ProcessState.ExitCode() != 1 || !strings.Contains(say, "is up in") && !strings.Contains(say, "another ctl") {
+		u.t.Errorf("the other lab up: %v, %s", errs[lost], say)
+	}
+}
+
+// fromWithin asks a host of the lab to make and end labs. It sees the lab's
+// directory, but not its processes.
+func (u *labUser) fromWithin() {
+	u.t.Helper()
+	say := "this is host h2 of a lab"
+	u.refused(say, "--node", "h2", "lab", "down")
+	u.refused(say, "lab", "exec", "h2", "--", u.bin.Ctl, "lab", "up", "--agent", u.bin.Agent)
+	u.refused(say, "lab", "exec", "h2", "--", u.bin.Ctl, "--node", "h1", "status")
+	u.must("--node", "h2", "node", "ls")
+}
+
+// interrupted sends ctl what it must hand on to the command on the host as it is.
+func (u *labUser) interrupted() {
+	u.t.Helper()
+	script := `trap "exit 5" INT; trap "exit 6" TERM; echo ready; sleep 60 >/dev/null 2>&1 & wait`
+	cmd := u.command("lab", "exec", "h2", "--", "sh", "-c", script)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		u.t.Errorf("the command says %q: %v", line, err)
+	}
+	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+		u.t.Error(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+		u.t.Errorf("interrupted, it ends otherwise than a command that ends with 5 at SIGINT: %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/minihost"
 )
 
@@ -42,6 +43,9 @@ func (b *boot) release() error {
 func (l *Lab) boot(ctx context.Context, name string, agent []string) (*boot, Host, error) {
 	dir := filepath.Join(l.Dir, name)
 	if err := minihost.Prepare(name, dir); err != nil {
+		return nil, Host{}, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, onHost), []byte(name), 0o644); err != nil {
 		return nil, Host{}, err
 	}
 	log, err := os.Create(filepath.Join(dir, "agent.log"))
@@ -154,11 +158,11 @@ func (h Host) end(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// start starts a command on the host.
-func (h Host) start(cmd *exec.Cmd) error {
+// Start starts a command on the host.
+func (h Host) Start(cmd *exec.Cmd) error {
 	pidfd, err := h.open()
 	if errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("host %s has ended; take the lab down and up again: ctl lab down", h.Name)
+		return overspan.Errorf(overspan.ErrUnavailable, "host %s has ended; take the lab down and up again: ctl lab down", h.Name)
 	}
 	if err != nil {
 		return err
@@ -171,26 +175,4 @@ func (h Host) start(cmd *exec.Cmd) error {
 		}
 		return cmd.Start()
 	})
-}
-
-// Exec runs a command on the node and returns its exit status, as a shell has it.
-// The command is told to end when ctx does; the signals of a terminal reach it by
-// themselves.
-func (n *Node) Exec(ctx context.Context, cmd *exec.Cmd) (int, error) {
-	if err := n.start(cmd); err != nil {
-		return 0, err
-	}
-	stop := context.AfterFunc(ctx, func() {
-		// It may have ended: then there is nobody to tell.
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-	})
-	defer stop()
-	err := cmd.Wait()
-	if _, exited := errors.AsType[*exec.ExitError](err); exited || err == nil {
-		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			return 128 + int(ws.Signal()), nil
-		}
-		return cmd.ProcessState.ExitCode(), nil
-	}
-	return 0, err
 }

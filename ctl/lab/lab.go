@@ -57,6 +57,9 @@ const record = "lab.json"
 // Open reads what stands in a directory. An error of class overspan.ErrNotFound
 // means that there is no lab.
 func Open(dir string) (*Lab, error) {
+	if err := check(dir); err != nil {
+		return nil, err
+	}
 	l := &Lab{Dir: dir}
 	text, err := os.ReadFile(filepath.Join(dir, record))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +69,7 @@ func Open(dir string) (*Lab, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(text, l); err != nil {
-		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, record), err)
+		return nil, overspan.Errorf(overspan.ErrCorrupt, "read %s: %w; end what runs of the lab, and delete %s", filepath.Join(dir, record), err, dir)
 	}
 	return l, nil
 }
@@ -109,20 +112,34 @@ type Options struct {
 	Dir   string
 	Nodes int
 	Agent string // the program
+
+	// Ready waits until the nodes that were started are of use.
+	Ready func(context.Context, *Lab) error
 }
 
-// Up makes a lab and starts its agents. Where it fails nothing is left, but for
-// what stood before.
+// Up makes a lab, starts its agents, and waits until they are ready. Where it fails
+// nothing is left, but for what stood before.
 func Up(ctx context.Context, opts Options) (*Lab, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	if err := clear(ctx, opts.Dir); err != nil {
+	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	release, err := claim(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := clear(opts.Dir); err != nil {
 		return nil, err
 	}
 	l := &Lab{Dir: opts.Dir}
-	if err := l.build(ctx, opts); err != nil {
-		return nil, errors.Join(err, l.Down(context.WithoutCancel(ctx)))
+	if err = l.build(ctx, opts); err == nil {
+		err = opts.Ready(ctx, l)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.end(context.WithoutCancel(ctx)))
 	}
 	return l, nil
 }
@@ -131,17 +148,22 @@ func (o Options) check() error {
 	if o.Nodes < 1 || o.Nodes > MostNodes {
 		return overspan.Errorf(overspan.ErrInvalid, "a lab has 1 to %d nodes, not %d", MostNodes, o.Nodes)
 	}
+	return errors.Join(check(o.Dir), root())
+}
+
+// root checks that this process may make and end hosts.
+func root() error {
 	if os.Geteuid() != 0 {
-		return errors.New("a lab is made of network namespaces: be root")
+		return overspan.Errorf(overspan.ErrDenied, "a lab is made of network namespaces: be root")
 	}
 	return nil
 }
 
 // clear takes away what is left of a lab that has ended, as by a reboot.
-func clear(ctx context.Context, dir string) error {
+func clear(dir string) error {
 	old, err := Open(dir)
 	if errors.Is(err, overspan.ErrNotFound) {
-		return checkEmpty(dir)
+		return vacant(dir)
 	}
 	if err != nil {
 		return err
@@ -151,19 +173,7 @@ func clear(ctx context.Context, dir string) error {
 			return overspan.Errorf(overspan.ErrExists, "a lab of %d nodes is up in %s; take it down first: ctl lab down", len(old.Nodes), dir)
 		}
 	}
-	return old.Down(ctx)
-}
-
-// checkEmpty refuses a directory that holds anything: a lab's is deleted with it.
-func checkEmpty(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && len(entries) > 0 {
-		return overspan.Errorf(overspan.ErrExists, "%s is not a lab's: it holds %s; name a directory that is not there", dir, entries[0].Name())
-	}
-	return err
+	return empty(dir)
 }
 
 func (l *Lab) hosts() []Host {
@@ -177,7 +187,8 @@ func (l *Lab) hosts() []Host {
 // build makes the hosts and writes down each as it is made, plugs them in, and
 // has their agents start.
 func (l *Lab) build(ctx context.Context, opts Options) error {
-	if err := os.MkdirAll(l.Dir, 0o755); err != nil {
+	// Before anything is in the directory it is known as a lab's.
+	if err := l.save(); err != nil {
 		return err
 	}
 	var boots []*boot
@@ -240,9 +251,32 @@ func nth(a netip.Addr, n int) netip.Addr {
 	return a
 }
 
-// Down ends all of a lab's hosts, with everything that runs on them, and deletes
+// Down ends the lab in a directory; where there is none, all is as it should be.
+func Down(ctx context.Context, dir string) error {
+	release, err := claim(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return check(dir)
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
+	l, err := Open(dir)
+	if errors.Is(err, overspan.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = root()
+	}
+	if err != nil {
+		return err
+	}
+	return l.end(ctx)
+}
+
+// end ends all of a lab's hosts, with everything that runs on them, and deletes
 // its directory.
-func (l *Lab) Down(ctx context.Context) error {
+func (l *Lab) end(ctx context.Context) error {
 	var errs []error
 	for _, h := range l.hosts() {
 		if err := h.end(ctx); err != nil {

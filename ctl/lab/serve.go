@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/minihost"
 )
 
@@ -23,8 +24,9 @@ const restartAfter = time.Second
 // told to begin, and then keeps an agent running until it is killed. Where nobody
 // tells it to begin, it ends.
 func Serve(name, dir string, agent []string) error {
+	// In the machine's namespaces it would furnish the machine itself.
 	if os.Getpid() != 1 {
-		return fmt.Errorf("lab %s is for the first process of a host: ctl lab up starts it", HostCommand)
+		return overspan.Errorf(overspan.ErrInvalid, "ctl lab %s is what a host of a lab begins with; to make a lab: ctl lab up", HostCommand)
 	}
 	orphans := make(chan os.Signal, 1)
 	signal.Notify(orphans, syscall.SIGCHLD)
