@@ -192,6 +192,9 @@ func (c *cluster) bridgesOutlastAgents(n *lab.Node) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.eventually(settleWithin, c.verified)
+	// An agent that is killed may leave a journal of two seconds ago, and one that
+	// is stopped does not.
+	c.must(n.Restart(ctx))
 	c.must(n.Kill(ctx))
 	c.must(n.Start(ctx))
 	c.changedNothing(n)

@@ -59,6 +59,13 @@ func (f *Faulty) InjectTxn(faults ...TxnFault) {
 	f.faults = append(f.faults, faults...)
 }
 
+// Outstanding returns how many injected faults no transaction has suffered yet.
+func (f *Faulty) Outstanding() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.faults)
+}
+
 // Deliver carries out the transactions that are late, in their order, and
 // returns what came of them.
 func (f *Faulty) Deliver(ctx context.Context) ([]Result, error) {

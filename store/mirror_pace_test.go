@@ -14,12 +14,13 @@ func TestManyNodesAskMoreRarely(t *testing.T) {
 		name           string
 		nodes, records int
 		probe, compare time.Duration // less a quarter, and as much more
+		retry          time.Duration // so too
 		relist         time.Duration // at most
 	}{
-		{"before the first snapshot", 0, 10, 2 * time.Second, 5 * time.Minute, 2 * time.Millisecond},
-		{"three nodes", 3, 1000, 2 * time.Second, 5 * time.Minute, 6 * time.Millisecond},
-		{"a thousand nodes", 1000, 1000, 10 * time.Second, 5 * time.Minute, 2 * time.Second},
-		{"a thousand nodes in a large network", 1000, 100_000, 10 * time.Second, 20_000 * time.Second, 2 * time.Second},
+		{"before the first snapshot", 0, 10, 2 * time.Second, 5 * time.Minute, time.Second, 2 * time.Millisecond},
+		{"three nodes", 3, 1000, 2 * time.Second, 5 * time.Minute, time.Second, 6 * time.Millisecond},
+		{"a thousand nodes", 1000, 1000, 10 * time.Second, 5 * time.Minute, 10 * time.Second, 2 * time.Second},
+		{"a thousand nodes in a large network", 1000, 100_000, 10 * time.Second, 20_000 * time.Second, 10 * time.Second, 2 * time.Second},
 	} {
 		m := NewMirror(nil, Keys{}, MirrorConfig{})
 		if tt.nodes > 0 {
@@ -36,6 +37,7 @@ func TestManyNodesAskMoreRarely(t *testing.T) {
 		}
 		near("a probe", m.probePause(), tt.probe)
 		near("a comparison", m.comparePause(tt.records), tt.compare)
+		near("a try to register", m.RetryPause(), tt.retry)
 		if got := m.relistPause(); got < 0 || got > tt.relist {
 			t.Errorf("%s: a range is listed again after %s, want at most %s", tt.name, got, tt.relist)
 		}

@@ -261,10 +261,14 @@ func TestHalfARemovalIsFinished(t *testing.T) {
 				t.Fatal(err)
 			}
 			kv.InjectTxn(append(make([]TxnFault, behind), TxnHangs)...)
-			ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
-			err := r.RemoveNetwork(ctx, n)
+			ctx, cancel := context.WithCancel(testContext(t))
+			var removal sync.WaitGroup
+			var cut error
+			removal.Go(func() { cut = r.RemoveNetwork(ctx, n) })
+			eventually(t, "the removal to hang", func() bool { return kv.Outstanding() == 0 })
 			cancel()
-			wantClass(t, err, overspan.ErrUnavailable)
+			removal.Wait()
+			wantClass(t, cut, overspan.ErrUnavailable)
 
 			marked, err := r.keys.network(mustList(t, kv, Key(r.keys.Network(n.ID)), 0).KVs[0])
 			if err != nil {
