@@ -171,6 +171,7 @@ func (s *Session) checkRestored(ctx context.Context, n overspan.Network, taken T
 
 // DiscardNetwork deletes a network in which nothing is, frozen or not: one that
 // had been removed and has come back from the past. One that is gone is success.
+// Where its removal had begun by then, the blocks are the removal's and go with it.
 //
 // Errors: ErrInUse if endpoints or blocks stand in it; ErrConflict if it was
 // changed meanwhile, or other networks were.
@@ -190,12 +191,13 @@ func (s *Session) DiscardNetwork(ctx context.Context, n *overspan.Network) error
 	t := Txn{
 		If: []Cmp{
 			Unchanged(record.Key, record.ModRevision), Unchanged(s.keys.SubnetsVersion(), version),
-			Absent(s.keys.Endpoints(n.ID)), Absent(s.keys.Blocks(n.ID)),
+			Absent(s.keys.Endpoints(n.ID)),
 		},
 		Then: append([]Op{Delete(Key(record.Key)), Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(now)...),
 		Else: []Op{Get(Key(record.Key)), Get(Key(s.keys.SubnetsVersion()))},
 	}
 	if !now.Deleting { // else the name was freed before, and may be another's
+		t.If = append(t.If, Absent(s.keys.Blocks(n.ID)))
 		t.Then = append(t.Then, Delete(Key(s.keys.NetworkName(now.Name, now.Node))))
 	}
 	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, txn: t})

@@ -236,10 +236,11 @@ func TestDiscardNetwork(t *testing.T) {
 }
 
 // A removal of the past that was under way had freed the name, which another
-// network has by now.
-func TestDiscardOfAHalfRemovedNetworkLeavesItsNameAlone(t *testing.T) {
+// network has by now, and takes the blocks that nobody will give up any more.
+func TestDiscardOfAHalfRemovedNetwork(t *testing.T) {
 	r := open(t, NewMemory(1), testConfig(1))
 	n := r.create(t, testNetwork(1))
+	r.claim(t, n, 0, 64)
 	if marked, err := r.mark(testContext(t), n); err != nil || !marked {
 		t.Fatal(marked, err)
 	}
@@ -251,6 +252,9 @@ func TestDiscardOfAHalfRemovedNetworkLeavesItsNameAlone(t *testing.T) {
 	}
 	if len(mustList(t, r.kv, r.keys.NetworkNames(n.Name), 0).KVs) != 1 {
 		t.Error("the name of the other network is gone")
+	}
+	if left := mustList(t, r.kv, r.keys.Segment(n.ID), 0).KVs; len(left) > 0 {
+		t.Errorf("in the network that was discarded are %v", left)
 	}
 }
 

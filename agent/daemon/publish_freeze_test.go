@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/overspan/overspan"
@@ -263,4 +264,51 @@ func TestForgottenNetworkWhoseNameIsTaken(t *testing.T) {
 	}
 	h1.clean()
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web"), Name: "web"})
+}
+
+// A rollback into the midst of a removal brings back a network that is on its way
+// out, in which a node holds blocks that it cannot give up any more.
+func TestRollbackIntoARemoval(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	subnet := ipam.Spec{Name: "demo", Subnets: []string{"10.20.0.0/28"}}
+	old := h1.create(CreateRequest{Spec: subnet})
+	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("gone")})
+	if _, _, err := h2.Disconnect(t.Context(), "demo", "netns:/run/netns/h2-gone"); err != nil {
+		t.Fatal(err)
+	}
+	from := c.revision()
+	if _, err := h1.RemoveNetwork(t.Context(), "demo"); err != nil {
+		t.Fatal(err)
+	}
+	midst := c.marked(old, from)
+	h1.create(CreateRequest{Spec: subnet})
+	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
+	c.touch()
+	blocks, err := c.etcd.List(t.Context(), store.Prefix("/overspan/test/v1/net/"+string(old.ID)+"/blocks/"), midst)
+	if err != nil || len(blocks.KVs) == 0 {
+		t.Fatalf("no block is in the network that is on its way out: %v", err)
+	}
+	c.rollBack(midst)
+	c.accept()
+	c.whole()
+	if left := c.keys("networks/"+string(old.ID), "net/"+string(old.ID)); len(left) > 0 {
+		t.Errorf("of the network that had been removed are left %v", left)
+	}
+}
+
+// marked returns the first revision after one at which a network is on its way out.
+func (c *testCluster) marked(n *overspan.Network, after int64) int64 {
+	c.t.Helper()
+	for rev := after + 1; rev <= c.revision(); rev++ {
+		l, err := c.etcd.List(c.t.Context(), store.Key("/overspan/test/v1/networks/"+string(n.ID)), rev)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if len(l.KVs) == 1 && strings.Contains(string(l.KVs[0].Value), `"deleting"`) {
+			return rev
+		}
+	}
+	c.t.Fatalf("network %s was never on its way out", n.Name)
+	return 0
 }
