@@ -113,5 +113,6 @@ func TestAttachThatFailsLateGivesBackItsPorts(t *testing.T) {
 	h1.ports.Keep("another", nil)
 	h1.rejoins(before)
 	h3.line.SetDown(false)
+	h1.asPlanned() // also of the network that it is no member of any more
 	h1.clean()
 }

@@ -92,10 +92,7 @@ func (s *saga) settle(t *rapid.T) map[overspan.EndpointID]*testNode {
 				t.Errorf("%s on %s answers under %s, which is held by %q", e.Name, n.cfg.NodeName, at, b.Node)
 			}
 		}
-		n.eventually("the kernel is as planned", func() bool {
-			_, drift, err := n.Verify(n.t.Context())
-			return err == nil && len(drift) == 0
-		})
+		n.asPlanned()
 	}
 	return published
 }
