@@ -198,15 +198,6 @@ func (n *testNode) clean() {
 	}
 }
 
-// asPlanned waits until a node's kernel is what its plan says.
-func (n *testNode) asPlanned() {
-	n.t.Helper()
-	n.eventually("the kernel is as planned", func() bool {
-		_, drift, err := n.Verify(n.t.Context())
-		return err == nil && len(drift) == 0
-	})
-}
-
 // holds reports whether a node's kernel sends frames for an endpoint to another.
 func (n *testNode) sendsTo(e overspan.Endpoint, to *testNode) bool {
 	dev := overspan.VXLANName(e.Network)

@@ -116,3 +116,12 @@ func TestAttachThatFailsLateGivesBackItsPorts(t *testing.T) {
 	h1.asPlanned() // also of the network that it is no member of any more
 	h1.clean()
 }
+
+// asPlanned waits until a node's kernel is what its plan says.
+func (n *testNode) asPlanned() {
+	n.t.Helper()
+	n.eventually("the kernel is as planned", func() bool {
+		_, drift, err := n.Verify(n.t.Context())
+		return err == nil && len(drift) == 0
+	})
+}
