@@ -1,9 +1,11 @@
 package ipam
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -55,7 +57,7 @@ func (Ask) decision()   {}
 
 // Decide returns what gets the request a slot: the lowest free slot of an own
 // block; else a block in unclaimed space; else an own slot that still rests;
-// else a want with the holder that has the most to spare. An address asked for
+// else a want with a holder that has much to spare. An address asked for
 // is taken, claimed or wanted where it is.
 //
 // Errors: ErrInvalid for an address that is never lent, ErrInUse for one that
@@ -145,16 +147,33 @@ func scatter(node overspan.NodeID) uint64 {
 	return h.Sum64() % spread
 }
 
-// generous returns the other member with the most free slots that is up and
-// has not refused with as many; ok is false if there is none.
+// generous returns another member that is up, has not refused with as many free
+// slots, and has more than half as many as whoever has most; ok is false if there
+// is none. Which of these it is depends on who asks: else all nodes that find a
+// network full would wait at one holder, for less and less.
 func (v View) generous(loads []load, refused map[overspan.NodeID]uint64) (holder overspan.NodeID, ok bool) {
 	var most uint64
-	for _, l := range loads {
-		if l.node != v.Self && l.free() > most && l.free() > refused[l.node] && v.Up(l.node) {
-			holder, most = l.node, l.free()
-		}
+	willing := slices.DeleteFunc(slices.Clone(loads), func(l load) bool {
+		return l.node == v.Self || l.free() <= refused[l.node] || !v.Up(l.node)
+	})
+	for _, l := range willing {
+		most = max(most, l.free())
 	}
-	return holder, most > 0
+	if most == 0 {
+		return "", false
+	}
+	willing = slices.DeleteFunc(willing, func(l load) bool { return l.free() <= most/2 })
+	return slices.MinFunc(willing, func(a, b load) int {
+		return cmp.Compare(affinity(v.Self, a.node), affinity(v.Self, b.node))
+	}).node, true
+}
+
+// affinity returns a number that is the same whenever a node asks a holder.
+func affinity(asker, holder overspan.NodeID) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(asker))
+	h.Write([]byte(holder))
+	return h.Sum64()
 }
 
 func (v View) exhausted(loads []load) error {

@@ -278,3 +278,35 @@ func TestManyHoldersAreCounted(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestAsksAreSpread: nodes that find a network full at the same moment ask
+// different holders, though none that has much less than others.
+func TestAsksAreSpread(t *testing.T) {
+	const holders, askers = 16, 64
+	v := scene{spec: Spec{Driver: "overlay", Subnets: []string{"10.0.0.0/22"}}}.view(t)
+	for i := range holders {
+		b := overspan.Block{Range: overspan.Range{First: overspan.Slot(i * 64), Size: 64}, Node: overspan.NodeID(fmt.Sprintf("h%d", 10+i))}
+		v.Segment.Blocks.Put(b.First, b)
+	}
+	for s := range overspan.Slot(40) { // of the first holder's
+		v.Segment.Endpoints.Put(s, &overspan.Endpoint{Node: "h10", Slot: s, Slots: []overspan.Slot{s}})
+	}
+	asked := map[overspan.NodeID]int{}
+	for i := range askers {
+		v.Self = overspan.NodeID(overspan.NewID())
+		first, err := Decide(v, Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Decide(v, Request{}); err != nil || again != first {
+			t.Errorf("asker %d changes its mind: %v, then %v, %v", i, first, again, err)
+		}
+		asked[first.(Ask).Holder]++
+	}
+	if asked["h10"] > 0 {
+		t.Errorf("one that has little to spare was asked %d times", asked["h10"])
+	}
+	if len(asked) < holders/2 {
+		t.Errorf("%d askers ask %d of %d holders: %v", askers, len(asked), holders, asked)
+	}
+}

@@ -3,52 +3,85 @@ package daemon
 import (
 	"context"
 	"maps"
+	"slices"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
 )
 
+// acksPerSecond bounds how many acknowledgements the members of a network put into
+// etcd together. Each is a write, and all owe one for each block that asks: where
+// hundreds of nodes claim at once, one has to answer for many blocks.
+const acksPerSecond = 1000
+
+// A lastAck is what this node has acknowledged in a network, and when it may do so
+// again.
+type lastAck struct {
+	revision int64
+	again    time.Time
+}
+
+// An owedAck is a revision that is owed to a network, and how many its members are.
+type owedAck struct {
+	revision int64
+	members  int
+}
+
 // acknowledge tells the cluster how far this node has programmed the networks
 // that ask for it.
 func (d *Daemon) acknowledge(ctx context.Context) error {
-	told := map[overspan.NetworkID]int64{}
+	said := map[overspan.NetworkID]lastAck{}
 	asked := map[overspan.NetworkID]petition{}
 	var teller *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
+		var later <-chan time.Time
 		if session, err := d.registrar.session(); err == nil {
 			if session != teller {
-				clear(told)
+				clear(said)
 				teller = session
 			}
-			d.putAcks(ctx, session, asked, told)
+			if again := d.putAcks(ctx, session, asked, said); !again.IsZero() {
+				later = time.After(time.Until(again))
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-applied:
+		case <-later:
 		}
 	}
 }
 
-func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]petition, told map[overspan.NetworkID]int64) {
-	for id, rev := range d.owedAcks(asked, told) {
+// putAcks acknowledges what is owed, and returns when to look again because it was
+// too early for some of it; zero if for none.
+func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) (again time.Time) {
+	for id, a := range d.owedAcks(asked, said) {
+		if at := said[id].again; time.Now().Before(at) {
+			if again.IsZero() || at.Before(again) {
+				again = at
+			}
+			continue
+		}
 		n := d.networkByID(id)
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
 		}
-		if err := session.PutAck(ctx, n, rev); err != nil {
+		if err := session.PutAck(ctx, n, a.revision); err != nil {
 			d.log.Warn("cannot acknowledge", "network", n.Name, "error", err)
 			continue
 		}
-		told[id] = rev
+		said[id] = lastAck{a.revision, time.Now().Add(time.Duration(a.members) * time.Second / acksPerSecond)}
 	}
+	return again
 }
 
 // owedAcks returns the revision applied of each network in which something
 // newer than what was told asks for it. In asked it notes what it has looked at.
-func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, told map[overspan.NetworkID]int64) map[overspan.NetworkID]int64 {
-	owed := map[overspan.NetworkID]int64{}
+func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) map[overspan.NetworkID]owedAck {
+	owed := map[overspan.NetworkID]owedAck{}
 	s := d.believed()
 	if s == nil {
 		return owed
@@ -56,8 +89,12 @@ func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, told map[oversp
 	for id, seg := range s.Segments {
 		p := asked[id].after(seg, d.Self())
 		asked[id] = p
-		if applied := d.health.appliedTo(id); p.newest > told[id] && applied >= p.newest && holds(seg, d.Self()) {
-			owed[id] = applied
+		applied := d.health.appliedTo(id)
+		if p.newest <= said[id].revision || applied < p.newest {
+			continue
+		}
+		if all := members(seg); slices.Contains(all, d.Self()) {
+			owed[id] = owedAck{applied, len(all)}
 		}
 	}
 	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ petition) bool { return s.Segments[id] == nil })

@@ -158,14 +158,19 @@ func (d *Daemon) unconfirmed(n *overspan.Network, seg *overspan.Segment, e overs
 
 // presentMembers lists the other nodes that hold a block and are up.
 func presentMembers(s *overspan.Snapshot, seg *overspan.Segment, self overspan.NodeID) []overspan.NodeID {
-	var out []overspan.NodeID
+	return slices.DeleteFunc(members(seg), func(id overspan.NodeID) bool {
+		n := s.Nodes[id]
+		return id == self || n == nil || n.Presence == nil
+	})
+}
+
+// members lists the nodes that hold a block, by their id.
+func members(seg *overspan.Segment) []overspan.NodeID {
+	all := map[overspan.NodeID]struct{}{}
 	for b := range seg.Blocks.Values() {
-		if n := s.Nodes[b.Node]; b.Node != self && n != nil && n.Presence != nil {
-			out = append(out, b.Node)
-		}
+		all[b.Node] = struct{}{}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return slices.Sorted(maps.Keys(all))
 }
 
 func (d *Daemon) nodeNames(ids []overspan.NodeID) []string {
