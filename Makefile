@@ -15,10 +15,10 @@ COUNT ?= 3
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench generate build release trial deps
+.PHONY: help demo test lint bench generate build release trial vagrant-test deps
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: build ## three hosts, an overlay, a full mesh of pings; gone afterwards (root)
 	@tools/deps.sh demo
@@ -57,6 +57,10 @@ release: ## dist/: static programs, .deb packages and archives for amd64 and arm
 trial: ## what is in dist/ installed, used, upgraded under ping and purged on a Debian 12 of its own, with its systemd (root)
 	@tools/deps.sh trial
 	@deploy/trial/run.sh
+
+vagrant-test: ## two virtual machines by vagrant up, emulated, looked at and gone afterwards (root)
+	@tools/deps.sh vagrant
+	@vagrant/test.sh
 
 deps: ## install the system packages that the tests and the demo call, where missing (root)
 	@tools/deps.sh test

@@ -105,7 +105,7 @@ func settings(t *testing.T, unit string) map[string]string {
 // TestScriptsAreSound has every shell script of the tree looked at.
 func TestScriptsAreSound(t *testing.T) {
 	var scripts []string
-	for _, pattern := range []string{"debian/*", "*/*.sh", "../tools/*.sh", "../.ci/run", "../kernel/bpf/*.sh"} {
+	for _, pattern := range []string{"debian/*", "*/*.sh", "../tools/*.sh", "../.ci/run", "../kernel/bpf/*.sh", "../vagrant/*.sh"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %v, %v", pattern, found, err)
@@ -114,5 +114,28 @@ func TestScriptsAreSound(t *testing.T) {
 	}
 	if out, err := program(t, "shellcheck", scripts...); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestVagrantfileIsUnderstood has Vagrant read it for what can be chosen. No
+// provider is asked, so that none need be here.
+func TestVagrantfileIsUnderstood(t *testing.T) {
+	t.Setenv("VAGRANT_CWD", "../vagrant")
+	t.Setenv("VAGRANT_HOME", t.TempDir())
+	t.Setenv("VAGRANT_DOTFILE_PATH", t.TempDir())
+	t.Setenv("VAGRANT_CHECKPOINT_DISABLE", "1")
+	for _, test := range []struct {
+		driver, etcd string
+		ok           bool
+	}{
+		{"kvm", "embedded", true},
+		{"qemu", "pair", true},
+		{"xen", "embedded", false},
+	} {
+		t.Setenv("OVERSPAN_DRIVER", test.driver)
+		t.Setenv("OVERSPAN_ETCD", test.etcd)
+		if out, err := program(t, "vagrant", "validate", "-p"); (err == nil) != test.ok {
+			t.Errorf("driver %s, etcd %s: %v, want ok %t\n%s", test.driver, test.etcd, err, test.ok, out)
+		}
 	}
 }

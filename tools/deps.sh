@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages whose programs the demo, or with "test" also the
-# tests, or with "trial" that of the package, call: only those that are missing.
+# tests, or with "trial" that of the package, or with "vagrant" that of virtual
+# machines, call: only those that are missing.
 set -euo pipefail
 
 # program:package
@@ -29,6 +30,7 @@ test=(
 	openssl:openssl         # certificates of etcd, as the guide makes them
 	shellcheck:shellcheck   # the scripts
 	systemd-analyze:systemd # the units
+	vagrant:vagrant         # reads the Vagrantfile
 )
 
 trial=(
@@ -36,10 +38,25 @@ trial=(
 	nsenter:util-linux
 	pgrep:procps
 )
+vagrant=(
+	vagrant:vagrant
+	libvirtd:libvirt-daemon-system
+	dnsmasq:dnsmasq-base # gives addresses to machines
+	qemu-system-x86_64:qemu-system-x86
+	qemu-img:qemu-utils
+	extlinux:extlinux # the box, from here on
+	sfdisk:fdisk
+	mmdebstrap:mmdebstrap
+	ruby:ruby
+	rsync:rsync
+	ip:iproute2
+	iptables:iptables
+)
 
 case "${1-}" in
 demo) needed=("${demo[@]}") ;;
 trial) needed=("${trial[@]}") ;;
+vagrant) needed=("${vagrant[@]}") ;;
 *) needed=("${demo[@]}" "${test[@]}") ;;
 esac
 
@@ -49,6 +66,8 @@ for entry in "${needed[@]}"; do
 	command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 [ "${1-}" != test ] || [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+# A plugin has no program.
+[ "${1-}" != vagrant ] || dpkg -s vagrant-libvirt >/dev/null 2>&1 || missing+=(vagrant-libvirt)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -1,0 +1,118 @@
+#!/bin/sh
+# Looks at two nodes, from the first, as root: that they are a cluster, that an
+# overlay carries packets, names, streams and published ports between them, that
+# restarts lose none, and that what a dead node held is freed. It makes what it
+# needs and takes it away again, and leaves the second node switched off.
+set -eu
+other=192.168.56.12
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+say() { echo "== $*"; }
+fail() {
+	echo "FAIL: $*" >&2
+	ctl status >&2 || true
+	journalctl -u overspan-agent --no-pager -n 20 >&2
+	exit 1
+}
+# there runs lines of sh on the second node, as root.
+there() {
+	echo "$*" | ssh -q -i /etc/overspan/verify/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+		-o ControlMaster=auto -o "ControlPath=$work/ssh" -o ControlPersist=yes "vagrant@$other" sudo sh -eu
+}
+# within waits as many seconds for a command to succeed.
+within() {
+	end=$(($(date +%s) + $1))
+	shift
+	until "$@" >"$work/within" 2>&1; do
+		[ "$(date +%s)" -lt "$end" ] || fail "not in time: $*: $(cat "$work/within")"
+		sleep 0.2
+	done
+}
+same() { [ "$1" = "$2" ] || fail "$3: $1, not $2"; }
+address() { ctl endpoint ls --filter "name=^$1\$" --format '{{.IPv4Address}}' demo | cut -d / -f 1; }
+nodes() { ctl node ls --filter status=up --format '{{.Name}}' | sort | tr '\n' ' '; }
+both_up() { [ "$(nodes)" = "node1 node2 " ]; }
+
+say "two nodes, one cluster"
+within 120 both_up
+within 60 there ctl status
+ctl status
+ctl node ls
+# What is left of a run that failed.
+ctl sandbox rm web1 late 2>/dev/null || true
+there 'systemctl stop demo || true; ctl sandbox rm web2 || true' 2>/dev/null
+ctl network rm demo 2>/dev/null || true
+
+say "a network made on one is there on the other"
+ctl network create -d overlay demo >/dev/null
+listed() { there "ctl network ls --filter name=^demo\$ --format '{{.Name}} {{.Driver}} {{.Scope}}'"; }
+same "$(listed)" "demo overlay global" "what the other node lists"
+there ctl network ls
+
+say "containers on both"
+ctl sandbox create web1 >/dev/null
+ctl network connect demo web1
+there 'ctl sandbox create web2 >/dev/null; ctl network connect --publish 8080:80 demo web2'
+one=$(address web1)
+two=$(address web2)
+ctl endpoint ls demo
+
+say "ping by address and by name, both ways"
+ctl exec web1 -- ping -q -c 3 "$two" | grep transmitted
+ctl exec web1 -- ping -q -c 3 web2 | grep transmitted
+there "ctl exec web2 -- ping -q -c 3 $one" | grep transmitted
+there "ctl exec web2 -- ping -q -c 3 web1" | grep transmitted
+
+say "100 MB over TCP"
+there 'mkdir -p /srv/demo; echo ready >/srv/demo/index.html; head -c 100000000 /dev/urandom >/srv/demo/data
+	systemd-run --quiet --collect --unit demo ctl exec web2 -- busybox httpd -f -p 80 -h /srv/demo'
+served() { ctl exec web1 -- curl -fsS --max-time 5 http://web2/; }
+within 30 served
+got=$(ctl exec web1 -- curl -fsS -w '%{stderr}%{size_download} bytes in %{time_total} s\n' http://web2/data | sha256sum)
+same "$got" "$(there sha256sum '</srv/demo/data')" "what has arrived"
+
+say "a published port, from the other machine"
+got=$(curl -fsS --max-time 120 "http://$other:8080/data" | sha256sum)
+same "$got" "$(there sha256sum '</srv/demo/data')" "what has arrived"
+
+say "both agents restarted under ping"
+ctl exec web1 -- ping -i 0.02 "$two" >"$work/ping" &
+ping=$!
+answers() { grep -c icmp_seq= "$work/ping"; }
+more() { [ "$(answers)" -gt "$seen" ]; }
+seen=0
+within 10 more
+systemctl restart overspan-agent
+there systemctl restart overspan-agent
+seen=$(answers)
+within 10 more
+kill "$ping"
+{ wait "$ping" || true; } 2>/dev/null
+# Up to the last that was answered, all were: the one that was under way is not meant.
+last=$(sed -n 's/.*icmp_seq=\([0-9]*\) .*/\1/p' "$work/ping" | sort -n | tail -n 1)
+echo "$(answers) of $last answered"
+same "$(answers)" "$last" "packets answered"
+within 60 both_up
+ctl verify
+there ctl verify
+
+say "the other node is switched off, and what it held is freed"
+there systemctl poweroff 2>/dev/null || true # the connection ends with it
+down() { [ "$(ctl node ls --filter status=down --format '{{.Name}}')" = node2 ]; }
+within 120 down
+[ -n "$(ctl ipam ls --filter node=node2 --format '{{.First}}')" ] || fail "a node that is down has lost its addresses"
+ctl sandbox create late >/dev/null
+! ctl network connect --ip "$two" demo late 2>"$work/refused" || fail "$two was lent twice"
+cat "$work/refused"
+ctl node rm node2
+ctl network connect --ip "$two" demo late
+ctl exec web1 -- ping -q -c 3 late | grep transmitted
+ctl ipam ls demo
+same "$(ctl node ls --format '{{.Name}}')" node1 "the nodes"
+same "$(ctl endpoint ls --format '{{.Name}}' demo | sort | tr '\n' ' ')" "late web1 " "the endpoints"
+
+say "nothing is left"
+ctl sandbox rm web1 late
+ctl network rm demo
+ctl verify
