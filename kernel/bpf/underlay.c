@@ -18,10 +18,11 @@
 static long (*const pull_data)(void *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const store_bytes)(void *skb, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 static long (*const adjust_room)(void *skb, __s32 more, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*const change_proto)(void *skb, __u16 proto, __u64 flags) = (void *)BPF_FUNC_skb_change_proto;
 static long (*const csum_level)(void *skb, __u64 level) = (void *)BPF_FUNC_csum_level;
 static long (*const ecn_set_ce)(void *skb) = (void *)BPF_FUNC_skb_ecn_set_ce;
 
-// What the headers of clang's host lack of linux/bpf.h (Linux 6.3).
+// What the headers of clang's host lack of linux/bpf.h. Linux before 6.3 refuses it.
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 
 // An underlay is what is known of a device, in network order: this node's address
@@ -71,6 +72,7 @@ struct outer {
 
 enum {
 	HEADERS = sizeof(struct outer) - ETH_HLEN, // how much longer a packet is than its frame
+	IPV6_MORE = sizeof(struct ipv6hdr) - sizeof(struct iphdr),
 
 	DONT_FRAGMENT = 0x4000,
 	VNI_VALID = 8, // the I flag, the only one that a plain VXLAN header has
@@ -167,15 +169,33 @@ INLINE __u32 ecn_of(struct __sk_buff *skb, __u16 proto, const struct port *p, __
 	return none;
 }
 
+// unwrap takes the headers off a packet. It returns 0; or less than that, the packet
+// is as it was; or more, it is broken.
+INLINE int unwrap(struct __sk_buff *skb, __u16 proto)
+{
+	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+
+	if (proto != htons(ETH_P_IPV6))
+		return adjust_room(skb, -HEADERS, BPF_ADJ_ROOM_MAC, how);
+	if (!adjust_room(skb, -HEADERS, BPF_ADJ_ROOM_MAC, how | ADJ_ROOM_DECAP_L3_IPV6))
+		return 0;
+	// A kernel that cannot make it a packet of IPv6 on the way makes it one before,
+	// with as much more room as that takes.
+	if (change_proto(skb, proto, 0))
+		return -1;
+	return adjust_room(skb, -HEADERS - IPV6_MORE, BPF_ADJ_ROOM_MAC, how) ? 1 : 0;
+}
+
 SEC("tc")
 int overspan_underlay(struct __sk_buff *skb)
 {
-	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET, *network;
+	__u64 *network;
 	__u32 *link, next = 0, ecn, mark, mtu = 0;
 	const struct outer *o;
 	const struct port *p;
 	struct station to = {};
 	struct ethhdr eth;
+	int failed;
 
 	// A tag is that of a VLAN device on this one.
 	if (skb->protocol != htons(ETH_P_IP) || skb->pkt_type != 0 || skb->vlan_present)
@@ -200,10 +220,9 @@ int overspan_underlay(struct __sk_buff *skb)
 	if ((mark == CE && !ecn) || check_mtu(skb, *link, &mtu, -HEADERS, 0))
 		return TC_ACT_UNSPEC;
 
-	if (eth.h_proto == htons(ETH_P_IPV6))
-		how |= ADJ_ROOM_DECAP_L3_IPV6;
-	if (adjust_room(skb, -HEADERS, BPF_ADJ_ROOM_MAC, how))
-		return TC_ACT_UNSPEC;
+	failed = unwrap(skb, eth.h_proto);
+	if (failed)
+		return failed < 0 ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 	// A checksum that the device has verified was the outer one.
 	csum_level(skb, BPF_CSUM_LEVEL_DEC);
 	if (store_bytes(skb, 0, &eth, sizeof(eth), 0) || !goes(skb, *link) || (mark == CE && !ecn_set_ce(skb)))
