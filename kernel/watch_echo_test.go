@@ -1,6 +1,41 @@
 package kernel
 
-import "testing"
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/overspan/overspan"
+	"golang.org/x/sys/unix"
+)
+
+// TestEchoes has entries announced after this Host wrote one of them.
+func TestEchoes(t *testing.T) {
+	ours, others := overspan.MAC{2, 66, 10, 0, 0, 1}, overspan.MAC{2, 66, 10, 0, 0, 2}
+	dst, elsewhere := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	announced := entry{index: 4, family: unix.AF_BRIDGE, mac: ours, dst: dst, state: nudNoARP, flags: unix.NTF_SELF}
+	for name, test := range map[string]struct {
+		kind   uint16
+		change func(*entry)
+		echo   bool
+	}{
+		"as it was written":             {unix.RTM_NEWNEIGH, func(*entry) {}, true},
+		"once more, as old kernels do":  {unix.RTM_NEWNEIGH, func(e *entry) { e.dst = netip.Addr{} }, true},
+		"leading elsewhere":             {unix.RTM_NEWNEIGH, func(e *entry) { e.dst = elsewhere }, false},
+		"that will age":                 {unix.RTM_NEWNEIGH, func(e *entry) { e.state = unix.NUD_REACHABLE }, false},
+		"deleted":                       {unix.RTM_DELNEIGH, func(*entry) {}, false},
+		"of another station":            {unix.RTM_NEWNEIGH, func(e *entry) { e.mac = others }, false},
+		"of another device":             {unix.RTM_NEWNEIGH, func(e *entry) { e.index = 5 }, false},
+		"of the bridge behind the port": {unix.RTM_NEWNEIGH, func(e *entry) { e.bridge = true }, false},
+	} {
+		var own echoes
+		own.expect(4, SetFDB{Key: FDBKey{"osx-0000000007", ours}, Dst: dst})
+		got := announced
+		test.change(&got)
+		if echo := own.hears(test.kind, got); echo != test.echo {
+			t.Errorf("an entry %s: taken for an echo: %v", name, echo)
+		}
+	}
+}
 
 // TestGenerations has changes heard of before, while and after tools of ours run.
 func TestGenerations(t *testing.T) {
