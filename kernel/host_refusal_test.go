@@ -71,7 +71,7 @@ func TestRefusals(t *testing.T) {
 			class: unix.ENODEV, text: "look up bridge " + s.net.bridge(),
 		},
 		{
-			name: "interface name taken", setup: "ip link add eth0 netns PIN type bridge",
+			name: "interface name taken", setup: "nsenter --net=PIN ip link add eth0 type bridge",
 			op: AddLink{Name: name, Link: veth, Inside: &inside}, class: overspan.ErrExists,
 			text: "interface eth0 exists in " + s.netns,
 		},

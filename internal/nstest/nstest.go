@@ -83,7 +83,8 @@ func (ns *Namespace) Meet(addrs ...string) {
 // Join connects two namespaces by a veth pair; each end has its name.
 func Join(a *Namespace, devA string, b *Namespace, devB string) {
 	a.t.Helper()
-	run(a.t, "", "ip", "link", "add", devA, "netns", a.name, "type", "veth", "peer", "name", devB, "netns", b.name)
+	// Made from within: to older kernels (6.1) a name is taken that a link here has.
+	run(a.t, "", "ip", "-n", a.name, "link", "add", devA, "type", "veth", "peer", "name", devB, "netns", b.name)
 }
 
 // Do calls f on a thread inside the namespace. Sockets that f opens stay there.
