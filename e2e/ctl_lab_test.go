@@ -121,6 +121,7 @@ func TestLabToPlayWith(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := &labUser{t: t, bin: bin, dir: filepath.Join(t.TempDir(), "lab")}
+	t.Setenv("OVERSPAN_ETCD_ENDPOINTS", "http://192.0.2.1:2379") // for the machine's own agent
 	links := func() string {
 		out, err := exec.CommandContext(t.Context(), "ip", "-br", "link").Output()
 		if err != nil {

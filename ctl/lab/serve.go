@@ -81,7 +81,7 @@ func (s *supervisor) start() error {
 	defer null.Close()
 	log := os.Stderr.Fd()
 	s.pid, err = syscall.ForkExec(s.args[0], s.args, &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log, log},
+		Dir: "/", Env: minihost.Environ(), Files: []uintptr{null.Fd(), log, log},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.args[0], err)

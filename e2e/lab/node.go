@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/overspan/overspan/internal/minihost"
 )
 
 // Paths on every node. They are the programs' defaults.
@@ -112,7 +114,7 @@ func (n *Node) Launch() error {
 	args := n.AgentArgs()
 	cmd := exec.Command(cmp.Or(n.Binary, n.lab.bin.Agent), args[1:]...)
 	cmd.Args[0] = args[0]
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify, "OVERSPAN_STOP_AT="+stopAt)
+	cmd.Env = append(minihost.Environ(), "NOTIFY_SOCKET="+notify, "OVERSPAN_STOP_AT="+stopAt)
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	p, err := n.Host.Start(cmd)
 	if err != nil {

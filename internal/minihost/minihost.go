@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,15 +75,17 @@ func Furnish(name, dir string) error {
 	return err
 }
 
-// furnishEtc fills an empty /etc with the machine's files, but for one that the
-// host has for itself: resolv.conf. What is made there is the host's own.
+// furnishEtc fills an empty /etc with the machine's files, but for what the host
+// has for itself: resolv.conf, and the settings of an agent. What is made there is
+// the host's own.
 func furnishEtc(machine string) error {
 	entries, err := os.ReadDir(machine)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == "resolv.conf" || e.Name() == "netns" {
+		switch e.Name() {
+		case "resolv.conf", "netns", "overspan":
 			continue
 		}
 		if err := os.Symlink(filepath.Join(machine, e.Name()), filepath.Join("/etc", e.Name())); err != nil {
@@ -89,6 +93,12 @@ func furnishEtc(machine string) error {
 		}
 	}
 	return os.WriteFile("/etc/resolv.conf", nil, 0o644)
+}
+
+// Environ is the environment for an agent of the host: this process's, without
+// settings that are for the machine's own agent.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "OVERSPAN_") })
 }
 
 // Reap buries all dead children of the first process and tells of each.
