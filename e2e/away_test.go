@@ -205,7 +205,7 @@ func (a *absence) withoutEtcd() {
 // restarted restarts two agents, which have only their journals then.
 func (a *absence) restarted() {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(a.t.Context(), startWithin)
 	defer cancel()
 	h1, h3 := a.Nodes[0], a.Nodes[2]
 	var all errgroup.Group

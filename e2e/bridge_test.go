@@ -189,7 +189,7 @@ func (c *cluster) bridgesOutlastAgents(n *lab.Node) {
 	c.t.Helper()
 	// What others have changed has reached the node before.
 	c.eventually(settleWithin, n.SeesAll)
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.eventually(settleWithin, c.verified)
 	// An agent that is killed may leave a journal of two seconds ago, and one that

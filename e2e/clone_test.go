@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"os"
@@ -99,7 +98,7 @@ func needsMachineID(t *testing.T) {
 // itself and say why.
 func refusedStart(t *testing.T, n *lab.Node, dir string, words ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	res, err := n.RunAgent(ctx, "--state-dir", dir, "--run-dir", "/run/second", "--listen", "unix:///run/second/agent.sock", "--metrics-listen", "")
 	if err != nil || res.Code != 1 {

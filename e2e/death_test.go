@@ -246,7 +246,7 @@ func TestScenario17_NodeIsReaped(t *testing.T) {
 // does anybody listen.
 func (c *cluster) serves(home *lab.Sandbox, addr netip.Addr, askers ...*lab.Sandbox) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), settleWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), settleWithin)
 	defer cancel()
 	for _, from := range askers {
 		stream, err := from.StartStream(ctx, home, addr)

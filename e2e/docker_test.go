@@ -79,7 +79,7 @@ func startDocker(c *cluster, n *lab.Node) func(args ...string) string {
 	engine, err := n.Host.Start(daemon)
 	c.must(err)
 	c.t.Cleanup(func() { // before the lab ends
-		ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
+		ctx, cancel := lab.WithTimeout(context.Background(), finishWithin)
 		defer cancel()
 		if err := engine.Stop(ctx, syscall.SIGTERM); err != nil {
 			c.t.Error(err)

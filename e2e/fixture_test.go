@@ -81,7 +81,7 @@ func three(t *testing.T) *cluster {
 // happens.
 func (c *cluster) start() {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.must(c.Start(ctx))
 	before, err := c.Footprints(ctx)
@@ -436,7 +436,7 @@ const finishWithin = 2 * time.Minute
 // close ends the lab. Of a test that has failed it shows the logs instead of
 // looking for remains.
 func (c *cluster) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
+	ctx, cancel := lab.WithTimeout(context.Background(), finishWithin)
 	defer cancel()
 	if !c.t.Failed() && len(c.before) > 0 {
 		if err := c.finish(ctx); err != nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/overspan/overspan/e2e/lab"
 )
@@ -15,6 +17,13 @@ const otherVersion = "9.9.9-other"
 
 // raceVar set to 0 builds the agents without the race detector.
 const raceVar = "OVERSPAN_E2E_RACE"
+
+// programsVar names a directory with agent and ctl, for a machine that cannot
+// build: together with raceVar, and for tests that want no others.
+const programsVar = "OVERSPAN_E2E_PROGRAMS"
+
+// patienceVar is lab.Patience, a whole number.
+const patienceVar = "OVERSPAN_E2E_PATIENCE"
 
 func TestMain(m *testing.M) {
 	lab.RunRole()
@@ -28,6 +37,14 @@ func runTests(m *testing.M) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "e2e: the lab makes namespaces: run as root, or under unshare -Urnm")
 		return 1
+	}
+	if text := os.Getenv(patienceVar); text != "" {
+		times, err := strconv.Atoi(text)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "e2e: %s: %v\n", patienceVar, err)
+			return 1
+		}
+		lab.Patience = time.Duration(times)
 	}
 	dir, err := os.MkdirTemp("", "overspan-bin-")
 	if err != nil {
@@ -51,6 +68,9 @@ var (
 		return buildChecked("checked")
 	})
 	fastBinaries = sync.OnceValues(func() (lab.Binaries, error) {
+		if dir := os.Getenv(programsVar); dir != "" {
+			return lab.Binaries{Agent: dir + "/agent", Ctl: dir + "/ctl"}, nil
+		}
 		return lab.Build(context.Background(), binDir+"/fast")
 	})
 	steppedBinaries = sync.OnceValues(func() (lab.Binaries, error) {

@@ -149,7 +149,7 @@ func TestReadyMeansReady(t *testing.T) {
 	for round := range 4 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			c := build(t, lab.Options{Nodes: 2, Bin: bin})
-			ctx, cancel := context.WithTimeout(t.Context(), startWithin)
+			ctx, cancel := lab.WithTimeout(t.Context(), startWithin)
 			defer cancel()
 			c.must(c.Start(ctx))
 			atOnce(c, func(n *lab.Node) (string, error) {

@@ -59,7 +59,7 @@ func (c *cluster) restart(r restart, a *lab.Sandbox, round int) {
 		c.must(err)
 		node.Binary = bin.Agent
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.must(r.end(node, ctx))
 	// A node that was no member yet, and one that was.
@@ -85,7 +85,7 @@ func (c *cluster) restart(r restart, a *lab.Sandbox, round int) {
 // which then comes back with news.
 func (c *cluster) restartWithoutEtcd(a *lab.Sandbox) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	for _, end := range []func(*lab.Node, context.Context) error{(*lab.Node).Stop, (*lab.Node).Kill} {
 		c.eventually(settleWithin, c.verified)

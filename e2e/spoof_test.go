@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -51,7 +50,7 @@ func TestScenario31_NobodySpeaksForAnother(t *testing.T) {
 	c.must(err)
 	back, err := far.StartPing(c.addrs(near)[1])
 	c.must(err)
-	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	programs := h1.Flags
 	h1.Flags = append(slices.Clone(programs), "--port-programs", "off")

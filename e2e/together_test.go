@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -66,7 +65,7 @@ func TestScenario19_StartTogether(t *testing.T) {
 // together starts all agents at the same instant.
 func (c *cluster) together() {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), startWithin)
+	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
 	c.must(c.Start(ctx))
 }

@@ -134,7 +134,7 @@ const askWithin = 5 * time.Second
 
 // Dump returns all keys below a prefix and their values.
 func (e *Etcd) Dump(ctx context.Context, prefix string) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	ctx, cancel := WithTimeout(ctx, askWithin)
 	defer cancel()
 	client, err := e.ableClient()
 	if err != nil {

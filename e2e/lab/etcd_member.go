@@ -160,7 +160,7 @@ func (m *Member) Status(ctx context.Context) (*clientv3.StatusResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	ctx, cancel := WithTimeout(ctx, askWithin)
 	defer cancel()
 	status, err := client.Status(ctx, m.URL)
 	if err != nil {

@@ -10,10 +10,20 @@ import (
 // pollEvery is how often Eventually looks again.
 const pollEvery = 10 * time.Millisecond
 
+// Patience is how many times as long as tests say they wait: more than once on a
+// machine that is much slower than any that agents are for, such as one that is
+// emulated.
+var Patience time.Duration = 1
+
+// WithTimeout is context's, with Patience.
+func WithTimeout(ctx context.Context, within time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, within*Patience)
+}
+
 // Eventually waits until cond returns nil, at most for a while, and else
 // returns what cond said last.
 func Eventually(ctx context.Context, within time.Duration, cond func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := WithTimeout(ctx, within)
 	defer cancel()
 	again := time.NewTicker(pollEvery)
 	defer again.Stop()
@@ -30,7 +40,7 @@ func Eventually(ctx context.Context, within time.Duration, cond func(context.Con
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %w", within, errors.Join(last))
+			return fmt.Errorf("not within %s: %w", within*Patience, errors.Join(last))
 		}
 	}
 }

@@ -184,7 +184,7 @@ const closeWithin = 30 * time.Second
 // Close ends everything and removes the lab's directory. It reports agents
 // that did not end well, or complained of what must never happen.
 func (l *Lab) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, closeWithin)
+	ctx, cancel := WithTimeout(ctx, closeWithin)
 	defer cancel()
 	var errs errgroup.Group
 	ends := make([]error, len(l.Nodes))

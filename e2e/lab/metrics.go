@@ -43,7 +43,7 @@ func (e *Etcd) Requests(ctx context.Context) (map[string]int, error) {
 
 // metrics reads what a program on the host serves.
 func (h *Host) metrics(ctx context.Context, url string) (map[string]float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	ctx, cancel := WithTimeout(ctx, askWithin)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
