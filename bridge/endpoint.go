@@ -33,7 +33,7 @@ const endpointPrefix = "com.docker.network.endpoint."
 // The options, by short name.
 const (
 	optionIfname  = "ifname"
-	optionSysctls = "sysctls"
+	OptionSysctls = "sysctls"
 )
 
 // ifnameHolder stands for the interface's name in what users write.
@@ -57,10 +57,10 @@ func ParseEndpointOptions(given map[string]string) (EndpointOptions, error) {
 		switch short {
 		case optionIfname:
 			o.Interface = given[name]
-		case optionSysctls:
+		case OptionSysctls:
 			o.Sysctls, err = parseSysctls(given[name])
 		default:
-			err = overspan.Errorf(overspan.ErrInvalid, "unknown option %q of an endpoint: use %s or %s", name, endpointPrefix+optionSysctls, endpointPrefix+optionIfname)
+			err = overspan.Errorf(overspan.ErrInvalid, "unknown option %q of an endpoint: use %s or %s", name, endpointPrefix+OptionSysctls, endpointPrefix+optionIfname)
 		}
 		if err != nil {
 			return o, err

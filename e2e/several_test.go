@@ -226,7 +226,7 @@ func (c *cluster) optionsRefused(box *lab.Sandbox) {
 		{opt: sysctls + "net.ipv4.ip_forward=1", say: []string{`invalid sysctl "net.ipv4.ip_forward=1"`, "net.ipv4.conf.IFNAME.KEY=NUMBER"}},
 		{opt: sysctls + "net.ipv4.conf.eth0.log_martians=1", say: []string{"invalid sysctl"}},
 		{opt: sysctls + "kernel.conf.x.IFNAME.y=1", say: []string{"invalid sysctl"}},
-		{opt: sysctls + "net.ipv4.conf.IFNAME.no_such=1", say: []string{"net/ipv4/conf/eth2/no_such", "this kernel has none of that name"}},
+		{opt: sysctls + "net.ipv4.conf.IFNAME.no_such=1", say: []string{"Error: connect " + box.Name + " to network six: sysctls of its driver options: sysctl net/ipv4/conf/eth2/no_such=1: this kernel has none of that name"}},
 		{opt: sysctls + "net.ipv6.conf.IFNAME.disable_ipv6=1", say: []string{"contradicts network six, which has IPv6"}},
 		{opt: "com.docker.network.endpoint.ifname=a0", more: []string{"--ifname", "b0"}, say: []string{"both b0 and a0"}},
 	} {

@@ -120,5 +120,8 @@ func TestSysctlsOfAContainersEnd(t *testing.T) {
 		if !errors.Is(err, overspan.ErrInvalid) || !strings.Contains(err.Error(), refused.text) {
 			t.Errorf("%s: %v, want: %s", refused.sysctl, err, refused.text)
 		}
+		if not := (*SysctlError)(nil); !errors.As(err, &not) || not.Sysctl != refused.sysctl {
+			t.Errorf("%s: %v does not tell which setting it is", refused.sysctl, err)
+		}
 	}
 }

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/overspan/overspan"
@@ -17,6 +19,22 @@ type Sysctl struct {
 
 // String returns the setting as sysctl(8) takes it, with slashes.
 func (s Sysctl) String() string { return s.Path + "=" + s.Value }
+
+// A SysctlError says why a container's interface cannot have a setting. It is of
+// class overspan.ErrInvalid.
+type SysctlError struct {
+	Sysctl Sysctl
+	Err    error // the reason, and what to try
+}
+
+func (e *SysctlError) Error() string { return fmt.Sprintf("sysctl %s: %v", e.Sysctl, e.Err) }
+
+// Unwrap returns the reason.
+func (e *SysctlError) Unwrap() error { return e.Err }
+
+func refuseSysctl(s Sysctl, format string, args ...any) error {
+	return &SysctlError{s, overspan.Errorf(overspan.ErrInvalid, format, args...)}
+}
 
 // writeInside writes settings in a container's namespace, and has a look at what
 // the kernel has made of each: a number of jiffies is not always one of
@@ -34,17 +52,17 @@ func writeInside(ns netns.NsHandle, settings []Sysctl) error {
 			}
 			err = os.WriteFile(file, []byte(s.Value), 0)
 			if errors.Is(err, os.ErrNotExist) {
-				return overspan.Errorf(overspan.ErrInvalid, "sysctl %s: this kernel has none of that name", s.Path)
+				return refuseSysctl(s, "this kernel has none of that name: leave it out, or see in /proc/sys/%s what there is", path.Dir(s.Path))
 			}
 			if err != nil {
-				return overspan.Errorf(overspan.ErrInvalid, "sysctl %s: the kernel does not take %s: %w", s.Path, s.Value, err)
+				return refuseSysctl(s, "the kernel does not take %s: %w: ask for another value", s.Value, err)
 			}
 			raw, err := os.ReadFile(file)
 			if err != nil {
 				return err
 			}
 			if got := strings.TrimSpace(string(raw)); got != s.Value {
-				return overspan.Errorf(overspan.ErrInvalid, "sysctl %s: the kernel makes %s of %s: ask for a value that it keeps", s.Path, got, s.Value)
+				return refuseSysctl(s, "the kernel makes %s of %s: ask for a value that it keeps", got, s.Value)
 			}
 		}
 		return nil

@@ -230,7 +230,18 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 	}
 	steps.At(steps.AttachPreparing)
 	defer steps.At(steps.AttachPrepared)
-	return d.rec.do(ctx, vethScope(a))
+	return refusedSetting(a, d.rec.do(ctx, vethScope(a)))
+}
+
+// refusedSetting says of a setting that a user wants an interface to have, and
+// the kernel does not, whose it is; what else stands in the way of a veth is said
+// with what was to be done.
+func refusedSetting(a overspan.Attachment, err error) error {
+	var not *kernel.SysctlError
+	if !errors.As(err, &not) {
+		return err
+	}
+	return fmt.Errorf("connect %s to network %s: %s of its driver options: %w", a.Endpoint.Sandbox, a.NetworkName, bridge.OptionSysctls, not)
 }
 
 // undo takes back an attach that failed: off the kernel first, then out of
