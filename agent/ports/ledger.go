@@ -201,7 +201,7 @@ func (l *Ledger) retry() (refused []*refusal) {
 	for _, h := range l.owners {
 		h.retry()
 		for p, err := range h.refused {
-			again := l.refusal(p, err)
+			again := l.refusal(p, err, nil)
 			again.wanted = h.name
 			refused = append(refused, again)
 		}
@@ -259,18 +259,30 @@ func (l *Ledger) Close() {
 	clear(l.owners)
 }
 
-// refusal notes that a port could not be bound, and whether one of our sandboxes
-// holds it: pending is what the caller has taken so far.
-func (l *Ledger) refusal(p overspan.Port, err error, pending ...*holding) *refusal {
+// refusal notes that a port could not be bound, and who of ours is in the way: the
+// same request, which has taken pending so far, or one of our sandboxes.
+func (l *Ledger) refusal(p overspan.Port, err error, pending *holding) *refusal {
 	r := &refusal{port: p, err: err}
-	for _, h := range slices.AppendSeq(pending, maps.Values(l.owners)) {
-		for held := range h.sockets {
-			if held.Protocol == p.Protocol && held.HostPort == p.HostPort && overlap(held.HostIP, p.HostIP) {
-				r.holder = "sandbox " + h.name
-			}
+	r.rival, _ = pending.inTheWayOf(p)
+	for _, h := range l.owners {
+		if _, is := h.inTheWayOf(p); is {
+			r.holder = "sandbox " + h.name
 		}
 	}
 	return r
+}
+
+// inTheWayOf returns a port that is held, and with which another cannot be bound.
+func (h *holding) inTheWayOf(p overspan.Port) (overspan.Port, bool) {
+	if h == nil {
+		return overspan.Port{}, false
+	}
+	for held := range h.sockets {
+		if held.Protocol == p.Protocol && held.HostPort == p.HostPort && overlap(held.HostIP, p.HostIP) {
+			return held, true
+		}
+	}
+	return overspan.Port{}, false
 }
 
 // overlap reports whether a port cannot be bound at both of two addresses.

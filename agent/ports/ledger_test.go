@@ -185,8 +185,16 @@ func TestLedgerRefuses(t *testing.T) {
 		refused(t, err, overspan.ErrInvalid, "does not route ::1")
 		_, err = l.Reserve("a", "a", specs(t, "[::]:80:80"), overspan.IPv4)
 		refused(t, err, overspan.ErrInvalid, "the network has no ipv6")
-		_, err = l.Reserve("a", "a", specs(t, "80:80", "80:81"), both...)
-		refused(t, err, overspan.ErrInUse, "sandbox a")
+		for _, second := range []string{"80:80", "80:81", "127.0.0.1:80:80", "[::]:80:81"} {
+			_, err = l.Reserve("a", "a", specs(t, "80:80", second), both...)
+			refused(t, err, overspan.ErrInvalid, "given twice in this very command, first as ", ":80->80/tcp")
+		}
+		_, err = l.Reserve("a", "a", specs(t, "80-81:80", "80:80", "81:81"), overspan.IPv4)
+		refused(t, err, overspan.ErrInUse, "none of the host ports is free", "given twice in this very command, first as 0.0.0.0:81->81/tcp")
+		if _, err := l.Reserve("c", "c", specs(t, "80:80", "80:80/udp"), both...); err != nil {
+			t.Error(err)
+		}
+		l.Keep("c", nil)
 		if _, err := l.Reserve("a", "a", specs(t, "80:80/sctp"), both...); err != nil {
 			refused(t, err, overspan.ErrUnsupported, "kernel has no sctp")
 		}

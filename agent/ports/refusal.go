@@ -15,9 +15,10 @@ import (
 // is left to explain.
 type refusal struct {
 	port   overspan.Port
-	err    error  // of the system call
-	wanted string // the sandbox whose port it is, where it had it before
-	holder string // which of our sandboxes has it; "": none
+	err    error         // of the system call
+	wanted string        // the sandbox whose port it is, where it had it before
+	holder string        // which of our sandboxes has it; "": none
+	rival  overspan.Port // what the same request has taken before, and is in the way; the zero Port: nothing
 }
 
 func (r *refusal) Error() string { return r.err.Error() }
@@ -51,7 +52,7 @@ func explain(err error) error {
 func explainAll(refused []*refusal) []error {
 	var foreign []overspan.Port
 	for _, r := range refused {
-		if r.holder == "" && errors.Is(r.err, unix.EADDRINUSE) {
+		if r.holder == "" && r.rival == (overspan.Port{}) && errors.Is(r.err, unix.EADDRINUSE) {
 			foreign = append(foreign, r.port)
 		}
 	}
@@ -66,6 +67,8 @@ func explainAll(refused []*refusal) []error {
 func (r *refusal) explain(holder string) error {
 	p := r.port
 	switch {
+	case r.rival != overspan.Port{}:
+		return overspan.Errorf(overspan.ErrInvalid, "bind for %s failed: the port is given twice in this very command, first as %s: leave one out, or choose another host port", p.Host(), r.rival)
 	case errors.Is(r.err, unix.EADDRINUSE):
 		return overspan.Errorf(overspan.ErrInUse, "bind for %s failed: port is already allocated to %s: choose another host port, or leave it out to have one drawn", p.Host(), holder)
 	case errors.Is(r.err, unix.EADDRNOTAVAIL):
