@@ -151,7 +151,9 @@ since 1970. The filter label!=KEY leaves those with the label.`,
 // confirmed asks whether every unused network shall go; the answer is no
 // unless it is y.
 func confirmed(in io.Reader, out io.Writer) bool {
-	fmt.Fprint(out, "WARNING! This will remove all networks of the cluster that nothing is connected to.\nAre you sure you want to continue? [y/N] ")
+	fmt.Fprint(out, "WARNING! This will remove all custom networks not used by at least one container.\n"+
+		"Those of the cluster go on every node.\n"+
+		"Are you sure you want to continue? [y/N] ")
 	answer, _ := bufio.NewReader(in).ReadString('\n')
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"
