@@ -37,9 +37,12 @@ func (a *app) runCommand() *cobra.Command {
 			"/etc/hosts, /etc/resolv.conf and /sys of its own. Signals are passed on; the\n" +
 			"exit code is the command's. It needs root.\n\n" +
 			"NETWORK is a network's name or id, or, alone, none (only a loopback), host (what\n" +
-			"this host has) or container:SANDBOX (what that sandbox has).",
+			"this host has) or container:SANDBOX (what that sandbox has). In the long form,\n" +
+			"name=NETWORK,ip=ADDRESS,…, keys are for that network alone; alias and driver-opt\n" +
+			"may be repeated, and a field with commas in it goes into double quotes.",
 		Example: "  ctl run --network demo --name web1 -- python3 -m http.server\n" +
 			"  ctl run -p 8080:80 --network demo --name web -- httpd -f\n" +
+			"  ctl run --network name=demo,ip=10.0.0.9,alias=db --network other -- CMD\n" +
 			"  ctl run --network container:web1 -- ss -tln",
 		Args:              wants(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -47,7 +50,7 @@ func (a *app) runCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.Bool("help", false, "help for run") // so that -h can be docker's
-	f.StringArrayVar(&req.networks, "network", nil, "network to connect to; may be repeated (default: bridge)")
+	f.StringArrayVar(&req.networks, "network", nil, "network to connect to, or name=NETWORK,KEY=VALUE,… with alias, ip, ip6, mac-address, driver-opt, gw-priority; may be repeated (default: bridge)")
 	f.StringVar(&req.name, "name", "", "name of the sandbox and its endpoints (default: drawn)")
 	f.StringVar(&req.ip, "ip", "", "IPv4 address, with one network")
 	f.StringVar(&req.ip6, "ip6", "", "IPv6 address, with one network")
@@ -58,7 +61,7 @@ func (a *app) runCommand() *cobra.Command {
 	req.doors.flags(f)
 	detach := dockerRunFlags(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		return a.completeModes(cmd, req.networks, prefix)
+		return a.completeModes(cmd, req.networkNames(), prefix)
 	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *detach {
@@ -83,7 +86,7 @@ func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 	defer signal.Stop(signals)
 
 	if len(mode.networks) == 0 && req.doors.some() {
-		fmt.Fprintf(a.stderr, "warning: published ports are discarded with --network %s\n", req.networks[0])
+		fmt.Fprintf(a.stderr, "warning: published ports are discarded with --network %s\n", mode.name)
 	}
 	if mode.host {
 		path, err := lookUp(req.command[0])
@@ -108,7 +111,7 @@ func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 
 // runInSandbox runs a command in a sandbox of its own and removes the sandbox,
 // whatever happens.
-func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServiceClient, networks []string, req runRequest, signals <-chan os.Signal) (err error) {
+func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServiceClient, networks []runNetwork, req runRequest, signals <-chan os.Signal) (err error) {
 	// Not to be interrupted: what was made must be known, to be removed.
 	lasting := context.WithoutCancel(ctx)
 	create, err := req.settings.request(req.name)
@@ -135,7 +138,7 @@ func (a *app) runInSandbox(ctx context.Context, sandboxes overspanv1.SandboxServ
 		}
 	}()
 	for i, network := range networks {
-		connect := &overspanv1.ConnectRequest{Network: network, Target: sb.GetName(), Ip: req.ip, Ip6: req.ip6, Mac: req.mac, Aliases: req.aliases, Links: links}
+		connect := network.connect(sb.GetName(), links)
 		if i == 0 {
 			req.doors.into(connect)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -14,7 +15,8 @@ const containerPrefix = "container:"
 // A runMode is where a command runs: in a sandbox of its own that is plugged
 // into networks, if into any; in that of another; or on the host.
 type runMode struct {
-	networks []string
+	name     string // of what is no network; "" with networks
+	networks []runNetwork
 	shared   string // the sandbox whose network namespace it is; "" for its own
 	host     bool
 }
@@ -22,29 +24,50 @@ type runMode struct {
 // mode understands --network, and refuses what does not go with it, in docker's
 // words.
 func (r runRequest) mode() (runMode, error) {
-	if len(r.networks) == 0 {
-		r.networks = []string{overspan.DefaultNetwork}
+	networks, err := parseRunNetworks(r.networks)
+	if err != nil {
+		return runMode{}, err
 	}
-	for _, network := range r.networks {
-		m, special, err := specialMode(network)
+	for _, n := range networks {
+		m, special, err := specialMode(n.name)
 		switch {
 		case err != nil:
 			return runMode{}, err
 		case !special:
 			continue
-		case len(r.networks) > 1:
-			return runMode{}, usagef("conflicting options: cannot attach both user-defined and non-user-defined network-modes: --network %s goes with no other", network)
+		case len(networks) > 1:
+			return runMode{}, usagef("conflicting options: cannot attach both user-defined and non-user-defined network-modes: --network %s goes with no other", n.name)
 		}
-		return m, r.checkSpecial(network, m)
+		m.name = n.name
+		return m, r.checkSpecial(n, m)
 	}
-	fixed := r.ip != "" || r.ip6 != ""
-	switch {
-	case (fixed || r.mac != "") && len(r.networks) != 1:
-		return runMode{}, usagef("--ip, --ip6 and --mac-address want exactly one --network")
-	case fixed && r.networks[0] == overspan.DefaultNetwork:
-		return runMode{}, usagef("user specified IP address is supported on user defined networks only: --ip and --ip6 want another --network than %s", overspan.DefaultNetwork)
+	if (r.ip != "" || r.ip6 != "" || r.mac != "") && len(networks) != 1 {
+		return runMode{}, usagef("--ip, --ip6 and --mac-address want exactly one --network; of several, --network name=NETWORK,ip=ADDRESS says whose each is")
 	}
-	return runMode{networks: r.networks}, nil
+	for i := range networks {
+		if err := r.settle(&networks[i]); err != nil {
+			return runMode{}, err
+		}
+	}
+	return runMode{networks: networks}, nil
+}
+
+// settle adds to a network what flags of their own say, and refuses what both say.
+func (r runRequest) settle(n *runNetwork) error {
+	for _, flag := range []struct {
+		key   string
+		given bool
+	}{{"alias", len(r.aliases) > 0}, {"ip", r.ip != ""}, {"ip6", r.ip6 != ""}, {"mac-address", r.mac != ""}} {
+		if flag.given && slices.Contains(n.given, flag.key) {
+			return usagef("conflicting options: cannot specify both --%s and per-network %s: leave out one of them for network %s", flag.key, flag.key, n.name)
+		}
+	}
+	n.ip, n.ip6, n.mac = cmp.Or(n.ip, r.ip), cmp.Or(n.ip6, r.ip6), cmp.Or(n.mac, r.mac)
+	n.aliases = slices.Concat(n.aliases, r.aliases)
+	if n.fixed() && n.name == overspan.DefaultNetwork {
+		return usagef("user specified IP address is supported on user defined networks only: --ip and --ip6 want another --network than %s", overspan.DefaultNetwork)
+	}
+	return nil
 }
 
 // specialMode returns what a --network means that is the name of no network.
@@ -63,8 +86,9 @@ func specialMode(network string) (m runMode, special bool, err error) {
 
 // checkSpecial refuses what needs a network, or, where the namespace is not the
 // command's own, what would have to change that.
-func (r runRequest) checkSpecial(network string, m runMode) error {
-	if r.ip != "" || r.ip6 != "" {
+func (r runRequest) checkSpecial(n runNetwork, m runMode) error {
+	network := n.name
+	if n.fixed() || r.ip != "" || r.ip6 != "" {
 		return usagef("user specified IP address is supported on user defined networks only: it does not go with --network %s", network)
 	}
 	given := map[string]bool{"alias": len(r.aliases) > 0, "link": len(r.links) > 0, "mac-address": r.mac != ""}
@@ -75,6 +99,9 @@ func (r runRequest) checkSpecial(network string, m runMode) error {
 	}
 	if m.shared != "" && r.doors.some() {
 		return usagef("conflicting options: port publishing and the container type network mode: --publish and --publish-all do not go with --network %s", network)
+	}
+	if len(n.given) > 0 {
+		return usagef("conflicting options: %s and the network mode: it does not go with --network name=%s", n.given[0], network)
 	}
 	for _, option := range slices.Sorted(maps.Keys(given)) {
 		if given[option] {
