@@ -26,6 +26,9 @@ type runRequest struct {
 	command  []string
 	settings sandboxFlags
 	doors    publication // at the first network
+
+	around    surroundings
+	variables []string // that around says, once they are read
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -59,6 +62,7 @@ func (a *app) runCommand() *cobra.Command {
 	f.StringArrayVar(&req.links, "link", nil, "NAME:ALIAS: a name that this sandbox alone knows another by; may be repeated")
 	req.settings.register(f, "h")
 	req.doors.flags(f)
+	req.around.register(cmd)
 	detach := dockerRunFlags(f)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("network", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		return a.completeModes(cmd, req.networkNames(), prefix)
@@ -70,6 +74,9 @@ func (a *app) runCommand() *cobra.Command {
 		req.command = args
 		mode, err := req.mode()
 		if err != nil {
+			return err
+		}
+		if req.variables, err = req.around.variables(); err != nil {
 			return err
 		}
 		return a.runIn(cmd.Context(), mode, req)
@@ -89,6 +96,9 @@ func (a *app) runIn(ctx context.Context, mode runMode, req runRequest) error {
 		fmt.Fprintf(a.stderr, "warning: published ports are discarded with --network %s\n", mode.name)
 	}
 	if mode.host {
+		if err := surround(req.variables, req.around.dir); err != nil {
+			return err
+		}
 		path, err := lookUp(req.command[0])
 		if err != nil {
 			return err
@@ -158,11 +168,13 @@ func (a *app) execCommandLine(sb *overspanv1.Sandbox, req runRequest) *exec.Cmd 
 	args := []string{
 		"--host", a.client.host, "--timeout", a.timeout.String(),
 		"--tls-ca", a.client.tls.ca, "--tls-cert", a.client.tls.cert, "--tls-key", a.client.tls.key,
-		"exec",
+		"exec", "--workdir", req.around.dir,
 	}
 	args = append(args, sb.GetId(), "--")
 	cmd := exec.Command("/proc/self/exe", append(args, req.command...)...)
 	cmd.Args[0] = os.Args[0]
+	// Not as flags: what a file says is not for everybody to see in ps(1).
+	cmd.Env = append(os.Environ(), req.variables...)
 	return onTerminal(cmd)
 }
 
