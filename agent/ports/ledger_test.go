@@ -201,6 +201,32 @@ func TestLedgerRefuses(t *testing.T) {
 	})
 }
 
+// TestLedgerLeavesPortOfNames: what is published at port 53 of all addresses would
+// keep the gateways from answering names.
+func TestLedgerLeavesPortOfNames(t *testing.T) {
+	alone(t, func(t *testing.T, l *ports.Ledger) {
+		for _, text := range []string{"53:80", "53:80/udp", "[::]:53:80"} {
+			_, err := l.Reserve("a", "a", specs(t, text), both...)
+			refused(t, err, overspan.ErrInUse, "names are answered at port 53 of every network's gateway", "-p ADDRESS:53:80")
+		}
+		got, err := l.Reserve("a", "a", specs(t, "127.0.0.1:53:53", "127.0.0.1:53:53/udp", "53-54:80"), overspan.IPv4)
+		if err != nil || fmt.Sprint(got) != "[127.0.0.1:53->53/tcp 127.0.0.1:53->53/udp 0.0.0.0:54->80/tcp]" {
+			t.Errorf("reserved %v, %v", got, err)
+		}
+		// Nor is it after a restart, when another version has published it.
+		l.Restore("b", "b", []overspan.Port{{Protocol: overspan.UDP, Port: 53, HostIP: netip.IPv4Unspecified(), HostPort: 53}})
+		if conflicts := l.Retry(); len(conflicts) != 1 || !strings.Contains(conflicts[0], "names are answered") {
+			t.Errorf("conflicts: %q", conflicts)
+		}
+		gateway, err := net.ListenPacket("udp4", "127.0.0.9:53")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		gateway.Close()
+	})
+}
+
 // TestLedgerReadsNothing: what comes to a port while its rule is missing does
 // not wait in the socket's queue.
 func TestLedgerReadsNothing(t *testing.T) {

@@ -52,7 +52,7 @@ func explain(err error) error {
 func explainAll(refused []*refusal) []error {
 	var foreign []overspan.Port
 	for _, r := range refused {
-		if r.holder == "" && r.rival == (overspan.Port{}) && errors.Is(r.err, unix.EADDRINUSE) {
+		if r.foreign() {
 			foreign = append(foreign, r.port)
 		}
 	}
@@ -64,11 +64,20 @@ func explainAll(refused []*refusal) []error {
 	return out
 }
 
+// foreign reports whether a program that is not ours has the port.
+func (r *refusal) foreign() bool {
+	ours := r.holder != "" || r.rival != overspan.Port{} || errors.Is(r.err, errNames)
+	return !ours && errors.Is(r.err, unix.EADDRINUSE)
+}
+
 func (r *refusal) explain(holder string) error {
 	p := r.port
 	switch {
 	case r.rival != overspan.Port{}:
 		return overspan.Errorf(overspan.ErrInvalid, "bind for %s failed: the port is given twice in this very command, first as %s: leave one out, or choose another host port", p.Host(), r.rival)
+	case errors.Is(r.err, errNames):
+		return overspan.Errorf(overspan.ErrInUse, "bind for %s failed: names are answered at port %d of every network's gateway: publish it at one address of the host, -p ADDRESS:%d:%d, or choose another host port",
+			p.Host(), namesPort, namesPort, p.Port)
 	case errors.Is(r.err, unix.EADDRINUSE):
 		return overspan.Errorf(overspan.ErrInUse, "bind for %s failed: port is already allocated to %s: choose another host port, or leave it out to have one drawn", p.Host(), holder)
 	case errors.Is(r.err, unix.EADDRNOTAVAIL):

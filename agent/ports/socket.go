@@ -10,10 +10,26 @@ import (
 	"github.com/overspan/overspan"
 )
 
+// namesPort is the port at which the gateways of our networks answer names.
+const namesPort = 53
+
+// errNames is that a port is in the way of names. As with any that is taken,
+// another may do.
+var errNames = fmt.Errorf("names are answered there: %w", unix.EADDRINUSE)
+
+// inTheWayOfNames reports whether the gateways' addresses could not be bound beside
+// a port: whoever came first would keep the other out.
+func inTheWayOfNames(p overspan.Port) bool {
+	return p.HostPort == namesPort && p.HostIP.IsUnspecified() && (p.Protocol == overspan.TCP || p.Protocol == overspan.UDP)
+}
+
 // bind takes a host port, or one that the kernel draws where it is 0, and
 // returns which. The socket does not listen, and lacks SO_REUSEADDR: another
 // bind to the port then fails, also one that has it.
 func bind(p overspan.Port) (fd int, port uint16, err error) {
+	if inTheWayOfNames(p) {
+		return -1, 0, errNames
+	}
 	domain, kind, proto := unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP
 	if p.HostIP.Is6() {
 		domain = unix.AF_INET6
