@@ -221,10 +221,13 @@ func (a *app) onNode(name string, command, environ []string) error {
 	if err != nil {
 		return err
 	}
+	// A directory that is gone here is not there either.
+	dir, _ := os.Getwd()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 	run := exec.Command(path, command[1:]...)
+	run.Dir = dir
 	run.Env, run.Stdin, run.Stdout, run.Stderr = environ, os.Stdin, a.stdout, a.stderr
 	if err := n.Start(run); err != nil {
 		return err

@@ -167,6 +167,7 @@ func TestLabToPlayWith(t *testing.T) {
 	if got := u.must("lab", "exec", "h2", "--", "hostname"); got != "h2\n" {
 		t.Errorf("h2 calls itself %q", got)
 	}
+	u.typedIn()
 	if _, _, code := u.ctl("lab", "exec", "h2", "--", "sh", "-c", "exit 7"); code != 7 {
 		t.Errorf("a command that exits with 7 has ctl exit with %d", code)
 	}
@@ -190,6 +191,24 @@ func TestLabToPlayWith(t *testing.T) {
 	u.must("lab", "down")
 	if after := links(); after != before {
 		t.Errorf("the machine's links are\n%sand were\n%s", after, before)
+	}
+}
+
+// typedIn has a command start where it is typed, and at the root where the host
+// has no such directory: /run is its own.
+func (u *labUser) typedIn() {
+	u.t.Helper()
+	absent, err := os.MkdirTemp("/run", "overspan-test-")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	defer os.Remove(absent)
+	for dir, want := range map[string]string{"/usr": "/usr\n", absent: "/\n"} {
+		pwd := u.command("lab", "exec", "h2", "--", "pwd", "-P")
+		pwd.Dir = dir
+		if got, _, _ := u.finish(pwd); got != want {
+			u.t.Errorf("a command that is typed in %s starts in %q, want %q", dir, got, want)
+		}
 	}
 }
 

@@ -158,7 +158,7 @@ func (h Host) end(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Start starts a command on the host.
+// Start starts a command on the host, in its directory if the host has that too.
 func (h Host) Start(cmd *exec.Cmd) error {
 	pidfd, err := h.open()
 	if errors.Is(err, os.ErrProcessDone) {
@@ -168,10 +168,12 @@ func (h Host) Start(cmd *exec.Cmd) error {
 		return err
 	}
 	defer unix.Close(pidfd)
-	cmd.Dir = "/"
 	return minihost.OnThread(func() error {
 		if err := minihost.Enter(pidfd); err != nil {
 			return fmt.Errorf("enter host %s (are you root?): %w", h.Name, err)
+		}
+		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
+			cmd.Dir = "/"
 		}
 		return cmd.Start()
 	})
