@@ -160,7 +160,7 @@ func networkKeys() filterKeys[*overspanv1.Network] {
 		"id":     pattern((*overspanv1.Network).GetId),
 		"label":  label((*overspanv1.Network).GetLabels),
 		"name":   pattern((*overspanv1.Network).GetName),
-		"scope":  exactly(scopeOf),
+		"scope":  oneOf(scopeOf, "global", "local", "swarm"), // docker's third, which no network of ours has
 		"type":   oneOf(typeOf, "builtin", "custom"),
 	}
 }

@@ -162,6 +162,7 @@ func TestFilterNetworks(t *testing.T) {
 		})
 	}
 	for text, bad := range map[string]map[string][]string{
+		"invalid filter 'scope=everywhere': use global or local or swarm":             {"scope": {"everywhere"}},
 		"invalid filter 'color': use dangling, driver, id, label, name, scope, type":  {"color": {"red"}},
 		"invalid filter 'type=odd': use builtin or custom":                            {"type": {"odd"}},
 		"invalid filter 'name=(': error parsing regexp: missing closing ): `(`":       {"name": {"("}},
