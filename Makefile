@@ -15,7 +15,7 @@ COUNT ?= 3
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench generate build release trial vagrant-test deps
+.PHONY: help demo test lint bench generate build release trial vagrant-test vagrant-kernel deps
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -58,9 +58,13 @@ trial: ## what is in dist/ installed, used, upgraded under ping and purged on a 
 	@tools/deps.sh trial
 	@deploy/trial/run.sh
 
-vagrant-test: ## two virtual machines by vagrant up, emulated, looked at and gone afterwards (root)
+vagrant-test: ## two virtual machines by vagrant up, emulated, looked at and gone afterwards (root; OVERSPAN_ETCD=pair)
 	@tools/deps.sh vagrant
 	@vagrant/test.sh
+
+vagrant-kernel: ## the tests that meet the kernel, in a virtual machine with that of Debian 12 (root)
+	@tools/deps.sh vagrant
+	@vagrant/test.sh kernel
 
 deps: ## install the system packages that the tests and the demo call, where missing (root)
 	@tools/deps.sh test

@@ -97,6 +97,15 @@ within 60 both_up
 ctl verify
 there ctl verify
 
+if [ -e /etc/etcd/etcd.yaml ]; then
+	say "the other node's member leaves etcd, in which one of two is no majority"
+	# member talks to etcd's gateway of gRPC.
+	member() { curl -fsS --max-time 30 -d "$2" "http://127.0.0.1:2379/v3/cluster/member/$1"; }
+	id=$(member list '{}' | tr '{' '\n' | sed -n 's/.*"ID":"\([0-9]*\)","name":"node2".*/\1/p')
+	member remove "{\"ID\": \"$id\"}" >/dev/null
+	within 60 ctl status
+fi
+
 say "the other node is switched off, and what it held is freed"
 there systemctl poweroff 2>/dev/null || true # the connection ends with it
 down() { [ "$(ctl node ls --filter status=down --format '{{.Name}}')" = node2 ]; }

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Runs, in a machine, the tests that meet its kernel: those of the drivers and of
+# the rules whole, of the end-to-end tests some that together meet each kind of
+# object, but none that keeps a rate or builds: the machine may be emulated, and has
+# no Go. As root; everything runs, and then it says what has failed.
+#
+#     kernel.sh [PACKAGE...]      SCENARIOS=REGEXP
+set -eu
+tree=/overspan
+programs=$tree/vagrant/programs
+scenarios=${SCENARIOS:-'TestScenario(09|10|24|27|31)_'}
+[ $# -gt 0 ] || set -- kernel bridge overlay e2e
+
+uname -r
+failed=
+# run runs the tests of a package, in its directory, as go test does.
+run() {
+	package=$1
+	shift
+	echo "== $package"
+	cd "$tree/$package"
+	"$programs/$package.test" -test.timeout 20m "$@" || failed="$failed $package"
+}
+for package; do
+	case $package in
+	e2e)
+		OVERSPAN_E2E_RACE=0 OVERSPAN_E2E_PROGRAMS=$programs OVERSPAN_E2E_PATIENCE=${PATIENCE:-10} \
+			run e2e -test.v -test.parallel 1 -test.run "$scenarios"
+		;;
+	*) run "$package" ;;
+	esac
+done
+[ -z "$failed" ] || { echo "FAIL:$failed" >&2 && exit 1; }
