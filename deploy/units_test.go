@@ -120,6 +120,9 @@ func TestScriptsAreSound(t *testing.T) {
 // TestVagrantfileIsUnderstood has Vagrant read it for what can be chosen. No
 // provider is asked, so that none need be here.
 func TestVagrantfileIsUnderstood(t *testing.T) {
+	if out, err := program(t, "ruby", "-c", "../vagrant/Vagrantfile"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 	t.Setenv("VAGRANT_CWD", "../vagrant")
 	t.Setenv("VAGRANT_HOME", t.TempDir())
 	t.Setenv("VAGRANT_DOTFILE_PATH", t.TempDir())

@@ -39,8 +39,10 @@ func TestAcknowledgementsAreFewWhereMembersAreMany(t *testing.T) {
 		}
 		c.txn(store.Put(h1.keys.Node(n.ID), value), claim(overspan.Slot(1000+i), n.ID, false))
 	}
-	h1.eventually("all members are seen", func() bool { return len(members(h1.Snapshot().Segments[net.ID])) == others+1 })
-	h1.clean()
+	h1.eventually("all members are seen, and programmed", func() bool {
+		seg := h1.Snapshot().Segments[net.ID]
+		return len(members(seg)) == others+1 && h1.health.appliedTo(net.ID) >= seg.Revision
+	})
 
 	key := h1.keys.Ack(net.ID, h1.Self())
 	l, err := c.etcd.List(t.Context(), store.Prefix(key), 0)
