@@ -26,6 +26,7 @@ type feed struct {
 	frontier int64
 	behind   int64 // what the frontier had not reached at the last probe; 0 if it had
 	dirty    bool  // changed since the last snapshot, the frontier apart
+	breached bool  // its watch went on in another history: nothing of it is heard until a listing
 	segment  *overspan.Segment
 }
 
@@ -40,7 +41,7 @@ type update struct {
 	probe int64 // without a feed: what every frontier should reach
 }
 
-var errLagging = errors.New("watch lags behind")
+var errKicked = errors.New("watch lags behind, or goes on in another history")
 
 // run feeds the loop until ctx ends.
 func (f *feed) run(ctx context.Context) {
@@ -111,7 +112,7 @@ func (f *feed) follow(ctx context.Context, again bool) error {
 			}
 			resync.Reset(f.m.comparePause(len(listing.KVs)))
 		case <-f.kick:
-			return errLagging
+			return errKicked
 		}
 	}
 }

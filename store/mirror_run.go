@@ -128,9 +128,17 @@ func (l *mirrorLoop) take(u update) {
 	case f.history != l.following:
 		return // left behind by a feed that has ended
 	case u.listing != nil:
+		f.breached = false
 		l.replace(f, u.listing)
+	case f.breached:
+		return
 	case u.check != nil:
 		l.compare(f, u.check)
+	case u.batch != nil && f.part.breaches(u.batch.Events):
+		l.log.Warn("what etcd tells does not follow upon what it has told; asking again", "range", f.keys.Key, "revision", u.batch.Revision)
+		f.breached = true
+		poke(f.kick)
+		return
 	case u.batch != nil:
 		for _, e := range u.batch.Events {
 			f.part.apply(e)

@@ -1,0 +1,69 @@
+package store
+
+import "github.com/overspan/overspan"
+
+// breaches reports whether events cannot be what came after all that a range has
+// told: something is made that is there already, or a block within another. Then
+// the watch goes on in another history. An etcd that was restored or emptied
+// numbers its changes anew, and where others have written much by the time that a
+// connection to it is made again, no revision tells.
+func (p *part) breaches(events []Event) bool {
+	there := map[string]bool{} // whether a key is, by what the events say of it
+	var made []overspan.Range
+	var network overspan.NetworkID
+	for _, e := range events {
+		name, err := p.keys.Parse(e.Key)
+		if err != nil {
+			continue
+		}
+		was, told := there[e.Key]
+		if !told {
+			was = p.holds(e.Key, name)
+		}
+		if !e.Deleted && e.CreateRevision == e.ModRevision {
+			if was {
+				return true
+			}
+			if name.Kind == KeyBlock {
+				made, network = append(made, name.Block), name.Network
+			}
+		}
+		there[e.Key] = !e.Deleted
+	}
+	for _, r := range made {
+		for slot := range overspan.MaxBlockSize {
+			held, ok := p.blocks.Lookup(overspan.BlockAt(r.First, overspan.MaxBlockSize).First + overspan.Slot(slot))
+			if !ok || !held.Overlaps(r) {
+				continue
+			}
+			// One that is split goes in the transaction that makes its parts.
+			if _, told := there[p.keys.Block(network, held.Range)]; !told {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// holds reports whether a range has told of a key that is there, and can be read.
+func (p *part) holds(key string, name KeyName) (held bool) {
+	if _, bad := p.bad.rows[key]; bad {
+		return false
+	}
+	switch name.Kind {
+	case KeyNode:
+		_, held = p.nodes.rows[name.Node]
+	case KeyLive:
+		_, held = p.lives.rows[name.Node]
+	case KeyNetwork:
+		_, held = p.networks.rows[name.Network]
+	case KeyBlock:
+		b, ok := p.blocks.Lookup(name.Block.First)
+		held = ok && b.Range == name.Block
+	case KeyEndpoint:
+		_, held = p.endpoints.Lookup(name.Slot)
+	case KeyWant:
+		_, held = p.wants.rows[wantKey{name.Node, name.Asker}]
+	}
+	return held
+}
