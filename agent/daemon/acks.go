@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -20,12 +19,6 @@ const acksPerSecond = 1000
 type lastAck struct {
 	revision int64
 	again    time.Time
-}
-
-// An owedAck is a revision that is owed to a network, and how many its members are.
-type owedAck struct {
-	revision int64
-	members  int
 }
 
 // acknowledge tells the cluster how far this node has programmed the networks
@@ -58,7 +51,7 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 // putAcks acknowledges what is owed, and returns when to look again because it was
 // too early for some of it; zero if for none.
 func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) (again time.Time) {
-	for id, a := range d.owedAcks(asked, said) {
+	for id, rev := range d.owedAcks(asked, said) {
 		if at := said[id].again; time.Now().Before(at) {
 			if again.IsZero() || at.Before(again) {
 				again = at
@@ -69,19 +62,20 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
 		}
-		if err := session.PutAck(ctx, n, a.revision); err != nil {
+		if err := session.PutAck(ctx, n, rev); err != nil {
 			d.log.Warn("cannot acknowledge", "network", n.Name, "error", err)
 			continue
 		}
-		said[id] = lastAck{a.revision, time.Now().Add(time.Duration(a.members) * time.Second / acksPerSecond)}
+		pause := time.Duration(len(members(asked[id].segment))) * time.Second / acksPerSecond
+		said[id] = lastAck{rev, time.Now().Add(pause)}
 	}
 	return again
 }
 
 // owedAcks returns the revision applied of each network in which something
 // newer than what was told asks for it. In asked it notes what it has looked at.
-func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) map[overspan.NetworkID]owedAck {
-	owed := map[overspan.NetworkID]owedAck{}
+func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) map[overspan.NetworkID]int64 {
+	owed := map[overspan.NetworkID]int64{}
 	s := d.believed()
 	if s == nil {
 		return owed
@@ -89,12 +83,8 @@ func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[oversp
 	for id, seg := range s.Segments {
 		p := asked[id].after(seg, d.Self())
 		asked[id] = p
-		applied := d.health.appliedTo(id)
-		if p.newest <= said[id].revision || applied < p.newest {
-			continue
-		}
-		if all := members(seg); slices.Contains(all, d.Self()) {
-			owed[id] = owedAck{applied, len(all)}
+		if applied := d.health.appliedTo(id); p.newest > said[id].revision && applied >= p.newest && holds(seg, d.Self()) {
+			owed[id] = applied
 		}
 	}
 	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ petition) bool { return s.Segments[id] == nil })
