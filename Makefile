@@ -28,8 +28,8 @@ test: deps lint ## everything that a change must pass (root)
 	$(GO) test -race -p $(P) -parallel 3 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e$$)
 	@# By themselves: agents have bounds to keep, and no other package takes the processors.
 	$(GO) test -race -parallel 3 -timeout $(TIMEOUT) ./e2e
-	@# Each benchmark once, so that none rots; nobody reads the times.
-	$(GO) test -run '^$$' -bench . -benchtime 1x -p 1 -timeout $(TIMEOUT) ./...
+	@# Each benchmark once and small, so that none rots; nobody reads the times.
+	$(GO) test -short -run '^$$' -bench . -benchtime 1x -p 1 -timeout $(TIMEOUT) ./...
 
 lint: ## format, vet, staticcheck, and generated code against its sources
 	@unformatted=$$($(TOOL) gofumpt -l .); if [ -n "$$unformatted" ]; then \

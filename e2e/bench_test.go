@@ -216,7 +216,10 @@ func neighbourTableFull() (full float64, err error) {
 // single packet from another node to each the moment its attach returns. Other
 // labs on the machine can fill its neighbour table; that is told beside.
 func BenchmarkFirstPacket(b *testing.B) {
-	const attaches = 1000
+	attaches := 1000
+	if testing.Short() {
+		attaches = 20
+	}
 	b.Run(fmt.Sprintf("attaches=%d", attaches), func(b *testing.B) {
 		m := startBench(b)
 		m.create("demo")

@@ -16,16 +16,16 @@ import (
 // turn about with one on a node that knows nothing else. The others are ghosts,
 // so that nothing but the node's own work can grow.
 func BenchmarkAttachBeside(b *testing.B) {
-	for _, slots := range []int{10_000, 50_000} {
+	for _, slots := range whole([]int{10_000, 50_000}, []int{1000}) {
 		b.Run(fmt.Sprintf("entries=%d", slots), func(b *testing.B) { attachBeside(b, slots, 1) })
 	}
-	for _, networks := range []int{10, 100} {
+	for _, networks := range whole([]int{10, 100}, []int{3}) {
 		b.Run(fmt.Sprintf("networks=%d", networks), func(b *testing.B) { attachBeside(b, 0, networks) })
 	}
 }
 
 func attachBeside(b *testing.B, slots, networks int) {
-	const attaches = 300
+	attaches := whole(300, 10)
 	for b.Loop() {
 		alone, beside := lone(b, 0, 1), lone(b, slots, networks)
 		var floor, took times

@@ -63,6 +63,22 @@ func Haunt(ctx context.Context, kv store.KV, cluster string, g Ghosts) error {
 	return w.err
 }
 
+// Lend gives each node a block of a network, of size slots, one after the other from
+// first on: what each would hold by and by had it joined a network with room.
+func Lend(ctx context.Context, kv store.KV, cluster string, n *overspan.Network, nodes []*Node, first overspan.Slot, size int) error {
+	keys, err := store.NewKeys(cluster)
+	if err != nil {
+		return err
+	}
+	w := writer{ctx: ctx, kv: kv}
+	for i, node := range nodes {
+		b := overspan.Block{Range: overspan.BlockAt(first+overspan.Slot(i*size), uint64(size)), Node: node.Self()}
+		w.put(keys.Block(n.ID, b.Range), overspanv1.BlockRecord(b))
+	}
+	w.flush()
+	return w.err
+}
+
 // A writer puts records, many to a transaction, until the first error.
 type writer struct {
 	ctx context.Context

@@ -20,10 +20,11 @@ import (
 // a thousand nodes and 50,000 endpoints, all of which it knows and has
 // programmed, and watches its memory over some full passes.
 func BenchmarkAgentMemory(b *testing.B) {
-	const nodes, each = 1000, 50
+	const each = 50
+	nodes := whole(1000, 20)
 	b.Run(fmt.Sprintf("nodes=%d/endpoints=%d", nodes, nodes*each), func(b *testing.B) {
 		for b.Loop() {
-			m := follower(b, overspan.Range{First: 1 << 16, Size: nodes * overspan.MaxBlockSize}, each)
+			m := follower(b, overspan.Range{First: 1 << 16, Size: uint64(nodes * overspan.MaxBlockSize)}, each)
 			m.report(b)
 		}
 	})
@@ -31,7 +32,7 @@ func BenchmarkAgentMemory(b *testing.B) {
 
 // resyncEvery is how often the measured agent looks at everything: a third of
 // the default.
-const resyncEvery = 10 * time.Second
+func resyncEvery() time.Duration { return whole(10*time.Second, time.Second) }
 
 // A usage is the memory of an agent, in MiB: what it has most of the time, and
 // at most; and the least that its heap was.
@@ -56,7 +57,7 @@ func follower(b *testing.B, slots overspan.Range, each int) usage {
 	}
 	bin, err := lab.Build(ctx, b.TempDir())
 	must(err)
-	l, err := lab.New(ctx, lab.Options{Nodes: 1, Bin: bin, Flags: []string{"--log-level", "warn", "--resync", resyncEvery.String()}})
+	l, err := lab.New(ctx, lab.Options{Nodes: 1, Bin: bin, Flags: []string{"--log-level", "warn", "--resync", resyncEvery().String()}})
 	must(err)
 	b.Cleanup(func() {
 		if err := l.Close(context.Background()); err != nil {
@@ -109,7 +110,7 @@ func watch(ctx context.Context, b *testing.B, n *lab.Node) usage {
 	var samples []float64
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(3 * resyncEvery); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(3 * resyncEvery()); time.Now().Before(end); <-tick.C {
 		metrics, err := n.Metrics(ctx)
 		if err != nil {
 			b.Fatal(err)
