@@ -147,10 +147,10 @@ func scatter(node overspan.NodeID) uint64 {
 	return h.Sum64() % spread
 }
 
-// generous returns another member that is up, has not refused with as many free
-// slots, and has more than half as many as whoever has most; ok is false if there
-// is none. Which of these it is depends on who asks: else all nodes that find a
-// network full would wait at one holder, for less and less.
+// generous returns a member to ask: one that is up, has more free slots than when
+// it last refused, and more than half of what the richest has; ok is false if there
+// is none. Among these the choice depends on the asker: otherwise all nodes that
+// find a network full would queue at one holder.
 func (v View) generous(loads []load, refused map[overspan.NodeID]uint64) (holder overspan.NodeID, ok bool) {
 	var most uint64
 	willing := slices.DeleteFunc(slices.Clone(loads), func(l load) bool {

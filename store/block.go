@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
@@ -32,7 +33,7 @@ func (s *Session) claim(ctx context.Context, step steps.Flight, n *overspan.Netw
 	b := overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: ack}
 	t := Txn{
 		If:   append([]Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision)}, s.unclaimed(n.ID, r)...),
-		Then: []Op{Put(s.keys.Block(n.ID, r), mustMarshal(overspanv1.BlockRecord(b)))},
+		Then: append([]Op{Put(s.keys.Block(n.ID, r), mustMarshal(overspanv1.BlockRecord(b)))}, s.noteClaim()...),
 		Else: []Op{Get(Key(s.keys.Network(n.ID)))},
 	}
 	for _, g := range guards {
@@ -66,6 +67,21 @@ func (s *Session) unclaimed(n overspan.NetworkID, r overspan.Range) []Cmp {
 		}
 	}
 	return out
+}
+
+// claimedEvery is how often, across the cluster, claims put the key claimed: each
+// node is told of it. Only a backup of the second before a claim does not show that
+// it lacks the claim.
+const claimedEvery = time.Second
+
+// noteClaim is what a transaction that puts a block does besides.
+func (s *Session) noteClaim() []Op {
+	if s.cfg.Claimed != nil {
+		if _, heard := s.cfg.Claimed(); time.Since(heard) < claimedEvery {
+			return nil
+		}
+	}
+	return []Op{Put(s.keys.Claimed(), mustMarshal(&overspanv1.Claimed{}))}
 }
 
 // mayClaim are the guards of everything that puts a block.

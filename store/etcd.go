@@ -216,10 +216,10 @@ func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, erro
 	return lost, nil
 }
 
-// keepAlive returns when the lease is known to be gone, when nothing was heard
-// of it for its whole time, or when ctx ends. The client's own stream ends too
-// early: already when its member has no leader for a moment. And it outlives its
-// member's being left: then each renewal is a call of its own.
+// keepAlive returns when the lease is known to be gone, when it was not renewed for
+// its whole TTL, or when ctx ends. The client's own stream is not enough: it ends
+// when its member briefly has no leader, and it stays with a member that this client
+// has left. While a member is shunned, each renewal is a call of its own.
 func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
 	const pause = 200 * time.Millisecond
 	expiry := time.Now().Add(e.bound)
@@ -290,6 +290,9 @@ func cmps(in []Cmp) []clientv3.Cmp {
 			target = clientv3.ModRevision(c.Key)
 		}
 		out[i] = clientv3.Compare(target, "=", c.Rev)
+		if c.AtLeast {
+			out[i] = clientv3.Compare(target, ">", c.Rev-1)
+		}
 		if c.End != "" {
 			out[i] = out[i].WithRange(c.End)
 		}

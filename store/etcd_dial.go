@@ -125,9 +125,9 @@ func (c DialConfig) tls() (*tls.Config, error) {
 	return conf, nil
 }
 
-// connect returns the client, made at the first call that can: with a user and
-// a password that takes a server that answers, within dialTimeout. It fails if
-// ctx has ended, of which a client in process takes no notice.
+// connect returns the client, and makes it at the first call. With a user and a
+// password that takes a server that answers within dialTimeout. It checks ctx
+// itself, since a client in process does not.
 func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -154,8 +154,8 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 
 var errClosed = errors.New("client is closed")
 
-// zapTo lets etcd log through log, one level down: what is worth a line to
-// etcd is detail to us. Nothing is graver than most. A nil log is silent.
+// zapTo sends etcd's log to log, what is info to etcd as debug, and nothing above
+// the level most. A nil log is silent.
 func zapTo(log *slog.Logger, most slog.Level) *zap.Logger {
 	if log == nil {
 		return zap.NewNop()

@@ -9,11 +9,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// How long it takes to the next look at the members while one of them is shunned.
+// The pause between two looks at the members while one of them is shunned:
+// surveyEvery at first, doubled each time up to surveyMost, or up to surveyAway
+// while no member answers.
 const (
-	surveyEvery = time.Second // and twice as long each time,
+	surveyEvery = time.Second
 	surveyMost  = 16 * time.Second
-	surveyAway  = 4 * time.Second // at the most while none of them answers
+	surveyAway  = 4 * time.Second
 )
 
 // A member that hangs answers nothing and closes nothing. gRPC finds that out

@@ -51,9 +51,11 @@ type flights struct {
 	node         overspan.NodeID
 	instance     string
 	registration int64
+	claimed      func() (int64, time.Time) // Config.Claimed
 
 	sequence uint64 // of the last flight
 	mod      int64  // mod-revision of the flight key
+	least    int64  // what the flight in the air demands of the key claimed
 	waiting  []*request
 
 	floor atomic.Int64 // what mod has reached, for all to read
@@ -194,17 +196,23 @@ func (f *flights) note(sequence uint64, mod int64) {
 	f.floor.Store(mod)
 }
 
-// guarded returns a transaction that commits only while the node is registered
-// and no other flight came between, and that numbers itself.
+// guarded returns a transaction that commits only while the node is registered,
+// no other flight came between, and etcd has not gone back to before a claim of
+// which this node has heard; and that numbers itself.
 func (f *flights) guarded(sequence uint64) Txn {
-	return Txn{
+	t := Txn{
 		If: []Cmp{
 			Created(f.keys.Node(f.node), f.registration),
 			Unchanged(f.keys.Flight(f.node), f.mod),
 		},
 		Then: []Op{Put(f.keys.Flight(f.node), mustMarshal(&overspanv1.Flight{Sequence: sequence, Instance: f.instance}))},
-		Else: []Op{Get(Key(f.keys.Node(f.node))), Get(Key(f.keys.Flight(f.node)))},
+		Else: []Op{Get(Key(f.keys.Node(f.node))), Get(Key(f.keys.Flight(f.node))), Get(Key(f.keys.Claimed()))},
 	}
+	if f.claimed != nil {
+		f.least, _ = f.claimed()
+		t.If = append(t.If, NotBefore(f.keys.Claimed(), f.least))
+	}
+	return t
 }
 
 // txn bounds a transaction by itself alone: a shutdown lets it land.
@@ -266,7 +274,7 @@ func (f *flights) settled(group []*request, res Result, cause error) []*request 
 	}
 	responses := make([]Response, len(group))
 	for i, r := range group {
-		nested := res.Responses[2+i].Result
+		nested := res.Responses[3+i].Result // behind those of guarded
 		responses[i].Result = &Result{
 			OK:        wrote(r.txn.Then[0], nested.Responses[0].KVs, at),
 			Responses: nested.Responses[1:],
@@ -315,14 +323,17 @@ func (f *flights) registered(res Result) error {
 
 // standing says why the guards of a flight with a known outcome failed. The
 // revisions of a key only grow, and only its node's removal deletes the flight
-// key: one that is older than this session has left it was restored.
+// key: one that is older than this session has left it was restored. So was a key
+// claimed that is older than this node has seen it.
 func (f *flights) standing(res Result) error {
 	if err := f.registered(res); err != nil {
 		return err
 	}
-	kvs := res.Responses[1].KVs
-	if len(kvs) == 0 || kvs[0].ModRevision < f.mod {
+	if kvs := res.Responses[1].KVs; len(kvs) == 0 || kvs[0].ModRevision < f.mod {
 		return forgotten(f.node)
+	}
+	if kvs := res.Responses[2].KVs; f.least > 0 && (len(kvs) == 0 || kvs[0].ModRevision < f.least) {
+		return overspan.Errorf(overspan.ErrFenced, "node %s: a claim that it has heard of is gone from etcd: %w", overspan.ShortID(f.node), ErrForgotten)
 	}
 	last, _ := f.lastFlight(res)
 	return overspan.Errorf(overspan.ErrFenced,

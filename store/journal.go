@@ -33,6 +33,7 @@ const (
 	keyClusterID    = "etcd-cluster-id"
 	keyRevision     = "etcd-revision"
 	keyAccepted     = "etcd-accepted"
+	keyClaimed      = "etcd-claimed"
 )
 
 // A Journal is what a node must remember while its agent is not running: who it
@@ -116,7 +117,11 @@ func readIdentity(b *bolt.Bucket) (Identity, error) {
 	if id.Accepted, err = readNumber(b, keyAccepted); err != nil {
 		return Identity{}, err
 	}
-	id.ClusterID, id.Registration, id.Revision = cluster, int64(registration), int64(revision)
+	claimed, err := readNumber(b, keyClaimed)
+	if err != nil {
+		return Identity{}, err
+	}
+	id.ClusterID, id.Registration, id.Revision, id.Claimed = cluster, int64(registration), int64(revision), int64(claimed)
 	return id, nil
 }
 
@@ -157,12 +162,14 @@ func (j *Journal) SetRegistration(rev int64) error {
 	return j.put(bucketIdentity, keyRegistration, strconv.AppendInt(nil, rev, 10))
 }
 
-// SetSeen notes which etcd this node has followed, how far, and how many
-// acceptances of what etcd had become it has lived to see.
-func (j *Journal) SetSeen(clusterID uint64, rev int64, accepted uint64) error {
+// SetSeen notes of an identity what this node has seen of etcd: which one, how far,
+// how many acceptances of what it had become, and the last claim.
+func (j *Journal) SetSeen(seen Identity) error {
 	return j.update(bucketIdentity, keyRevision, func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketIdentity))
-		for key, value := range map[string]uint64{keyClusterID: clusterID, keyRevision: uint64(rev), keyAccepted: accepted} {
+		for key, value := range map[string]uint64{
+			keyClusterID: seen.ClusterID, keyRevision: uint64(seen.Revision), keyAccepted: seen.Accepted, keyClaimed: uint64(seen.Claimed),
+		} {
 			if err := b.Put([]byte(key), strconv.AppendUint(nil, value, 10)); err != nil {
 				return err
 			}

@@ -77,7 +77,7 @@ func TestJournalRemembers(t *testing.T) {
 	rewritten := attachment(2)
 	rewritten.Registration = 9
 	for _, err := range []error{
-		j.SetInstance("run 1"), j.SetMachine("machine 1"), j.SetRegistration(42), j.SetSeen(1<<63+1, 77, 3),
+		j.SetInstance("run 1"), j.SetMachine("machine 1"), j.SetRegistration(42), j.SetSeen(Identity{ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}),
 		j.PutSandbox(sandbox), j.PutSandbox(overspan.Sandbox{ID: "gone", Name: "gone"}), j.DeleteSandbox("gone"),
 		j.PutAttachmentIn(foreign, attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
 		j.DeleteAttachmentIn(publishing, attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
@@ -89,7 +89,7 @@ func TestJournalRemembers(t *testing.T) {
 	}
 	j = reopen(t, j)
 	addrs := cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
-	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instance: "run 1", Machine: "machine 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3}, j.Identity()); diff != "" {
+	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instance: "run 1", Machine: "machine 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}, j.Identity()); diff != "" {
 		t.Errorf("identity (-want +got):\n%s", diff)
 	}
 	wanted := []overspan.Sandbox{publishing, foreign}

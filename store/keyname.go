@@ -18,6 +18,7 @@ const (
 	KeyMeta KeyKind = iota + 1
 	KeyFrozen
 	KeyAccepted
+	KeyClaimed
 	KeyReport
 	KeyNode
 	KeyLive
@@ -73,6 +74,8 @@ func (k Keys) build(n KeyName) string {
 		return k.Frozen()
 	case KeyAccepted:
 		return k.Accepted()
+	case KeyClaimed:
+		return k.Claimed()
 	case KeyReport:
 		return k.Report(n.Node)
 	case KeyNode:
@@ -128,6 +131,8 @@ func parseKey(parts []string) (KeyName, bool) {
 		return KeyName{Kind: KeyFrozen}, true
 	case word == "meta" && len(args) == 1 && args[0] == "accepted":
 		return KeyName{Kind: KeyAccepted}, true
+	case word == "meta" && len(args) == 1 && args[0] == "claimed":
+		return KeyName{Kind: KeyClaimed}, true
 	case word == "evicted" && len(args) == 2:
 		return KeyName{Kind: KeyEviction, Node: overspan.NodeID(args[0]), Evicted: overspan.EndpointID(args[1])},
 			overspan.IsID(args[0]) && overspan.IsID(args[1])

@@ -33,6 +33,10 @@ func (k Keys) Frozen() string { return k.prefix + "meta/frozen" }
 // Accepted returns the key that counts what operators have accepted.
 func (k Keys) Accepted() string { return k.prefix + "meta/accepted" }
 
+// Claimed returns the key that claims of blocks put. Every node follows it: an etcd
+// in which it is older than that was restored.
+func (k Keys) Claimed() string { return k.prefix + "meta/claimed" }
+
 // Report returns the key of what a node has published again during a freeze.
 func (k Keys) Report(n overspan.NodeID) string { return k.prefix + "reports/" + string(n) }
 

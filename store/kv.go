@@ -95,12 +95,13 @@ const (
 	FieldMod                 // mod-revision; 0 where the key is absent
 )
 
-// A Cmp demands that Field equal Rev for every key of the range. A range
-// without keys counts as one key with revision 0.
+// A Cmp demands that Field equal Rev, or be at least Rev, for every key of the
+// range. A range without keys counts as one key with revision 0.
 type Cmp struct {
 	KeyRange
-	Field Field
-	Rev   int64
+	Field   Field
+	Rev     int64
+	AtLeast bool
 }
 
 // Absent demands that no key of the range exists.
@@ -112,6 +113,16 @@ func Created(key string, rev int64) Cmp { return Cmp{KeyRange: Key(key), Field: 
 // Unchanged demands that the key's mod-revision is rev; 0 demands its absence.
 func Unchanged(key string, rev int64) Cmp {
 	return Cmp{KeyRange: Key(key), Field: FieldMod, Rev: rev}
+}
+
+// Present demands that the key exists.
+func Present(key string) Cmp {
+	return Cmp{KeyRange: Key(key), Field: FieldCreate, Rev: 1, AtLeast: true}
+}
+
+// NotBefore demands that the key's mod-revision is rev or higher.
+func NotBefore(key string, rev int64) Cmp {
+	return Cmp{KeyRange: Key(key), Field: FieldMod, Rev: rev, AtLeast: true}
 }
 
 // An OpKind is what an Op does.

@@ -156,7 +156,7 @@ func (m *Memory) holds(c Cmp) bool {
 		if c.Field == FieldMod {
 			rev = kv.ModRevision
 		}
-		if rev != c.Rev {
+		if rev != c.Rev && !(c.AtLeast && rev > c.Rev) {
 			return false
 		}
 	}

@@ -25,13 +25,14 @@ type MirrorConfig struct {
 	Probe time.Duration
 
 	// What an earlier run of the agent has seen, zero if nothing: etcd's cluster
-	// id, its revision, the cluster id in the settings, and the acceptances. An
-	// etcd that differs, or is behind, was replaced or rolled back: the mirror
-	// doubts it and publishes nothing of it.
+	// id, its revision, the cluster id in the settings, the acceptances, and the
+	// revision of the last claim. An etcd that differs, or is behind, was replaced or
+	// rolled back: the mirror doubts it and publishes nothing of it.
 	ClusterID uint64
 	Revision  int64
 	Settings  string
 	Accepted  uint64
+	Claimed   int64
 
 	Log *slog.Logger // nil: silent
 }

@@ -2,11 +2,10 @@ package store
 
 import "github.com/overspan/overspan"
 
-// breaches reports whether events cannot be what came after all that a range has
-// told: something is made that is there already, or a block within another. Then
-// the watch goes on in another history. An etcd that was restored or emptied
-// numbers its changes anew, and where others have written much by the time that a
-// connection to it is made again, no revision tells.
+// breaches reports whether events cannot continue what this range has told: a key
+// is created that exists already, or a block inside another. Then the watch has
+// resumed on an etcd that was restored or emptied. Such an etcd counts its revisions
+// anew; once it has passed the old one, no revision shows this.
 func (p *part) breaches(events []Event) bool {
 	there := map[string]bool{} // whether a key is, by what the events say of it
 	var made []overspan.Range
@@ -51,6 +50,8 @@ func (p *part) holds(key string, name KeyName) (held bool) {
 		return false
 	}
 	switch name.Kind {
+	case KeyClaimed:
+		held = p.claimedAt != 0
 	case KeyNode:
 		_, held = p.nodes.rows[name.Node]
 	case KeyLive:

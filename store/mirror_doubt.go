@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/overspan/overspan"
 )
@@ -111,6 +112,14 @@ func (m *Mirror) Seen() (clusterID uint64, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.health.cluster, m.health.revision
+}
+
+// Claimed returns the mod-revision of the last claim that the key claimed has told
+// of, 0 if it has of none, and when that was; zero if it was before this run.
+func (m *Mirror) Claimed() (rev int64, heard time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health.claimed, m.health.heard
 }
 
 func (m *Mirror) currentHistory() int {

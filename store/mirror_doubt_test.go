@@ -49,6 +49,7 @@ func TestMirrorDoubtsAnEtcdThatIsNotTheOneOfTheLastRun(t *testing.T) {
 		{"an older revision", MirrorConfig{ClusterID: 1, Revision: 1000}, "rolled back"},
 		{"no settings", MirrorConfig{ClusterID: 1, Settings: testID[string]('c', 1)}, "emptied"},
 		{"fewer acceptances", MirrorConfig{ClusterID: 1, Accepted: 1}, "counts 0 acceptances, after 1"},
+		{"an older claim", MirrorConfig{ClusterID: 1, Claimed: 1}, "last claim is of revision 0, after one of 1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -112,6 +113,27 @@ func TestMirrorDoubtsNoSettingsThatCannotBeRead(t *testing.T) {
 
 // A renewed mirror shows what etcd holds now, though it is less, and nobody
 // takes a revision of the one history for one of the other.
+// Claims in networks that a mirror does not follow tell it that etcd went back.
+func TestMirrorFollowsClaims(t *testing.T) {
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "claims")}
+	claim := func() int64 { return w.write(t, record(w.keys.Claimed(), &overspanv1.Claimed{})) }
+	first := claim()
+	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: 10 * time.Millisecond})
+	waitRevision(t, m, first)
+	if rev, heard := m.Claimed(); rev != first || !heard.IsZero() {
+		t.Errorf("the last claim is of revision %d, heard of at %s; want %d, before the mirror began", rev, heard, first)
+	}
+	begin := time.Now()
+	second := claim()
+	eventually(t, "the claim is heard of", func() bool { rev, heard := m.Claimed(); return rev == second && !heard.Before(begin) })
+	memory.RollbackAhead(first)
+	eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), "last claim") })
+	if rev, _ := m.Claimed(); rev != second {
+		t.Errorf("the last claim is of revision %d, want %d", rev, second)
+	}
+}
+
 func TestMirrorRenewed(t *testing.T) {
 	memory := NewMemory(1)
 	w := scribe{memory, testKeys(t, "renew")}

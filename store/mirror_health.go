@@ -15,7 +15,10 @@ type health struct {
 	settings string // cluster id in the settings; "": none seen
 	accepted uint64 // acceptances, as many as were seen
 	frozen   int64  // revision of the last freeze that was seen
+	claimed  int64  // mod-revision of the key claimed, the highest seen
 	metaAt   int64  // revision at which all this was seen last
+
+	heard time.Time // when claimed grew
 
 	doubt   string        // why etcd is not the one that it was
 	doubted chan struct{} // closed when there is a doubt
@@ -26,7 +29,7 @@ type health struct {
 
 func newHealth(cfg MirrorConfig) health {
 	return health{
-		cluster: cfg.ClusterID, revision: cfg.Revision, settings: cfg.Settings, accepted: cfg.Accepted,
+		cluster: cfg.ClusterID, revision: cfg.Revision, settings: cfg.Settings, accepted: cfg.Accepted, claimed: cfg.Claimed,
 		doubted: make(chan struct{}), good: map[string]time.Time{}, faults: map[string]error{},
 	}
 }
@@ -79,11 +82,11 @@ func (h *health) trust(cluster uint64, revision, before int64) bool {
 	return true
 }
 
-// confirm holds the keys below meta, as they stand at a revision, against what
-// was seen of them before. Settings never change, acceptances only grow, and
-// neither they nor a freeze can be of a revision at which they were not seen: then
-// others have written since etcd went back, beyond the highest revision that was
-// seen. Records that cannot be read say nothing.
+// confirm compares the keys below meta, as they stand at a revision, with what was
+// seen of them before. Settings never change, acceptances and the last claim
+// only grow, and neither they nor a freeze can be of a revision at which they were
+// not seen: then others have written since etcd went back, beyond the highest
+// revision that was seen. Records that cannot be read say nothing.
 func (h *health) confirm(keys Keys, p *part, rev int64) {
 	if rev < h.metaAt {
 		return // a feed that lags behind the probe
@@ -113,7 +116,22 @@ func (h *health) confirm(keys Keys, p *part, rev int64) {
 		}
 		h.frozen = p.frozen.Revision
 	}
+	h.confirmClaimed(p.claimedAt)
 	h.metaAt = rev
+}
+
+// confirmClaimed holds the key claimed against what was seen of it. It is the one
+// sign that tells a node of claims in networks that it does not follow.
+func (h *health) confirmClaimed(at int64) {
+	switch {
+	case at < h.claimed:
+		h.suspect(fmt.Sprintf("etcd was rolled back: its last claim is of revision %d, after one of %d", at, h.claimed))
+	case at > h.claimed && at <= h.metaAt:
+		h.suspect(fmt.Sprintf("etcd was rolled back: a claim is of revision %d, unseen at %d", at, h.metaAt))
+	case at > h.claimed && h.claimed > 0:
+		h.heard = time.Now()
+	}
+	h.claimed = max(h.claimed, at)
 }
 
 // suspect keeps the first doubt.

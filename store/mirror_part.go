@@ -21,6 +21,7 @@ type part struct {
 	frozen     *overspan.Freeze // nil: not frozen
 	accepted   uint64
 	acceptedAt int64 // revision of the last acceptance
+	claimedAt  int64 // mod-revision of the key claimed; no snapshot shows it
 
 	nodes     table[overspan.NodeID, *overspan.Node] // without presence
 	lives     table[overspan.NodeID, *overspan.Presence]
@@ -92,6 +93,8 @@ func (p *part) read(kv KeyValue) error {
 		if n, err = p.keys.acceptances(kv); err == nil {
 			p.accepted, p.acceptedAt = n, kv.ModRevision
 		}
+	case KeyClaimed:
+		p.claimedAt = kv.ModRevision
 	case KeyNode:
 		var n overspan.Node
 		if n, err = p.keys.node(kv); err == nil {
@@ -141,6 +144,8 @@ func (p *part) remove(key string) {
 		p.frozen = nil
 	case KeyAccepted:
 		p.accepted, p.acceptedAt = 0, 0
+	case KeyClaimed:
+		p.claimedAt = 0
 	case KeyNode:
 		p.nodes.remove(name.Node)
 	case KeyLive:

@@ -142,7 +142,7 @@ func (l *mirrorLoop) take(u update) {
 	case u.batch != nil:
 		for _, e := range u.batch.Events {
 			f.part.apply(e)
-			f.dirty = true
+			f.dirty = f.dirty || e.Key != l.keys.Claimed()
 		}
 		l.advance(f, u.batch.Revision)
 	}
@@ -157,6 +157,7 @@ func (l *mirrorLoop) replace(f *feed, listing *Listing) {
 	if f.part == nil || f.part.differences(fresh) > 0 {
 		f.part, f.dirty = fresh, true
 	}
+	f.part.claimedAt = fresh.claimedAt
 	l.advance(f, listing.Revision)
 }
 
@@ -199,9 +200,9 @@ func (l *mirrorLoop) kickLagging(reach int64) {
 	}
 }
 
-// gather returns how long a snapshot that tells of nothing but nodes that come
-// and go still waits for others that do: each is a look at all nodes, by every
-// agent. Nothing else waits with them, and nobody for them.
+// gather returns how long to hold back a snapshot in which only nodes or presences
+// have changed, so that several such changes share one: each costs every agent a
+// look at all nodes. Any other change, or somebody who waits, ends the delay.
 func (l *mirrorLoop) gather(now time.Time) time.Duration {
 	others := slices.ContainsFunc(l.feeds(), func(f *feed) bool { return f.dirty && f != l.nodes && f != l.lives })
 	if others || !l.nodes.dirty && !l.lives.dirty {

@@ -12,12 +12,10 @@ import (
 // vouchAtOnce bounds of how many nodes one transaction asks.
 const vouchAtOnce = 50
 
-// vouch finds out why a listing lacks endpoints that the snapshot has, before it
-// is believed: no watch has told of their end. The transaction that writes an
-// endpoint's records rewrites its node's flight key too, and only the node's
-// removal deletes that: where it is older than the records that are gone, while
-// the node is registered as it was, etcd has lost its past, whatever its revision
-// says.
+// vouch checks a listing that lacks endpoints of the snapshot, of whose deletion no
+// watch has told. Writing an endpoint also rewrites its node's flight key, which
+// only the node's removal deletes. So where the node is still registered as then,
+// but its flight key is older than the missing records, etcd was rolled back.
 func (f *feed) vouch(ctx context.Context, l Listing) error {
 	s := f.m.Trusted()
 	if f.network == "" || s == nil || s.Segments[f.network] == nil {

@@ -3,21 +3,31 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/overspan/overspan"
 )
 
-// maxLooks bounds how many endpoints LostRecords asks about: etcd allows 128
+// maxLooks bounds how many endpoints are asked about at one moment: etcd allows 128
 // operations in a transaction.
 const maxLooks = 100
 
-// LostRecords looks, at one moment, which of a node's endpoints etcd has lost:
-// the record is gone or another's, while the registration under which it was
-// written stands, the node is not being removed, and no eviction tells who took
-// it. A record that cannot be read is not lost. It looks at the first hundred
-// alone: one is a sign.
+// LostRecords looks which of a node's endpoints etcd has lost: the record is gone
+// or another's, while the registration under which it was written stands, the node
+// is not being removed, and no eviction tells who took it. A record that cannot be
+// read is not lost. Of many it returns some: one is a sign.
 func LostRecords(ctx context.Context, kv KV, keys Keys, node overspan.NodeID, registration int64, endpoints []overspan.Endpoint) ([]overspan.Endpoint, error) {
-	endpoints = endpoints[:min(len(endpoints), maxLooks)]
+	for some := range slices.Chunk(endpoints, maxLooks) {
+		lost, err := lostRecords(ctx, kv, keys, node, registration, some)
+		if err != nil || len(lost) > 0 {
+			return lost, err
+		}
+	}
+	return nil, nil
+}
+
+// lostRecords is LostRecords at one moment.
+func lostRecords(ctx context.Context, kv KV, keys Keys, node overspan.NodeID, registration int64, endpoints []overspan.Endpoint) ([]overspan.Endpoint, error) {
 	t := Txn{Then: []Op{Get(Key(keys.Node(node))), Get(Key(keys.Removing(node))), Get(keys.Evictions(node))}}
 	for _, e := range endpoints {
 		t.Then = append(t.Then, Get(Key(keys.Endpoint(e.Network, e.Slots[0]))))

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -48,9 +49,71 @@ func TestLostRecords(t *testing.T) {
 	if names := lost(r.Registration() - 1); names != nil {
 		t.Errorf("under another registration: %v are lost", names)
 	}
+	// One that is lost is found behind hundreds that were taken rightly.
+	first := all
+	all = append(slices.Repeat([]overspan.Endpoint{ends["evicted"]}, 250), ends["gone"])
+	if diff := cmp.Diff([]string{"gone"}, lost(r.Registration())); diff != "" {
+		t.Errorf("lost, of many (-want +got):\n%s", diff)
+	}
+	all = first
 	mustTxn(t, kv, Txn{Then: []Op{Put(r.keys.Removing(nodeID(1)), []byte("{}"))}})
 	if names := lost(r.Registration()); names != nil {
 		t.Errorf("while the node is being removed: %v are lost", names)
+	}
+}
+
+// A node that has written nothing since a backup was made writes nothing to what is
+// restored from it, as soon as it has heard of a claim that is not in it.
+func TestSessionEndsWhenAClaimIsForgotten(t *testing.T) {
+	kv := NewMemory(1)
+	a := open(t, kv, testConfig(1))
+	n := a.create(t, testNetwork(1))
+	var heard int64
+	config := testConfig(2)
+	config.Claimed = func() (int64, time.Time) { return heard, time.Time{} }
+	b := open(t, kv, config)
+	backup := mustList(t, kv, b.keys.All(), 0).Revision
+	block, err := a.Claim(testContext(t), n, overspan.Range{Size: 64}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard = block.ModRevision
+	kv.RollbackAhead(backup)
+	_, err = b.Claim(testContext(t), n, overspan.Range{Size: 64}, false)
+	wantClass(t, err, ErrForgotten)
+	if left := mustList(t, kv, b.keys.Segment(n.ID), 0).KVs; len(left) > 0 {
+		t.Errorf("it was written: %v", left)
+	}
+	wantClass(t, b.stop(), ErrForgotten)
+}
+
+// Each claim is heard of within a second, and no more often than that.
+func TestClaimsAreNoted(t *testing.T) {
+	kv := NewMemory(1)
+	config := testConfig(1)
+	var heard time.Time
+	config.Claimed = func() (int64, time.Time) { return 0, heard }
+	s := open(t, kv, config)
+	n := s.create(t, testNetwork(1))
+	noted := func(first overspan.Slot) bool {
+		t.Helper()
+		b, err := s.Claim(testContext(t), n, overspan.Range{First: first, Size: 64}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kvs := mustList(t, kv, Key(s.keys.Claimed()), 0).KVs
+		return len(kvs) == 1 && kvs[0].ModRevision == b.ModRevision
+	}
+	if !noted(0) {
+		t.Error("the first claim is not noted")
+	}
+	heard = time.Now()
+	if noted(64) {
+		t.Error("a claim is noted though another was heard of just before")
+	}
+	heard = time.Now().Add(-claimedEvery)
+	if !noted(128) {
+		t.Error("a later claim is not noted")
 	}
 }
 

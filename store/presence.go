@@ -62,7 +62,7 @@ func (s *Session) holdLease(ctx context.Context) error {
 		}
 		present, err := s.present(ctx)
 		switch {
-		case errors.Is(err, overspan.ErrUnavailable):
+		case errors.Is(err, overspan.ErrUnavailable), errors.Is(err, overspan.ErrDenied):
 			s.cfg.Log.Debug("presence cannot be checked", "error", err)
 		case err != nil:
 			return err

@@ -243,6 +243,7 @@ func (s *Session) Reshape(ctx context.Context, n *overspan.Network, from overspa
 		t.Then = append(t.Then, s.putBlock(n.ID, b))
 		parts = append(parts, b)
 	}
+	t.Then = append(t.Then, s.noteClaim()...)
 	res, err := s.flights.fly(ctx, &request{step: steps.Reshape, what: what, txn: t})
 	if err != nil {
 		return nil, err
@@ -264,22 +265,24 @@ func (s *Session) Reshape(ctx context.Context, n *overspan.Network, from overspa
 }
 
 // gapsIn returns what blocks leave of a whole, lowest first; ok is false if they
-// are no disjoint parts of it.
+// are no disjoint parts of it. It counts from the whole's first slot: the slot
+// behind the last one of all has no number.
 func gapsIn(whole overspan.Range, parts []overspan.Range) (gaps []overspan.Range, ok bool) {
-	parts = slices.Clone(parts)
-	slices.SortFunc(parts, func(a, b overspan.Range) int { return int(a.First) - int(b.First) })
-	next, end := whole.First, whole.First+overspan.Slot(whole.Size)
+	offset := func(r overspan.Range) uint64 { return uint64(r.First - whole.First) }
+	parts = slices.SortedFunc(slices.Values(parts), func(a, b overspan.Range) int { return cmp.Compare(offset(a), offset(b)) })
+	next := uint64(0)
+	gap := func(end uint64) {
+		if next < end {
+			gaps = append(gaps, overspan.Range{First: whole.First + overspan.Slot(next), Size: end - next})
+		}
+	}
 	for _, p := range parts {
-		if !p.IsBlock() || p.First < next || p.First+overspan.Slot(p.Size) > end {
+		if !p.IsBlock() || !whole.Contains(p.First) || offset(p) < next || whole.Size-offset(p) < p.Size {
 			return nil, false
 		}
-		if p.First > next {
-			gaps = append(gaps, overspan.Range{First: next, Size: uint64(p.First - next)})
-		}
-		next = p.First + overspan.Slot(p.Size)
+		gap(offset(p))
+		next = offset(p) + p.Size
 	}
-	if next < end {
-		gaps = append(gaps, overspan.Range{First: next, Size: uint64(end - next)})
-	}
+	gap(whole.Size)
 	return gaps, true
 }

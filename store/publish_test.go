@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -361,4 +362,26 @@ func TestGapsAndPartsMakeUpTheWhole(t *testing.T) {
 			}
 		}
 	})
+}
+
+// No slot comes behind the last one of an IPv6 subnet.
+func TestGapsAtTheLastSlot(t *testing.T) {
+	whole := overspan.BlockAt(1<<64-1, overspan.MaxBlockSize)
+	low := overspan.Range{First: whole.First, Size: 32}
+	high := overspan.Range{First: whole.First + 32, Size: 32}
+	for _, tt := range []struct{ parts, gaps []overspan.Range }{
+		{nil, []overspan.Range{whole}},
+		{[]overspan.Range{low}, []overspan.Range{high}},
+		{[]overspan.Range{high}, []overspan.Range{low}},
+		{[]overspan.Range{high, low}, nil},
+	} {
+		if gaps, ok := gapsIn(whole, tt.parts); !ok || !slices.Equal(gaps, tt.gaps) {
+			t.Errorf("gaps that %v leaves of %s are %v, %t; want %v", tt.parts, whole, gaps, ok, tt.gaps)
+		}
+	}
+	for _, wrong := range [][]overspan.Range{{whole, low}, {{First: whole.First - 64, Size: 64}}, {{First: 0, Size: 64}}} {
+		if _, ok := gapsIn(whole, wrong); ok {
+			t.Errorf("%v pass for parts of %s", wrong, whole)
+		}
+	}
 }

@@ -147,7 +147,7 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 	}
 	s.flights = &flights{
 		kv: s.kv, keys: s.keys, log: s.cfg.Log, timeout: flightTimeout, backoff: firstPause,
-		node: id, instance: s.cfg.Presence.Instance, registration: s.registration,
+		node: id, instance: s.cfg.Presence.Instance, registration: s.registration, claimed: s.cfg.Claimed,
 		in: make(chan *request), ended: make(chan struct{}),
 	}
 	s.flights.note(sequence, res.Revision)

@@ -32,6 +32,11 @@ type Config struct {
 	// defaults of DefaultMeta.
 	Meta overspan.Meta
 
+	// Claimed returns the highest mod-revision of Keys.Claimed that this node has
+	// heard of, 0 if none, and when it heard of that: Mirror.Claimed. The session
+	// writes only to an etcd that has it. Nil: nobody follows it.
+	Claimed func() (rev int64, heard time.Time)
+
 	TTL time.Duration // of the presence; zero: DefaultTTL
 
 	// Alive reports whether the process that a presence names runs. It is only
@@ -54,6 +59,7 @@ type Identity struct {
 	ClusterID    uint64 // etcd's; 0: none seen yet
 	Revision     int64  // the highest that was seen of that etcd
 	Accepted     uint64 // how often an operator had accepted what etcd had become
+	Claimed      int64  // revision of the last claim that was heard of
 }
 
 // A Session is a registered node: whoever holds it may write as the node. Any

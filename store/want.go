@@ -13,6 +13,7 @@ import (
 // PutWant asks a holder to give up slots of its blocks in a network: one certain
 // slot, or any if slot is nil. A want that this node left there before is
 // replaced. The holder answers by Yield or DropWant; either way the want is gone.
+// ErrUnavailable, too, if the holder was removed.
 func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overspan.NodeID, slot *overspan.Slot) (overspan.Want, error) {
 	w := overspan.Want{Network: n.ID, Holder: holder, Asker: s.cfg.Node.ID, Slot: slot}
 	what := fmt.Sprintf("want slots of network %s", n.Name)
@@ -23,12 +24,13 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 	if err := leaving(n); err != nil {
 		return overspan.Want{}, err
 	}
-	key := s.keys.Want(n.ID, holder, w.Asker)
+	key, holderKey := s.keys.Want(n.ID, holder, w.Asker), s.keys.Node(holder)
 	for range maxRaces {
 		res, err := s.flights.fly(ctx, &request{step: steps.PutWant, what: what, txn: Txn{
-			If:   append(s.mayClaim(n), Absent(Key(key))),
+			// Who removes a node looks for wants after its registration is gone.
+			If:   append(s.mayClaim(n), Absent(Key(key)), Present(holderKey)),
 			Then: []Op{Put(key, mustMarshal(rec))},
-			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen())), Get(Key(key))},
+			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen())), Get(Key(key)), Get(Key(holderKey))},
 		}})
 		if err != nil {
 			return overspan.Want{}, err
@@ -40,6 +42,9 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 		kvs := found(res)
 		if err := s.whyNotClaimed(n, kvs); err != nil {
 			return overspan.Want{}, err
+		}
+		if _, there := kvs[holderKey]; !there {
+			return overspan.Want{}, overspan.Errorf(overspan.ErrUnavailable, "%s: node %s was removed; try again", what, overspan.ShortID(holder))
 		}
 		// An old want is deleted, not overwritten: the holder tells wants apart by
 		// their create-revision.
@@ -121,6 +126,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 	for _, r := range keep {
 		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: true}))
 	}
+	t.Then = append(t.Then, s.noteClaim()...)
 	res, err := s.flights.fly(ctx, &request{step: steps.Yield, what: what, txn: t})
 	if err != nil || res.OK {
 		return err

@@ -17,18 +17,17 @@ type absences struct {
 	away  map[overspan.NodeID]absence
 }
 
-// An absence is one node's. Whoever comes back registers, which changes the
-// registration: one that was up between two looks begins anew.
+// An absence is how long one node has been away. A node that comes back rewrites
+// its registration, so one that was up between two looks starts from zero.
 type absence struct {
 	registration int64 // its mod-revision
 	lasted       time.Duration
 }
 
-// look takes in a snapshot. The time since the last look counts for the nodes
-// that were away then and are now. A blind look is one at a snapshot that may
-// be out of date: the time before it does not count, nor the time behind it. A
-// process that was stopped has seen nothing either, so that no look counts for
-// much more than it should.
+// look takes in a snapshot. The time since the last look counts for nodes that
+// were away at both. A blind look is at a snapshot that may be stale: neither the
+// time before it nor the time after it counts. No interval counts for more than two
+// periods, since a process that was stopped saw nothing.
 func (a *absences) look(at time.Time, s *overspan.Snapshot, blind bool) {
 	if blind {
 		a.last = time.Time{}
@@ -52,10 +51,9 @@ func (a *absences) look(at time.Time, s *overspan.Snapshot, blind bool) {
 	}
 }
 
-// due returns the nodes that have been away for so long that this node should
-// remove them, by id. Of all nodes that are up one is the first for it; the
-// others follow one by one, so that a thousand do not try at once, and that one
-// does if the first cannot.
+// due returns, by id, the nodes that this node should remove now. The nodes that
+// are up take turns, in an order that depends on the absent node, one period apart:
+// so a thousand do not try at once, and the next one tries if the first cannot.
 func (a *absences) due(s *overspan.Snapshot, self overspan.NodeID, after time.Duration) []*overspan.Node {
 	var out []*overspan.Node
 	for id, x := range a.away {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -14,6 +15,10 @@ import (
 // hundreds of nodes claim at once, one has to answer for many blocks.
 const acksPerSecond = 1000
 
+// ackAgain is when an acknowledgement that etcd did not take is tried again:
+// somebody may wait for it, for peersBound.
+const ackAgain = 250 * time.Millisecond
+
 // A lastAck is what this node has acknowledged in a network, and when it may do so
 // again.
 type lastAck struct {
@@ -24,18 +29,18 @@ type lastAck struct {
 // acknowledge tells the cluster how far this node has programmed the networks
 // that ask for it.
 func (d *Daemon) acknowledge(ctx context.Context) error {
-	said := map[overspan.NetworkID]lastAck{}
-	asked := map[overspan.NetworkID]petition{}
-	var teller *store.Session // who told that: what a removed node told is deleted with it
+	acked := map[overspan.NetworkID]lastAck{}
+	asked := map[overspan.NetworkID]ackDemand{}
+	var ackedBy *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
 		var later <-chan time.Time
 		if session, err := d.registrar.session(); err == nil {
-			if session != teller {
-				clear(said)
-				teller = session
+			if session != ackedBy {
+				clear(acked)
+				ackedBy = session
 			}
-			if again := d.putAcks(ctx, session, asked, said); !again.IsZero() {
+			if again := d.putAcks(ctx, session, asked, acked); !again.IsZero() {
 				later = time.After(time.Until(again))
 			}
 		}
@@ -49,32 +54,41 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 }
 
 // putAcks acknowledges what is owed, and returns when to look again because it was
-// too early for some of it; zero if for none.
-func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) (again time.Time) {
-	for id, rev := range d.owedAcks(asked, said) {
-		if at := said[id].again; time.Now().Before(at) {
-			if again.IsZero() || at.Before(again) {
-				again = at
-			}
+// too early for some of it, or failed; zero if for none.
+func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]ackDemand, acked map[overspan.NetworkID]lastAck) (again time.Time) {
+	later := func(at time.Time) {
+		if again.IsZero() || at.Before(again) {
+			again = at
+		}
+	}
+	for id, rev := range d.owedAcks(asked, acked) {
+		if at := acked[id].again; time.Now().Before(at) {
+			later(at)
 			continue
 		}
 		n := d.networkByID(id)
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
 		}
-		if err := session.PutAck(ctx, n, rev); err != nil {
+		err := session.PutAck(ctx, n, rev)
+		if errors.Is(err, overspan.ErrUnavailable) {
+			d.log.Debug("cannot acknowledge; will try again", "network", n.Name, "error", err)
+			later(time.Now().Add(ackAgain))
+			continue
+		}
+		if err != nil {
 			d.log.Warn("cannot acknowledge", "network", n.Name, "error", err)
 			continue
 		}
 		pause := time.Duration(len(members(asked[id].segment))) * time.Second / acksPerSecond
-		said[id] = lastAck{rev, time.Now().Add(pause)}
+		acked[id] = lastAck{rev, time.Now().Add(pause)}
 	}
 	return again
 }
 
 // owedAcks returns the revision applied of each network in which something
 // newer than what was told asks for it. In asked it notes what it has looked at.
-func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[overspan.NetworkID]lastAck) map[overspan.NetworkID]int64 {
+func (d *Daemon) owedAcks(asked map[overspan.NetworkID]ackDemand, acked map[overspan.NetworkID]lastAck) map[overspan.NetworkID]int64 {
 	owed := map[overspan.NetworkID]int64{}
 	s := d.believed()
 	if s == nil {
@@ -83,30 +97,30 @@ func (d *Daemon) owedAcks(asked map[overspan.NetworkID]petition, said map[oversp
 	for id, seg := range s.Segments {
 		p := asked[id].after(seg, d.Self())
 		asked[id] = p
-		if applied := d.health.appliedTo(id); p.newest > said[id].revision && applied >= p.newest && holds(seg, d.Self()) {
+		if applied := d.health.appliedTo(id); p.newest > acked[id].revision && applied >= p.newest && holds(seg, d.Self()) {
 			owed[id] = applied
 		}
 	}
-	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ petition) bool { return s.Segments[id] == nil })
+	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ ackDemand) bool { return s.Segments[id] == nil })
 	return owed
 }
 
-// A petition is the newest revision of a network that asks its members to
+// An ackDemand is the newest revision of a network that asks its members to
 // acknowledge it, of all that were seen up to a segment; 0 if nothing does. What
 // has asked and is gone still counts: an acknowledgement too many harms nobody.
-type petition struct {
+type ackDemand struct {
 	segment *overspan.Segment
 	newest  int64
 }
 
-// after returns the petition as of a newer segment, of which it looks at what
+// after returns the demand as of a newer segment, of which it looks at what
 // has changed. Self asks nothing of itself.
-func (p petition) after(seg *overspan.Segment, self overspan.NodeID) petition {
+func (p ackDemand) after(seg *overspan.Segment, self overspan.NodeID) ackDemand {
 	old := p.segment
 	if old == nil || seg.Revision < old.Revision { // the first one, or another history
 		old, p.newest = &overspan.Segment{}, 0
 	}
-	next := petition{segment: seg, newest: p.newest}
+	next := ackDemand{segment: seg, newest: p.newest}
 	for first := range seg.Blocks.Changes(old.Blocks) {
 		if b := seg.Blocks.Get(first); b.Ack && b.Node != self {
 			next.newest = max(next.newest, b.ModRevision)

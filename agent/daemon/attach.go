@@ -21,8 +21,8 @@ import (
 // for another node between the choice of the slot and the transaction.
 const attachTries = 8
 
-// kernelBound is how long the kernel's part of a request may take, whose etcd's
-// part was in time: a host that is busy starting has other things to do.
+// kernelBound is how long the kernel's part of a request may take; etcd's part has
+// requestBound. A host that is busy booting may be slow.
 const kernelBound = 15 * time.Second
 
 // seenBound is how long the mirror has to show what etcd has taken, where the
@@ -34,8 +34,8 @@ const seenBound = time.Second
 // finished in the background.
 const undoBound = 800 * time.Millisecond
 
-// attach makes the endpoint of a sandbox whose gate the caller holds. What is left
-// once etcd has it goes on as long as there is a caller.
+// attach makes an endpoint; the caller holds the sandbox's gate. Ctx bounds the work
+// in etcd. Once the record is committed, the rest goes on until caller ends.
 func (d *Daemon) attach(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
 	if err := d.follow(ctx, n.ID); err != nil {
 		return overspan.Attachment{}, err
@@ -233,9 +233,8 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 	return refusedSetting(a, d.rec.do(ctx, vethScope(a)))
 }
 
-// refusedSetting says of a setting that a user wants an interface to have, and
-// the kernel does not, whose it is; what else stands in the way of a veth is said
-// with what was to be done.
+// refusedSetting adds to a SysctlError which endpoint and which driver option asked
+// for the setting. Other errors name their op already.
 func refusedSetting(a overspan.Attachment, err error) error {
 	var not *kernel.SysctlError
 	if !errors.As(err, &not) {

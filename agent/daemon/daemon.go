@@ -110,10 +110,10 @@ type Daemon struct {
 	reported  lastReport
 
 	// Each of size 1: something wants a look.
-	deaths      chan struct{} // a sandbox may be gone
-	emptied     chan struct{} // a block may be empty that a draining node gives back
-	bereft      chan struct{} // an endpoint may have been evicted
-	halfRemoved chan struct{} // a network's removal may not have ended
+	deaths       chan struct{} // a sandbox may be gone
+	emptied      chan struct{} // a block may be empty that a draining node gives back
+	evictionsDue chan struct{} // an endpoint may have been evicted
+	halfRemoved  chan struct{} // a network's removal may not have ended
 }
 
 // New makes a daemon from what the journal holds. Neither etcd nor the kernel
@@ -158,10 +158,10 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		health:    newHealth(),
 		meter:     newMeter(),
 
-		deaths:      make(chan struct{}, 1),
-		emptied:     make(chan struct{}, 1),
-		bereft:      make(chan struct{}, 1),
-		halfRemoved: make(chan struct{}, 1),
+		deaths:       make(chan struct{}, 1),
+		emptied:      make(chan struct{}, 1),
+		evictionsDue: make(chan struct{}, 1),
+		halfRemoved:  make(chan struct{}, 1),
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
@@ -185,6 +185,7 @@ func (d *Daemon) connectRegistrar() {
 	r.trusted, r.forgiving, r.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
 	r.settings, r.pause = d.settings, d.mirror.RetryPause
 	r.failed, r.stale = d.health.changed.fire, d.mirror.Stale
+	r.claimed = d.mirror.Claimed
 }
 
 // mirrorConfig tells the mirror what the last run has seen.
@@ -194,6 +195,7 @@ func mirrorConfig(parts Parts, saved *overspan.Snapshot) store.MirrorConfig {
 		ClusterID: seen.ClusterID,
 		Revision:  seen.Revision,
 		Accepted:  seen.Accepted,
+		Claimed:   seen.Claimed,
 		Log:       parts.Log.With("part", "mirror"),
 	}
 	if saved != nil && saved.Frozen == nil {
@@ -263,7 +265,7 @@ func (d *Daemon) restore() error {
 func (d *Daemon) joined() {
 	d.history.registered()
 	d.health.changed.fire()
-	wake(d.bereft)
+	wake(d.evictionsDue)
 	wake(d.releaser.pending)
 	wake(d.publisher.due)
 }
@@ -414,7 +416,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.releaser.pending)
 		wake(d.deaths)
 		wake(d.emptied)
-		wake(d.bereft)
+		wake(d.evictionsDue)
 		wake(d.halfRemoved)
 		s := d.believed()
 		if _, err := d.registrar.session(); err != nil || s == nil || s.Frozen != nil {

@@ -76,7 +76,7 @@ func (d *Daemon) heedEvictions(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.bereft:
+		case <-d.evictionsDue:
 		}
 		session, err := d.registrar.session()
 		if err != nil {
@@ -88,10 +88,13 @@ func (d *Daemon) heedEvictions(ctx context.Context) error {
 	}
 }
 
-// takeOffEvicted carries out all evictions that are noted for this node.
+// takeOffEvicted carries out all evictions that are noted for this node, within
+// requestBound: others wait for it.
 func (d *Daemon) takeOffEvicted(ctx context.Context, session *store.Session) error {
 	d.evicted.heed.Lock()
 	defer d.evicted.heed.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
 	notes, err := session.Evictions(ctx)
 	if err != nil {
 		return err
@@ -136,9 +139,9 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	return err
 }
 
-// bereaved reports whether the record of an endpoint that this node serves is
+// recordMissing reports whether the record of an endpoint that this node serves is
 // missing from a snapshot.
-func bereaved(s *overspan.Snapshot, attachments []overspan.Attachment) bool {
+func recordMissing(s *overspan.Snapshot, attachments []overspan.Attachment) bool {
 	return slices.ContainsFunc(attachments, func(a overspan.Attachment) bool {
 		e := a.Endpoint
 		seg := s.Segments[e.Network]

@@ -49,11 +49,12 @@ func (f *followers) count(id overspan.NetworkID, by int) {
 	f.refs[id] += by
 }
 
-// dropIdle stops following a network in which no attach is at work.
-func (f *followers) dropIdle(id overspan.NetworkID) bool {
+// dropIdle stops following a network in which no attach is at work, unless one
+// that was has left something in it.
+func (f *followers) dropIdle(id overspan.NetworkID, inUse func() bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n, followed := f.refs[id]; !followed || n > 0 {
+	if n, followed := f.refs[id]; !followed || n > 0 || inUse() {
 		return false
 	}
 	f.unfollow(id)
@@ -147,7 +148,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 // leave stops following a network in which this node has no endpoint and
 // attaches none.
 func (d *Daemon) leave(id overspan.NetworkID) {
-	if len(d.local.inNetwork(id)) == 0 && d.follows.dropIdle(id) {
+	if d.follows.dropIdle(id, func() bool { return len(d.local.inNetwork(id)) > 0 }) {
 		d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 	}
 }
@@ -241,8 +242,8 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	for _, id := range d.follows.all() {
 		d.reconsider(id)
 	}
-	if bereaved(new, d.local.allAttachments()) {
-		wake(d.bereft)
+	if recordMissing(new, d.local.allAttachments()) {
+		wake(d.evictionsDue)
 	}
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {
 		wake(d.emptied)

@@ -15,8 +15,8 @@ import (
 // family; "" where none can have it.
 type gateway map[overspan.Family]overspan.EndpointID
 
-// gateways are those of the sandboxes that have several endpoints. In all others
-// the one there is has what there is.
+// gateways has an entry for each sandbox with several endpoints. In every other
+// sandbox the only endpoint has the default routes that its network offers.
 type gateways map[overspan.SandboxID]gateway
 
 var families = []overspan.Family{overspan.IPv4, overspan.IPv6}
@@ -105,9 +105,9 @@ func (in planInput) portsAt(a overspan.Attachment, ways gateways) []overspan.Por
 	return slices.DeleteFunc(slices.Clone(ports), func(p overspan.Port) bool { return !leads[overspan.FamilyOf(p.HostIP)] })
 }
 
-// publishing lists the endpoints that published ports lead to, with these alone.
-// Whether their namespaces are still there, a pass does not know of all; those
-// that are gone are disconnected soon.
+// publishing lists the endpoints that published ports lead to, each with those
+// ports alone. A pass does not check the namespaces of all of them: an endpoint
+// whose namespace is gone is disconnected soon.
 func (in planInput) publishing(ways gateways) []overspan.Endpoint {
 	if len(in.Ports) == 0 {
 		return nil
@@ -154,17 +154,17 @@ func sameWays(old, new planInput) bool {
 		old.Local == new.Local && old.Snapshot == new.Snapshot && maps.Equal(old.Lost, new.Lost)
 }
 
-// A removal is of published ports that lead to another endpoint of their sandbox
-// than they did. The networks are the sandbox's: their bridges have a setting that
-// only published ports need.
-type removal struct {
+// movedPorts are published ports that now lead to another endpoint of their sandbox.
+// The networks are all of those sandboxes: their bridges have a setting,
+// route_localnet, that only published ports need.
+type movedPorts struct {
 	ports    []overspan.Port
 	networks []overspan.NetworkID
 }
 
 // rehomed returns the ports that have moved between two inputs.
-func rehomed(old, new planInput) removal {
-	var out removal
+func rehomed(old, new planInput) movedPorts {
+	var out movedPorts
 	if sameWays(old, new) || len(old.Ports)+len(new.Ports) == 0 {
 		return out
 	}

@@ -29,8 +29,8 @@ type history struct {
 	self    overspan.NodeID
 	name    string
 
-	// alone runs f while this node has no session, and none is opened. Restart is
-	// told, within it, that the revisions of before are over.
+	// alone runs f while this node has no session and none can be opened. Within it,
+	// restart says that the revisions seen so far are void.
 	alone   func(ctx context.Context, f func(context.Context) error) error
 	restart func(context.Context)
 
@@ -44,13 +44,13 @@ type history struct {
 	called   bool               // names may be answered from saved
 	newest   *overspan.Snapshot // of the mirror, as it was looked at last
 	shown    *overspan.Snapshot
-	memory   *overspan.Snapshot // nil: etcd is taken at its word
-	accepted uint64             // acceptances that this node knows
-	anew     bool               // the registration that etcd has may be one that this node does not know
-	held     *overspan.Snapshot // not shown yet: it lacks what this node has written
-	lacking  []overspan.Endpoint
-	excused  map[overspan.EndpointID]struct{} // lacking, and etcd told that it has not lost them
-	expelled int64                            // registration that etcd told that it has not lost
+	memory   *overspan.Snapshot               // nil: etcd is taken at its word
+	accepted uint64                           // acceptances that this node knows
+	anew     bool                             // etcd may hold a registration that this node does not know
+	held     *overspan.Snapshot               // not shown yet: it lacks what this node has written
+	lacking  []overspan.Endpoint              // what held does not show
+	excused  map[overspan.EndpointID]struct{} // lacking, and rightly gone, as etcd said
+	expelled int64                            // a registration that is rightly gone, as etcd said
 	disowned []overspan.Attachment            // to be written to the journal
 }
 
@@ -326,7 +326,7 @@ func (h *history) noteSeen(last store.Identity) store.Identity {
 	}
 	// Not under the lock: who reads a snapshot does not wait for the disk. What
 	// was true of etcd before a doubt stays true of it.
-	if err := h.journal.SetSeen(now.ClusterID, now.Revision, now.Accepted); err != nil {
+	if err := h.journal.SetSeen(now); err != nil {
 		h.log.Error("cannot note in the journal which etcd is followed", "error", err)
 		return last
 	}
@@ -339,6 +339,7 @@ func (h *history) seen() (store.Identity, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	cluster, revision := h.mirror.Seen()
-	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.accepted}
+	claimed, _ := h.mirror.Claimed()
+	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.accepted, Claimed: claimed}
 	return now, cluster != 0 && len(h.disowned) == 0 && h.mirror.Doubt() == ""
 }

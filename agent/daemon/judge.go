@@ -99,9 +99,9 @@ func textsOf(ops []kernel.Op) map[string]struct{} {
 	return texts
 }
 
-// judge draws the conclusions from what a pass did and left undone: what was a
-// repair, what is to be tried again, and what stands in the way.
-// What somebody has asked for he is told, and decides about.
+// judge decides what a pass means: which ops were repairs, what to try again, and
+// what is a conflict. What a request asked for is not tried again here: its caller
+// gets the error, and decides.
 func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passResult, failed error) {
 	for _, op := range res.Done {
 		// Before everything was once looked at, nobody knows who changed what.

@@ -6,11 +6,11 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// recall returns what to go by while etcd may have lost its past: memory, the
-// last snapshot before, and beside it what etcd tells now. Of two records of one
-// thing the one counts that was written since the freeze, for nothing is written
-// then but what a living node holds; else memory's. So it is with blocks that
-// overlap. Revisions are those of now. It is pure.
+// recall merges memory, the last snapshot before etcd lost its past, with what etcd
+// holds now. Where both have a record of one thing, or blocks that overlap, etcd's
+// counts only if it was written after the freeze: then only living nodes write, and
+// only what they hold. Otherwise memory's counts. Revisions are etcd's present ones.
+// recall is pure.
 func recall(memory, now *overspan.Snapshot) *overspan.Snapshot {
 	since := func(revision int64) bool { return revision > now.Frozen.Revision }
 	out := *now
@@ -79,15 +79,11 @@ func recallSegment(memory, now *overspan.Segment, since func(int64) bool) *overs
 // overlapping returns the blocks of a segment that share a slot with a block.
 func overlapping(seg *overspan.Segment, r overspan.Range) []overspan.Block {
 	var out []overspan.Block
-	next := r.First
-	for next <= r.Last() {
-		b, ok := seg.Holder(next)
-		if !ok {
-			next++
-			continue
+	for i := range r.Size {
+		b, ok := seg.Holder(r.First + overspan.Slot(i))
+		if ok && (len(out) == 0 || out[len(out)-1].Range != b.Range) {
+			out = append(out, b)
 		}
-		out = append(out, b)
-		next = b.Last() + 1
 	}
 	return out
 }

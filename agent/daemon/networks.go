@@ -179,7 +179,9 @@ func complete(n overspan.Network, addresses ipam.Plan, s *overspan.Snapshot, tak
 	}
 	options := bridge.OptionsOf(&n)
 	if n.Driver == overspan.DriverOverlay {
-		n.Underlay = underlayFamily(s.Nodes)
+		if n.Underlay, err = underlayFamily(s.Nodes); err != nil {
+			return n, err
+		}
 		if n.VNI, err = chooseVNI(n, options.VNI, s, taken); err != nil {
 			return n, err
 		}
@@ -236,14 +238,22 @@ func chooseVNI(n overspan.Network, named uint32, s *overspan.Snapshot, taken sto
 }
 
 // underlayFamily returns the family that every registered node has a VTEP in,
-// IPv4 where both would do.
-func underlayFamily(nodes map[overspan.NodeID]*overspan.Node) overspan.Family {
-	for _, n := range nodes {
-		if !n.VTEP(overspan.IPv4).IsValid() {
-			return overspan.IPv6
+// IPv4 where both would do; ErrInvalid if there is none.
+func underlayFamily(nodes map[overspan.NodeID]*overspan.Node) (overspan.Family, error) {
+	lacks := map[overspan.Family]*overspan.Node{}
+	for _, f := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
+		for _, n := range nodes {
+			if !n.VTEP(f).IsValid() {
+				lacks[f] = n
+			}
+		}
+		if lacks[f] == nil {
+			return f, nil
 		}
 	}
-	return overspan.IPv4
+	return "", overspan.Errorf(overspan.ErrInvalid,
+		"nodes %s and %s could not reach each other: the first has no underlay address of IPv4, the second none of IPv6; give every node one of the same family with --underlay, or remove those that are gone: ctl node rm",
+		lacks[overspan.IPv4].Name, lacks[overspan.IPv6].Name)
 }
 
 // chooseMTU takes the one that an option names, or, if that is 0, what the
@@ -316,8 +326,8 @@ func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.Networ
 	return n.ID, nil
 }
 
-// finishRemovals carries on with removals that etcd did not let this node end,
-// until they have ended. Those of a node that is gone others find, see housekeep.
+// finishRemovals tries removals of networks that etcd interrupted again, until they
+// are done. housekeep wakes it too, for those that a dead node left half done.
 func (d *Daemon) finishRemovals(ctx context.Context) error {
 	for {
 		select {

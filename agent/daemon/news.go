@@ -11,10 +11,9 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// news tells what a user would call news between two snapshots; nothing at the
-// first. What this node does to its own endpoints it tells of as it does it, and
-// not here. It costs what has changed, and a look at each network that this node
-// follows.
+// news returns the events that follow from two snapshots; none for the first one.
+// This node's own endpoints are left out: whoever changes them publishes the event.
+// The cost is that of the changes, and one comparison for each followed network.
 func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 	if old == nil {
 		return nil

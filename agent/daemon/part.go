@@ -25,9 +25,9 @@ var vethPrefix = overspan.VethName("")
 // everything finds it.
 var stray = part{network: "stray"}
 
-// doors is what publishes ports: rules, and a setting of bridges. A pass for one
-// endpoint looks at some of it, one for what belongs to no network at all rules.
-var doors = part{network: "doors"}
+// publishedPorts is the part that publishes ports: nat chains and route_localnet. A
+// pass for one endpoint reads some of it, a global one all of the chains.
+var publishedPorts = part{network: "published ports"}
 
 // subnets is the sets of the cluster's subnets: they change with networks that this
 // node has no part in.
@@ -38,7 +38,7 @@ func (p part) within(scope kernel.Scope) bool {
 	switch {
 	case scope.All:
 		return true
-	case p == part{}, p == doors:
+	case p == part{}, p == publishedPorts:
 		return scope.Global
 	case p == subnets:
 		return scope.Global || len(scope.Sets) > 0
@@ -60,8 +60,8 @@ func (f *finder) of(op kernel.Op) part {
 	o, setting := op.(kernel.SetSysctl)
 	// The setting that published ports need comes with its bridge, or changes
 	// with a port.
-	if aboutPorts(op) || setting && bridge.IsForPorts(o.Path) && f.moved.has(doors) {
-		return doors
+	if aboutPorts(op) || setting && bridge.IsForPorts(o.Path) && f.moved.has(publishedPorts) {
+		return publishedPorts
 	}
 	if aboutSubnets(op) {
 		return subnets
@@ -174,7 +174,7 @@ func (s partSet) addScope(scope kernel.Scope) {
 		s.add(stray)
 	}
 	if scope.Global {
-		s.add(part{}, doors, subnets)
+		s.add(part{}, publishedPorts, subnets)
 	}
 	if len(scope.Sets) > 0 {
 		s.add(subnets)
@@ -197,7 +197,7 @@ func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
 			set.mark(kernel.Scope{Global: true}, causeRetry)
 		case p == subnets:
 			set.mark(kernel.Scope{Sets: bridge.SubnetSets()}, causeRetry)
-		case p == stray, p == doors:
+		case p == stray, p == publishedPorts:
 			set.mark(kernel.Scope{All: true, Global: true}, causeRetry)
 		case p.endpoint == "":
 			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
@@ -234,8 +234,8 @@ func (s partSet) settle(scope kernel.Scope, left partSet) {
 	}
 }
 
-// moved lists the parts whose plan differs between two inputs: whoever changed
-// it was not at the kernel.
+// moved lists the parts whose plan differs between two inputs: a difference in the
+// kernel there is our own change, not drift.
 func moved(old, new planInput) partSet {
 	out := partSet{}
 	if old.Snapshot == nil {
@@ -251,7 +251,7 @@ func moved(old, new planInput) partSet {
 		out.add(part{k.Network, k.Endpoint})
 	}
 	if len(rehomed(old, new).ports) > 0 {
-		out.add(doors)
+		out.add(publishedPorts)
 	}
 	if old.Snapshot == new.Snapshot {
 		return out
@@ -283,7 +283,7 @@ func (s partSet) addLocal(old, new planInput) {
 	touch := func(a *overspan.Attachment) {
 		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
 		if len(old.Ports[a.Sandbox])+len(new.Ports[a.Sandbox]) > 0 {
-			s.add(doors)
+			s.add(publishedPorts)
 		}
 	}
 	before, now := old.Attachments, new.Attachments

@@ -196,6 +196,8 @@ func (d *Daemon) giveBack(ctx context.Context, n *overspan.Network, b overspan.B
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
 	steps.At(steps.GiveBackBegun)
 	if err := session.ReleaseBlock(ctx, n.ID, b); err != nil {
 		return err

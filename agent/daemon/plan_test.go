@@ -170,11 +170,11 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 
 func TestAcknowledgeAsksForWhatOthersAskedFor(t *testing.T) {
 	seg := twoNodes().Snapshot.Segments[demoNet]
-	first := petition{}.after(seg, selfNode)
+	first := ackDemand{}.after(seg, selfNode)
 	if first.newest != 4 {
 		t.Errorf("this node owes an acknowledgement of %d, want 4", first.newest)
 	}
-	if got := (petition{}).after(seg, otherNode).newest; got != 0 {
+	if got := (ackDemand{}).after(seg, otherNode).newest; got != 0 {
 		t.Errorf("the asker owes itself an acknowledgement of %d, want none", got)
 	}
 	later := *seg

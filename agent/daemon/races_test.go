@@ -268,7 +268,7 @@ func TestAttachBeginsWhileItsNetworkIsLeft(t *testing.T) {
 	}
 	f.keep("demo")
 	var left sync.WaitGroup
-	left.Go(func() { f.dropIdle("demo") })
+	left.Go(func() { f.dropIdle("demo", func() bool { return false }) })
 	<-leaving
 	f.count("demo", 1)
 	close(joined)

@@ -79,7 +79,7 @@ type reconciler struct {
 
 	// rehomed is told of published ports that lead elsewhere than before the last
 	// pass.
-	rehomed func(removal)
+	rehomed func(movedPorts)
 
 	// reaped is told when no doomed link is left.
 	reaped func()
@@ -122,7 +122,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		input:     input,
 		passed:    func(kernel.Scope, string, passResult, error) {},
 		changing:  func(map[string]string) error { return nil },
-		rehomed:   func(removal) {},
+		rehomed:   func(movedPorts) {},
 		reaped:    func() {},
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),
@@ -220,9 +220,9 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 	return r.compareWith(ctx, in, scope, changed)
 }
 
-// widen adds to a scope the containers' ends whose routes have moved since the
-// last pass, and the rules of the ports that have moved with them. It returns what
-// the scope is planned from: of each another part is asked for.
+// widen adds to a scope the containers' ends whose default routes have moved since
+// the last pass, and the chains of ports that moved with them. It reads the input
+// again for each wider scope, since the input depends on that, and returns the last.
 func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 	for {
 		in, ok := r.input(scope)

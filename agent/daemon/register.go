@@ -16,8 +16,8 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// errBetween is why there is no session between two.
 var (
+	// errBetween says that the node is between two sessions.
 	errBetween = errors.New("its registration is being looked at again; try again")
 	// errDoubted says that nothing may be written to etcd for now.
 	errDoubted = overspan.Errorf(overspan.ErrUnavailable, "etcd has lost its past: see ctl status")
@@ -33,6 +33,7 @@ type registrar struct {
 	self    overspan.NodeID
 	process overspan.Presence // this run of the agent
 	known   store.Identity    // of the last session; only keep uses it
+	served  bool              // there was a session; only keep uses it
 
 	slot    sessionSlot
 	changed chan struct{} // size 1: the host's routes or devices changed
@@ -48,11 +49,12 @@ type registrar struct {
 	pause     func() time.Duration // between two tries
 	settings  func() overspan.Meta // for a cluster that has none; may be zero
 
-	joined func()                    // told of each new session
-	failed func()                    // told of each try to get one that has failed
-	fenced func()                    // told when the registration was lost
-	stale  func() (time.Time, error) // as of the mirror
-	shown  func() *overspan.Node     // the registration as the newest snapshot shows it, if it does
+	joined  func()                    // told of each new session
+	failed  func()                    // told of each try to get one that has failed
+	fenced  func()                    // told when the registration was lost
+	stale   func() (time.Time, error) // as of the mirror
+	claimed func() (int64, time.Time) // store.Config.Claimed
+	shown   func() *overspan.Node     // the registration as the newest snapshot shows it, if it does
 }
 
 func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
@@ -175,6 +177,7 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 		return err
 	}
 	r.slot.set(session)
+	r.served = true
 	r.log.Info("registered", "node", overspan.ShortID(r.self), "registration", session.Registration())
 	r.joined()
 	err = session.Run(ctx)
@@ -210,7 +213,7 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 		if ctx.Err() != nil {
 			return nil, nil
 		}
-		if !errors.Is(err, overspan.ErrUnavailable) && !errors.Is(err, overspan.ErrConflict) {
+		if !r.passes(err) {
 			return nil, fmt.Errorf("register: %w", err)
 		}
 		r.slot.fail(err)
@@ -220,6 +223,15 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 			return nil, nil
 		}
 	}
+}
+
+// passes reports whether what keeps the node from registering may be over by
+// itself. To be refused is a mistake in the settings where the agent has just been
+// started; one that has worked goes on with what it serves, until its operator has
+// given back the role or the password that etcd takes.
+func (r *registrar) passes(err error) bool {
+	return errors.Is(err, overspan.ErrUnavailable) || errors.Is(err, overspan.ErrConflict) ||
+		errors.Is(err, overspan.ErrDenied) && r.served
 }
 
 func (r *registrar) try(ctx context.Context) (*store.Session, error) {
@@ -238,6 +250,7 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 		Presence: r.process,
 		Known:    known,
 		Meta:     r.settings(),
+		Claimed:  r.claimed,
 		TTL:      r.cfg.TTL,
 		Alive:    processAlive,
 		Log:      r.log.With("part", "session"),

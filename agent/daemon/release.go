@@ -86,6 +86,8 @@ func (r *releaser) writable() *store.Session {
 // release takes an endpoint's record out of etcd and frees its slots. Its port
 // must be off the network by then. That it was released before is no error.
 func (r *releaser) release(ctx context.Context, session *store.Session, e overspan.Endpoint) error {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
 	rev, err := session.Detach(ctx, e)
 	if err != nil {
 		r.log.Warn("release is pending", "endpoint", e.Name, "error", err)

@@ -132,8 +132,8 @@ func (d *Daemon) sweepNodes(ctx context.Context, sweeper *store.NodeSweeper, s *
 	}
 }
 
-// reapLooks is how often in the time after which a node is removed its absence
-// is looked at, and reapPause how long at most that may take.
+// Absences are looked at reapLooks times within ReapAfter, but at least once every
+// reapPause.
 const (
 	reapLooks = 10
 	reapPause = 30 * time.Second

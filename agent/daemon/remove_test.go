@@ -282,7 +282,7 @@ func TestEvictionIsToldThoughItFails(t *testing.T) {
 	})
 	h2.eventually("it is taken off", func() bool { return len(h2.Attachments()) == 0 && !h2.plugged(taken) })
 	h2.eventually("the note is dropped", func() bool {
-		wake(h2.bereft) // what housekeeping does
+		wake(h2.evictionsDue) // what housekeeping does
 		return len(c.keys("evicted/")) == 0
 	})
 	told := map[string]int{}

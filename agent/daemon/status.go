@@ -136,15 +136,21 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	st.Warnings = append(st.Warnings, d.names.Warnings()...)
 	st.Warnings = append(st.Warnings, d.ports.Retry()...)
 	st.Warnings = append(st.Warnings, d.routerWarnings(ctx)...)
-	d.health.mu.Lock()
-	defer d.health.mu.Unlock()
-	st.LastError, st.LastFullPass = d.health.lastErr, d.health.lastFull
 	st.Warnings = append(st.Warnings, now.Warnings...)
-	for _, c := range d.health.conflicts {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("conflict since %s: %s", c.Since.Format(time.RFC3339), c.Text))
-	}
+	st.Warnings = append(st.Warnings, d.health.report(&st)...)
 	st.Warnings = append(st.Warnings, d.host.CheckSupport(ctx)...)
 	return st
+}
+
+// report fills in how the last passes went, and returns the conflicts that stand.
+func (h *health) report(st *Status) (conflicts []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st.LastError, st.LastFullPass = h.lastErr, h.lastFull
+	for _, c := range h.conflicts {
+		conflicts = append(conflicts, fmt.Sprintf("conflict since %s: %s", c.Since.Format(time.RFC3339), c.Text))
+	}
+	return conflicts
 }
 
 // appliedRevision returns the revision that the whole kernel is in line with:

@@ -49,6 +49,8 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
 	if g == nil {
 		return session.DropWant(ctx, w)
 	}

@@ -307,6 +307,45 @@ func (x *Accepted) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+// Claimed is the key meta/claimed, which claims of blocks put, about once a second
+// across the cluster. It says nothing: its mod-revision tells every node how new
+// etcd is, whatever networks the node follows.
+type Claimed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claimed) Reset() {
+	*x = Claimed{}
+	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claimed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claimed) ProtoMessage() {}
+
+func (x *Claimed) ProtoReflect() protoreflect.Message {
+	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claimed.ProtoReflect.Descriptor instead.
+func (*Claimed) Descriptor() ([]byte, []int) {
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{4}
+}
+
 // Report is the key reports/<node>: what a node has published again while the
 // cluster is frozen. Nobody watches it.
 type Report struct {
@@ -324,7 +363,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	mi := &file_overspan_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +375,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[4]
+	mi := &file_overspan_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +388,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Report) GetNodeName() string {
@@ -414,7 +453,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_overspan_v1_records_proto_msgTypes[5]
+	mi := &file_overspan_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +465,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[5]
+	mi := &file_overspan_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +478,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Node) GetId() string {
@@ -513,7 +552,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_overspan_v1_records_proto_msgTypes[6]
+	mi := &file_overspan_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +564,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[6]
+	mi := &file_overspan_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +577,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Presence) GetMachineId() string {
@@ -594,7 +633,7 @@ type Flight struct {
 
 func (x *Flight) Reset() {
 	*x = Flight{}
-	mi := &file_overspan_v1_records_proto_msgTypes[7]
+	mi := &file_overspan_v1_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +645,7 @@ func (x *Flight) String() string {
 func (*Flight) ProtoMessage() {}
 
 func (x *Flight) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[7]
+	mi := &file_overspan_v1_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +658,7 @@ func (x *Flight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flight.ProtoReflect.Descriptor instead.
 func (*Flight) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Flight) GetSequence() uint64 {
@@ -649,7 +688,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_overspan_v1_records_proto_msgTypes[8]
+	mi := &file_overspan_v1_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +700,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[8]
+	mi := &file_overspan_v1_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +713,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Subnet) GetPrefix() string {
@@ -734,7 +773,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_overspan_v1_records_proto_msgTypes[9]
+	mi := &file_overspan_v1_records_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +785,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[9]
+	mi := &file_overspan_v1_records_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +798,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{9}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Network) GetId() string {
@@ -888,7 +927,7 @@ type Reference struct {
 
 func (x *Reference) Reset() {
 	*x = Reference{}
-	mi := &file_overspan_v1_records_proto_msgTypes[10]
+	mi := &file_overspan_v1_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +939,7 @@ func (x *Reference) String() string {
 func (*Reference) ProtoMessage() {}
 
 func (x *Reference) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[10]
+	mi := &file_overspan_v1_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +952,7 @@ func (x *Reference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reference.ProtoReflect.Descriptor instead.
 func (*Reference) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{10}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Reference) GetNetwork() string {
@@ -949,7 +988,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_overspan_v1_records_proto_msgTypes[11]
+	mi := &file_overspan_v1_records_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1000,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[11]
+	mi := &file_overspan_v1_records_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1013,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{11}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Block) GetNode() string {
@@ -1005,7 +1044,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_overspan_v1_records_proto_msgTypes[12]
+	mi := &file_overspan_v1_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1056,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[12]
+	mi := &file_overspan_v1_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1069,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{12}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Want) GetExact() bool {
@@ -1079,7 +1118,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_overspan_v1_records_proto_msgTypes[13]
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1130,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[13]
+	mi := &file_overspan_v1_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1143,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{13}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1220,7 +1259,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1271,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[14]
+	mi := &file_overspan_v1_records_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1284,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{14}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Port) GetProtocol() string {
@@ -1287,7 +1326,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1338,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[15]
+	mi := &file_overspan_v1_records_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1351,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{15}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ack) GetRevision() int64 {
@@ -1336,7 +1375,7 @@ type Removing struct {
 
 func (x *Removing) Reset() {
 	*x = Removing{}
-	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1387,7 @@ func (x *Removing) String() string {
 func (*Removing) ProtoMessage() {}
 
 func (x *Removing) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[16]
+	mi := &file_overspan_v1_records_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1400,7 @@ func (x *Removing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removing.ProtoReflect.Descriptor instead.
 func (*Removing) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{16}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Removing) GetBy() string {
@@ -1400,7 +1439,7 @@ type Eviction struct {
 
 func (x *Eviction) Reset() {
 	*x = Eviction{}
-	mi := &file_overspan_v1_records_proto_msgTypes[17]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1451,7 @@ func (x *Eviction) String() string {
 func (*Eviction) ProtoMessage() {}
 
 func (x *Eviction) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[17]
+	mi := &file_overspan_v1_records_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1464,7 @@ func (x *Eviction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Eviction.ProtoReflect.Descriptor instead.
 func (*Eviction) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{17}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Eviction) GetName() string {
@@ -1481,7 +1520,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1532,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[18]
+	mi := &file_overspan_v1_records_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1545,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{18}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1605,7 +1644,7 @@ type Resolver struct {
 
 func (x *Resolver) Reset() {
 	*x = Resolver{}
-	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1656,7 @@ func (x *Resolver) String() string {
 func (*Resolver) ProtoMessage() {}
 
 func (x *Resolver) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[19]
+	mi := &file_overspan_v1_records_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1669,7 @@ func (x *Resolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
 func (*Resolver) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{19}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Resolver) GetServers() []string {
@@ -1665,7 +1704,7 @@ type HostName struct {
 
 func (x *HostName) Reset() {
 	*x = HostName{}
-	mi := &file_overspan_v1_records_proto_msgTypes[20]
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1716,7 @@ func (x *HostName) String() string {
 func (*HostName) ProtoMessage() {}
 
 func (x *HostName) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[20]
+	mi := &file_overspan_v1_records_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1729,7 @@ func (x *HostName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostName.ProtoReflect.Descriptor instead.
 func (*HostName) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{20}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HostName) GetName() string {
@@ -1734,7 +1773,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	mi := &file_overspan_v1_records_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1785,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[21]
+	mi := &file_overspan_v1_records_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1798,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{21}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Attachment) GetEndpoint() *Endpoint {
@@ -1843,7 +1882,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_overspan_v1_records_proto_msgTypes[22]
+	mi := &file_overspan_v1_records_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1894,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_overspan_v1_records_proto_msgTypes[22]
+	mi := &file_overspan_v1_records_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +1907,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_overspan_v1_records_proto_rawDescGZIP(), []int{22}
+	return file_overspan_v1_records_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Link) GetName() string {
@@ -1911,7 +1950,8 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\bAccepted\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc5\x01\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\t\n" +
+	"\aClaimed\"\xc5\x01\n" +
 	"\x06Report\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
@@ -2070,62 +2110,63 @@ func file_overspan_v1_records_proto_rawDescGZIP() []byte {
 	return file_overspan_v1_records_proto_rawDescData
 }
 
-var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_overspan_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_overspan_v1_records_proto_goTypes = []any{
 	(*Meta)(nil),                  // 0: overspan.v1.Meta
 	(*Pool)(nil),                  // 1: overspan.v1.Pool
 	(*Frozen)(nil),                // 2: overspan.v1.Frozen
 	(*Accepted)(nil),              // 3: overspan.v1.Accepted
-	(*Report)(nil),                // 4: overspan.v1.Report
-	(*Node)(nil),                  // 5: overspan.v1.Node
-	(*Presence)(nil),              // 6: overspan.v1.Presence
-	(*Flight)(nil),                // 7: overspan.v1.Flight
-	(*Subnet)(nil),                // 8: overspan.v1.Subnet
-	(*Network)(nil),               // 9: overspan.v1.Network
-	(*Reference)(nil),             // 10: overspan.v1.Reference
-	(*Block)(nil),                 // 11: overspan.v1.Block
-	(*Want)(nil),                  // 12: overspan.v1.Want
-	(*Endpoint)(nil),              // 13: overspan.v1.Endpoint
-	(*Port)(nil),                  // 14: overspan.v1.Port
-	(*Ack)(nil),                   // 15: overspan.v1.Ack
-	(*Removing)(nil),              // 16: overspan.v1.Removing
-	(*Eviction)(nil),              // 17: overspan.v1.Eviction
-	(*Sandbox)(nil),               // 18: overspan.v1.Sandbox
-	(*Resolver)(nil),              // 19: overspan.v1.Resolver
-	(*HostName)(nil),              // 20: overspan.v1.HostName
-	(*Attachment)(nil),            // 21: overspan.v1.Attachment
-	(*Link)(nil),                  // 22: overspan.v1.Link
-	nil,                           // 23: overspan.v1.Subnet.AuxEntry
-	nil,                           // 24: overspan.v1.Network.OptionsEntry
-	nil,                           // 25: overspan.v1.Network.LabelsEntry
-	nil,                           // 26: overspan.v1.Attachment.DriverOptionsEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*Claimed)(nil),               // 4: overspan.v1.Claimed
+	(*Report)(nil),                // 5: overspan.v1.Report
+	(*Node)(nil),                  // 6: overspan.v1.Node
+	(*Presence)(nil),              // 7: overspan.v1.Presence
+	(*Flight)(nil),                // 8: overspan.v1.Flight
+	(*Subnet)(nil),                // 9: overspan.v1.Subnet
+	(*Network)(nil),               // 10: overspan.v1.Network
+	(*Reference)(nil),             // 11: overspan.v1.Reference
+	(*Block)(nil),                 // 12: overspan.v1.Block
+	(*Want)(nil),                  // 13: overspan.v1.Want
+	(*Endpoint)(nil),              // 14: overspan.v1.Endpoint
+	(*Port)(nil),                  // 15: overspan.v1.Port
+	(*Ack)(nil),                   // 16: overspan.v1.Ack
+	(*Removing)(nil),              // 17: overspan.v1.Removing
+	(*Eviction)(nil),              // 18: overspan.v1.Eviction
+	(*Sandbox)(nil),               // 19: overspan.v1.Sandbox
+	(*Resolver)(nil),              // 20: overspan.v1.Resolver
+	(*HostName)(nil),              // 21: overspan.v1.HostName
+	(*Attachment)(nil),            // 22: overspan.v1.Attachment
+	(*Link)(nil),                  // 23: overspan.v1.Link
+	nil,                           // 24: overspan.v1.Subnet.AuxEntry
+	nil,                           // 25: overspan.v1.Network.OptionsEntry
+	nil,                           // 26: overspan.v1.Network.LabelsEntry
+	nil,                           // 27: overspan.v1.Attachment.DriverOptionsEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
 }
 var file_overspan_v1_records_proto_depIdxs = []int32{
 	1,  // 0: overspan.v1.Meta.overlay_pool:type_name -> overspan.v1.Pool
 	1,  // 1: overspan.v1.Meta.bridge_pool:type_name -> overspan.v1.Pool
 	1,  // 2: overspan.v1.Meta.ipv6_pool:type_name -> overspan.v1.Pool
-	27, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
-	27, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
-	27, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
-	23, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
-	8,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
-	8,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
-	24, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
-	25, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
-	27, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
-	27, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	14, // 13: overspan.v1.Endpoint.ports:type_name -> overspan.v1.Port
-	27, // 14: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
-	27, // 15: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
-	27, // 16: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
-	19, // 17: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
-	20, // 18: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
-	14, // 19: overspan.v1.Sandbox.ports:type_name -> overspan.v1.Port
-	13, // 20: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
-	26, // 21: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
-	22, // 22: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
-	9,  // 23: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
+	28, // 3: overspan.v1.Frozen.since:type_name -> google.protobuf.Timestamp
+	28, // 4: overspan.v1.Accepted.since:type_name -> google.protobuf.Timestamp
+	28, // 5: overspan.v1.Report.since:type_name -> google.protobuf.Timestamp
+	24, // 6: overspan.v1.Subnet.aux:type_name -> overspan.v1.Subnet.AuxEntry
+	9,  // 7: overspan.v1.Network.ipv4:type_name -> overspan.v1.Subnet
+	9,  // 8: overspan.v1.Network.ipv6:type_name -> overspan.v1.Subnet
+	25, // 9: overspan.v1.Network.options:type_name -> overspan.v1.Network.OptionsEntry
+	26, // 10: overspan.v1.Network.labels:type_name -> overspan.v1.Network.LabelsEntry
+	28, // 11: overspan.v1.Network.created:type_name -> google.protobuf.Timestamp
+	28, // 12: overspan.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	15, // 13: overspan.v1.Endpoint.ports:type_name -> overspan.v1.Port
+	28, // 14: overspan.v1.Removing.since:type_name -> google.protobuf.Timestamp
+	28, // 15: overspan.v1.Eviction.since:type_name -> google.protobuf.Timestamp
+	28, // 16: overspan.v1.Sandbox.created:type_name -> google.protobuf.Timestamp
+	20, // 17: overspan.v1.Sandbox.resolver:type_name -> overspan.v1.Resolver
+	21, // 18: overspan.v1.Sandbox.hosts:type_name -> overspan.v1.HostName
+	15, // 19: overspan.v1.Sandbox.ports:type_name -> overspan.v1.Port
+	14, // 20: overspan.v1.Attachment.endpoint:type_name -> overspan.v1.Endpoint
+	27, // 21: overspan.v1.Attachment.driver_options:type_name -> overspan.v1.Attachment.DriverOptionsEntry
+	23, // 22: overspan.v1.Attachment.links:type_name -> overspan.v1.Link
+	10, // 23: overspan.v1.Attachment.local:type_name -> overspan.v1.Network
 	24, // [24:24] is the sub-list for method output_type
 	24, // [24:24] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
@@ -2144,7 +2185,7 @@ func file_overspan_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overspan_v1_records_proto_rawDesc), len(file_overspan_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
