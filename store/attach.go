@@ -194,7 +194,7 @@ func leaving(n *overspan.Network) error {
 }
 
 func networkChanged(n *overspan.Network) error {
-	return overspan.Errorf(overspan.ErrConflict, "network %s was changed meanwhile", n.Name)
+	return overspan.Errorf(overspan.ErrConflict, "network %s was changed meanwhile; try again", n.Name)
 }
 
 // slotAddr names a slot as users know it.

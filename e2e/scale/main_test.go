@@ -13,7 +13,7 @@ func TestMain(m *testing.M) {
 	scale.RunServer()
 	// One heap of hundreds of agents: a collection looks at all of them.
 	debug.SetGCPercent(400)
-	debug.SetMemoryLimit(10 << 30)
+	debug.SetMemoryLimit(13 << 30)
 	lab.RunRole()
 	os.Exit(m.Run())
 }

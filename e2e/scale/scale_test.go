@@ -28,10 +28,13 @@ const (
 	boundEach = 2 * time.Second
 )
 
-// patience is the TTL of presences. It is longer than the default: hundreds of
-// agents that start share the processors of one machine, where in a cluster each
-// has its own.
-const patience = time.Minute
+// patience is the TTL of presences. It is longer than the default, and the longer
+// the more nodes there are: agents that start at once share the processors of one
+// machine, where in a cluster each has its own. A presence that is lost meanwhile is
+// news for all of them.
+func patience(nodes int) time.Duration {
+	return max(time.Minute, time.Duration(nodes)*300*time.Millisecond)
+}
 
 // tempDir is in memory where the system has such a place.
 func tempDir(tb testing.TB) string {
@@ -72,7 +75,7 @@ func prepare(tb testing.TB, nodes int) *bed {
 	})
 	ctx, cancel := context.WithTimeout(tb.Context(), bound+time.Duration(nodes)*boundEach)
 	tb.Cleanup(cancel)
-	c, err := scale.New(scale.Options{Nodes: nodes, Server: server, Dir: dir, TTL: patience})
+	c, err := scale.New(scale.Options{Nodes: nodes, Server: server, Dir: dir, TTL: patience(nodes)})
 	if err != nil {
 		tb.Fatal(err)
 	}
