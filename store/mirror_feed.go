@@ -107,19 +107,21 @@ func (f *feed) follow(ctx context.Context, again bool) error {
 			frontier = b.Revision
 			f.send(ctx, update{feed: f, batch: &b})
 		case <-resync.C:
-			if err := f.compare(ctx, frontier); err != nil {
+			records, err := f.compare(ctx, frontier)
+			if err != nil {
 				return err
 			}
-			resync.Reset(f.m.comparePause(len(listing.KVs)))
+			resync.Reset(f.m.comparePause(records))
 		case <-f.kick:
 			return errKicked
 		}
 	}
 }
 
-// compare lists the range as it was at the frontier. While it does, the watch
-// is not read, so that the loop has exactly what it told up to there.
-func (f *feed) compare(ctx context.Context, frontier int64) error {
+// compare lists the range as it was at the frontier, and returns how many records
+// it has. While it does, the watch is not read, so that the loop has exactly what it
+// told up to there.
+func (f *feed) compare(ctx context.Context, frontier int64) (records int, err error) {
 	listing, err := f.m.kv.List(ctx, f.keys, frontier)
 	if errors.Is(err, ErrFuture) {
 		f.m.suspect(f.history, fmt.Sprintf("etcd was rolled back: it has not reached revision %d", frontier))
@@ -128,10 +130,10 @@ func (f *feed) compare(ctx context.Context, frontier int64) error {
 		err = f.vouch(ctx, listing)
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	f.send(ctx, update{feed: f, check: &listing})
-	return nil
+	return len(listing.KVs), nil
 }
 
 func (f *feed) send(ctx context.Context, u update) {

@@ -75,10 +75,10 @@ const (
 // manyBlocks of the larger network are a ghost's, with 50 endpoints in each: 50,000.
 var manyBlocks = overspan.Range{First: 1 << 19, Size: 1000 * overspan.MaxBlockSize}
 
-// atOnce is how many agents attach at the same moment where all of them do: more
-// would only wait for each other's turn on the processors, for longer than an
-// attach may take.
-const atOnce = 8
+// atOnce is how many of so many agents attach at the same moment where all of them
+// do: more would only wait for each other's turn on the processors, for longer than
+// an attach may take.
+func atOnce(nodes int) int { return min(32, max(1, 4000/nodes)) }
 
 // BenchmarkCluster follows a cluster through a day: all nodes start at the same
 // moment, on an empty etcd; then nothing happens; blocks are claimed; endpoints
@@ -99,7 +99,7 @@ func BenchmarkCluster(b *testing.B) {
 				m.haunt(scale.Ghosts{Network: large, Each: 50, Blocks: manyBlocks, One: true})
 				m.attachRates(b)
 				m.must(m.Close())
-				m.must(m.AllAway(m.ctx))
+				m.must(m.Expire(m.ctx))
 				m.start().report(b, "again")
 				m.must(m.Close())
 			}
@@ -223,7 +223,7 @@ func (b *bed) haunt(g scale.Ghosts) {
 func (b *bed) join(network string) {
 	b.Helper()
 	var g errgroup.Group
-	g.SetLimit(atOnce)
+	g.SetLimit(atOnce(len(b.Nodes)))
 	for _, n := range b.Nodes {
 		g.Go(func() error {
 			_, err := b.attach(n, network)
@@ -254,7 +254,7 @@ func (b *bed) attachRates(report *testing.B) {
 	for i := range b.Nodes {
 		all = append(all, callers(i, 1, max(1, together/len(b.Nodes)))...)
 	}
-	cost := b.attachAll("shared", atOnce, all)
+	cost := b.attachAll("shared", atOnce(len(b.Nodes)), all)
 	cost.report(report, "all-nodes")
 	cost.reportEtcd(report)
 }

@@ -177,10 +177,10 @@ func (c *Cluster) Close() error {
 	return c.each((*Node).Stop)
 }
 
-// AllAway waits until etcd shows no agent as present: those that could not take
-// their presence back, because all did so at once, leave it to expire. In one
-// process nobody could tell them from agents that still run.
-func (c *Cluster) AllAway(ctx context.Context) error {
+// Expire ends the presences of agents that could not take them back, because all
+// were stopped at once, as time would. In one process nobody could tell them from
+// those of agents that still run.
+func (c *Cluster) Expire(ctx context.Context) error {
 	keys, err := store.NewKeys(Name)
 	if err != nil {
 		return err
@@ -190,19 +190,8 @@ func (c *Cluster) AllAway(ctx context.Context) error {
 		return err
 	}
 	defer kv.Close()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		l, err := kv.List(ctx, keys.Lives(), 0)
-		if err != nil || len(l.KVs) == 0 {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%d nodes are present still: %w", len(l.KVs), ctx.Err())
-		}
-	}
+	_, err = kv.Txn(ctx, store.Txn{Then: []store.Op{store.Delete(keys.Lives())}})
+	return err
 }
 
 // each calls a function for all nodes at once and waits for them.
