@@ -52,7 +52,7 @@ func (e *Etcd) member(ctx context.Context, endpoint string) Member {
 	case err != nil:
 		m.Err = overspan.Errorf(overspan.ErrUnavailable, "%s", plain(err))
 	default:
-		m.Version = resp.Version
+		m.ID, m.Version = resp.Header.MemberId, resp.Version
 		m.Leader = resp.Leader == resp.Header.MemberId
 		m.Err = ailment(resp)
 	}

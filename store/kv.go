@@ -210,9 +210,10 @@ type Event struct {
 	KeyValue
 }
 
-// A Member is an etcd server as it answered.
+// A Member is an etcd server as it answered at one of its addresses.
 type Member struct {
 	Endpoint string
+	ID       uint64 // 0 if it did not answer
 	Version  string // "" if it did not answer
 	Leader   bool
 	Latency  time.Duration

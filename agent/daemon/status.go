@@ -8,6 +8,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/kernel"
+	"github.com/overspan/overspan/store"
 )
 
 // A Status is how the agent is.
@@ -26,11 +27,26 @@ type Status struct {
 
 // An EtcdMember is an etcd server, as its answer to a status request shows it.
 type EtcdMember struct {
-	Endpoint string
+	Endpoint string // several that are one member's have commas between them
 	Version  string
 	Leader   bool
 	Latency  time.Duration
 	Err      error // nil if it answered
+}
+
+// etcdMembers tells of a member once, however many addresses of it are known.
+func etcdMembers(answers []store.Member) []EtcdMember {
+	var out []EtcdMember
+	at := map[uint64]int{}
+	for _, m := range answers {
+		if i, known := at[m.ID]; known && m.ID != 0 {
+			out[i].Endpoint += "," + m.Endpoint
+			continue
+		}
+		at[m.ID] = len(out)
+		out = append(out, EtcdMember{Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Latency: m.Latency, Err: m.Err})
+	}
+	return out
 }
 
 // health is what the passes found out, for the status and for acknowledgements.
@@ -110,9 +126,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		st.Warnings = append(st.Warnings, "cannot compare the kernel with the plan: "+err.Error())
 	}
 	st.Drift = len(now.Ops)
-	for _, m := range d.kv.Members(ctx) {
-		st.Etcd = append(st.Etcd, EtcdMember{Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Latency: m.Latency, Err: m.Err})
-	}
+	st.Etcd = etcdMembers(d.kv.Members(ctx))
 	releases, err := d.journal.Releases()
 	if err != nil {
 		st.Warnings = append(st.Warnings, "cannot read pending releases: "+err.Error())
