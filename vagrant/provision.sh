@@ -63,6 +63,13 @@ trap 'rm -rf "$work"' EXIT
 put 0644 "$work/agent.yaml" /etc/overspan/agent.yaml
 agent=$changed
 
+# From a member on each node to an etcd in the first agent: the member makes room.
+# What it holds stays, should it be wanted again.
+if [ "$etcd" = embedded ] && [ -e /etc/etcd/etcd.yaml ]; then
+	systemctl --quiet disable --now etcd
+	rm /etc/etcd/etcd.yaml /etc/systemd/system/etcd.service
+fi
+
 # Without TLS: the network between the machines is theirs alone. Never so elsewhere.
 if [ "$etcd" = pair ]; then
 	changed=

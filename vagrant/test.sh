@@ -15,6 +15,27 @@ up() {
 	echo "== $* up after $SECONDS s"
 }
 
+# agents prints the process of each node's agent, once it serves.
+agents() {
+	local node
+	for node in node1 node2; do
+		vagrant ssh "$node" -c 'sudo systemctl start overspan-agent && systemctl show -p MainPID --value overspan-agent' | tr -d '\r'
+	done
+}
+
+# again provisions once more, which changes nothing: the agents run on.
+again() {
+	local before after
+	before=$(agents)
+	vagrant provision >"$work/again.log" 2>&1 || { tr '\r' '\n' <"$work/again.log" >&2 && return 1; }
+	after=$(agents)
+	[[ $before =~ ^[1-9][0-9]*$'\n'[1-9][0-9]*$ && $before = "$after" ]] || {
+		echo "FAIL: agents before and after a second provisioning: $before, $after" >&2
+		return 1
+	}
+	echo "== provisioned again after $SECONDS s: the agents run on"
+}
+
 if [ "${1-}" = --within ]; then
 	work=$2
 	what=$3
@@ -22,6 +43,7 @@ if [ "${1-}" = --within ]; then
 	case $what in
 	verify)
 		up node1 node2
+		again
 		vagrant ssh node1 -c 'sudo /overspan/vagrant/verify.sh'
 		;;
 	kernel)

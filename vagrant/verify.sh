@@ -30,13 +30,34 @@ within() {
 	done
 }
 same() { [ "$1" = "$2" ] || fail "$3: $1, not $2"; }
+# pings runs a ping, here or there, which loses nothing.
+pings() {
+	out=$("$@" 2>&1) || true
+	case $out in
+	*", 0% packet loss"*) echo "$out" | grep transmitted ;;
+	*) fail "$*: $out" ;;
+	esac
+}
 address() { ctl endpoint ls --filter "name=^$1\$" --format '{{.IPv4Address}}' demo | cut -d / -f 1; }
 nodes() { ctl node ls --filter status=up --format '{{.Name}}' | sort | tr '\n' ' '; }
 both_up() { [ "$(nodes)" = "node1 node2 " ]; }
+# What a node knows of etcd: whether each member answers, and whether all that is
+# old.
+etcd="ctl status --format '{{range .Etcd}}{{.Healthy}} {{end}}{{if .Stale}}stale{{end}}'"
+members=1
+[ ! -e /etc/etcd/etcd.yaml ] || members=2
+healthy() {
+	case $1 in *false* | *stale*) return 1 ;; esac
+	[ "$(echo "$1" | wc -w)" -ge "$members" ]
+}
+healthy_here() { healthy "$(eval "$etcd")"; }
+healthy_there() { healthy "$(there "$etcd")"; }
 
 say "two nodes, one cluster"
 within 120 both_up
-within 60 there ctl status
+there systemctl is-active --quiet overspan-agent || fail "no agent runs on the other node"
+within 60 healthy_here
+within 60 healthy_there
 ctl status
 ctl node ls
 # What is left of a run that failed.
@@ -59,10 +80,10 @@ two=$(address web2)
 ctl endpoint ls demo
 
 say "ping by address and by name, both ways"
-ctl exec web1 -- ping -q -c 3 "$two" | grep transmitted
-ctl exec web1 -- ping -q -c 3 web2 | grep transmitted
-there "ctl exec web2 -- ping -q -c 3 $one" | grep transmitted
-there "ctl exec web2 -- ping -q -c 3 web1" | grep transmitted
+pings ctl exec web1 -- ping -q -c 3 "$two"
+pings ctl exec web1 -- ping -q -c 3 web2
+pings there "ctl exec web2 -- ping -q -c 3 $one"
+pings there "ctl exec web2 -- ping -q -c 3 web1"
 
 say "100 MB over TCP"
 there 'mkdir -p /srv/demo; echo ready >/srv/demo/index.html; head -c 100000000 /dev/urandom >/srv/demo/data
@@ -116,8 +137,11 @@ ctl sandbox create late >/dev/null
 cat "$work/refused"
 ctl node rm node2
 ctl network connect --ip "$two" demo late
-ctl exec web1 -- ping -q -c 3 late | grep transmitted
+pings ctl exec web1 -- ping -q -c 3 "$two"
+pings ctl exec web1 -- ping -q -c 3 late
 ctl ipam ls demo
+holders=$(ctl ipam ls --format '{{.Node}}' demo)
+same "$(echo "$holders" | sort -u)" node1 "who holds addresses"
 same "$(ctl node ls --format '{{.Name}}')" node1 "the nodes"
 same "$(ctl endpoint ls --format '{{.Name}}' demo | sort | tr '\n' ' ')" "late web1 " "the endpoints"
 
