@@ -9,12 +9,13 @@ import (
 	"testing"
 )
 
-// TestCertificatesOfEtcd: members and agents know each other by what certs.sh
-// makes, and strangers do not pass.
+// TestCertificatesOfEtcd: members and nodes know each other by what certs.sh
+// makes, and strangers do not pass. Each node has one of its own, which can be
+// renewed alone.
 func TestCertificatesOfEtcd(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 { // the second time it keeps what is there
-		if out, err := program(t, "etcd/certs.sh", dir, "etcd1=192.0.2.1", "etcd2=192.0.2.2"); err != nil {
+		if out, err := program(t, "etcd/certs.sh", dir, "etcd1=192.0.2.1", "etcd2=192.0.2.2", "h1", "h2"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
@@ -38,17 +39,36 @@ func TestCertificatesOfEtcd(t *testing.T) {
 		client *tls.Config
 		ok     bool
 	}{
-		{"an agent", &tls.Config{Certificates: pair("agent"), RootCAs: ca, ServerName: "192.0.2.1"}, true},
+		{"a node", &tls.Config{Certificates: pair("h1"), RootCAs: ca, ServerName: "192.0.2.1"}, true},
 		{"another member", &tls.Config{Certificates: pair("etcd2"), RootCAs: ca, ServerName: "etcd1"}, true},
-		{"etcdctl on the host", &tls.Config{Certificates: pair("agent"), RootCAs: ca, ServerName: "127.0.0.1"}, true},
+		{"etcdctl on the host", &tls.Config{Certificates: pair("h1"), RootCAs: ca, ServerName: "127.0.0.1"}, true},
 		{"nobody", &tls.Config{RootCAs: ca, ServerName: "192.0.2.1"}, false},
-		{"at another's address", &tls.Config{Certificates: pair("agent"), RootCAs: ca, ServerName: "192.0.2.2"}, false},
+		{"at another's address", &tls.Config{Certificates: pair("h1"), RootCAs: ca, ServerName: "192.0.2.2"}, false},
 	} {
 		if err := shake(server, test.client); (err == nil) != test.ok {
 			t.Errorf("%s: %v, want ok %t", test.name, err, test.ok)
 		}
 	}
-	for _, key := range []string{"ca.key", "agent.key", "etcd1.key"} {
+	var serials []string
+	for _, node := range []string{"h1", "h2"} {
+		leaf := pair(node)[0].Leaf
+		if leaf.Subject.CommonName != node {
+			t.Errorf("the certificate of %s is of %q: etcd knows a node by this name", node, leaf.Subject.CommonName)
+		}
+		serials = append(serials, leaf.SerialNumber.String())
+	}
+	for _, gone := range []string{"h1.crt", "h1.key"} {
+		if err := os.Remove(filepath.Join(dir, gone)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := program(t, "etcd/certs.sh", dir, "h1", "h2"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if one, two := pair("h1")[0].Leaf.SerialNumber.String(), pair("h2")[0].Leaf.SerialNumber.String(); one == serials[0] || two != serials[1] {
+		t.Errorf("renewed h1: the serial numbers of h1 and h2 were %v and are %s, %s", serials, one, two)
+	}
+	for _, key := range []string{"ca.key", "h1.key", "etcd1.key"} {
 		info, err := os.Stat(filepath.Join(dir, key))
 		if err != nil || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v, %v: want it to be root's alone", key, info.Mode(), err)

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Makes the certificates of an etcd and its agents with openssl, below DIRECTORY:
-# a CA, one certificate for each member (NAME=ADDRESS), which it shows to clients
-# and to the other members, and one for the agents. What is there is kept, so
-# that a member can be added later.
+# Makes certificates with openssl, below DIRECTORY: a CA; for each NAME=ADDRESS
+# one of a server there, which is also a client of the others, such as a member of
+# etcd; and for each NAME alone one of a client, such as a node. What is there is
+# kept, so that more can be made later; to renew one, delete it and its key first.
+# DAYS is how long those made now are valid.
 #
-# usage: certs.sh DIRECTORY NAME=ADDRESS…
+# usage: certs.sh DIRECTORY NAME[=ADDRESS]…
 set -euo pipefail
 
-[ $# -ge 2 ] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,8s/^# \?//p' "$0" >&2; exit 2; }
 dir=$1
 shift
-days=3650
+days=${DAYS:-3650}
 umask 077
 mkdir -p "$dir"
 cd "$dir"
 
 if [ ! -e ca.key ]; then
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$days" \
-		-subj "/CN=overspan etcd CA" -keyout ca.key -out ca.crt \
+		-subj "/CN=overspan CA" -keyout ca.key -out ca.crt \
 		-addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=critical,keyCertSign,cRLSign
 fi
 
@@ -31,14 +32,19 @@ sign() {
 	rm "$name.csr"
 }
 
-for member in "$@"; do
-	name=${member%%=*}
-	address=${member#*=}
-	if [ "$name" = "$member" ]; then
-		echo "certs.sh: $member: want NAME=ADDRESS" >&2
+for entry in "$@"; do
+	name=${entry%%=*}
+	case $name in
+	"" | ca | *[!A-Za-z0-9._-]*)
+		echo "certs.sh: $entry: want NAME or NAME=ADDRESS" >&2
 		exit 2
+		;;
+	esac
+	if [ "$name" = "$entry" ]; then
+		sign "$name" clientAuth ""
+	else
+		address=${entry#*=}
+		# A member is a client of the others, and whoever is on its host asks it there.
+		sign "$name" serverAuth,clientAuth "IP:$address,IP:127.0.0.1,IP:::1,DNS:$name,DNS:localhost"
 	fi
-	# A member is a client of the others, and etcdctl on its host of itself.
-	sign "$name" serverAuth,clientAuth "IP:$address,IP:127.0.0.1,IP:::1,DNS:$name,DNS:localhost"
 done
-sign agent clientAuth ""
