@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is released into dist/: for each architecture of ARCHS the static
-# programs, a .deb and an archive, and the checksums of both. VERSION says
+# programs, a .deb and an archive, with units, settings and documentation in both,
+# and their checksums. VERSION says
 # which release; one that is no version, such as a commit's, becomes 0.1.0-dev+it.
 # DIST is another directory than dist/.
 set -euo pipefail
@@ -25,10 +26,30 @@ done
 # A program of this machine writes what shells want to know.
 CGO_ENABLED=0 go run ./ctl completion bash >"$dist/ctl.bash"
 
+# What an operator copies or reads, in /usr/share of the package: etcd's files,
+# Docker's, alarms, the compose file; and the pages, which lead to each other.
+share=$dist/share
+doc=$dist/doc
+rm -rf "$share" "$doc"
+mkdir -p "$share" "$doc"
+cp -R deploy/etcd deploy/docker deploy/prometheus "$share/"
+install -D -m 0644 deploy/container/compose.yaml "$share/container/compose.yaml"
+install -m 0644 ./*.md "$doc/"
+cp -R docs "$doc/"
+find "$share" "$doc" -type f -exec chmod u=rwX,go=rX {} + -o -type d -exec chmod 0755 {} +
+
 for arch in $archs; do
 	VERSION=$version ARCH=$arch DIST=$dist go tool -modfile=tools/go.mod nfpm package \
 		--config deploy/nfpm.yaml --packager deb --target "$dist/"
-	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$dist/linux-$arch" -cf - agent ctl |
-		gzip -n >"$dist/overspan_${version}_linux_$arch.tar.gz"
+	# For other systems the same, and what the package puts into place.
+	tree=$dist/overspan_${version}_linux_$arch
+	rm -rf "$tree"
+	mkdir -p "$tree"
+	cp "$dist/linux-$arch/agent" "$dist/linux-$arch/ctl" LICENSE deploy/agent.yaml "$tree/"
+	cp "$dist/ctl.bash" "$tree/ctl.bash"
+	cp -R deploy/systemd deploy/network "$share" "$doc" "$tree/"
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$dist" -cf - "${tree##*/}" |
+		gzip -n >"$tree.tar.gz"
+	rm -rf "$tree"
 done
 (cd "$dist" && sha256sum -- *.deb *.tar.gz >SHA256SUMS && cat SHA256SUMS)
