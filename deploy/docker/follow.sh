@@ -1,0 +1,33 @@
+#!/bin/sh
+# Connects the containers of this host's Docker that bear a label overspan=NETWORK:
+# those that run, and then each as it starts. It ends when Docker does; its service
+# runs it again, which begins with a look at all, so that none is missed.
+set -eu
+
+# connect tries for a minute: the agent may be starting, somebody may be about to
+# make the network, and of a container that was started again the endpoint that has
+# ended may still bear the name.
+connect() {
+	for _ in $(seq 60); do
+		if said=$(ctl network connect "$2" "docker:$1" 2>&1); then
+			echo "container $1 is in network $2"
+			return
+		fi
+		case $said in
+		*" already, as "*) return ;;                            # since before this service
+		*" is not running"* | *"not found: Docker"*) return ;; # it has ended meanwhile
+		esac
+		sleep 1
+	done
+	echo "container $1 is in no network: $said" >&2
+}
+
+# Those that start during the look are among the events since then as well.
+since=$(date +%s)
+{
+	docker ps --no-trunc --filter label=overspan --format '{{.ID}} {{.Label "overspan"}}'
+	docker events --since "$since" --filter type=container --filter event=start --filter label=overspan \
+		--format '{{.ID}} {{index .Actor.Attributes "overspan"}}'
+} | while read -r id network; do
+	connect "$id" "$network" & # each waits for itself alone
+done
