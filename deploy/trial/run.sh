@@ -4,14 +4,17 @@
 # so that nothing here is touched. Within, trial.sh does what an administrator does.
 # What is upgraded to is the package in DIST, as "make release" leaves it there.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+self=$(realpath "$0")
+cd "$(dirname "$self")/../.."
 
 dist=${DIST:-dist}
 old=$dist/trial/overspan_0.0.1_amd64.deb
 new=$(echo "$dist"/overspan_*_amd64.deb)
 [ -e "$new" ] || { echo "$dist holds no package for amd64, or several; run: make release ARCHS=amd64" >&2; exit 1; }
-root=${XDG_CACHE_HOME:-$HOME/.cache}/overspan/debian-12
-packages=dbus,iproute2,iptables,iputils-ping,nftables,procps,systemd,systemd-sysv
+# What the package depends on is not among them: apt fetches that before the
+# machine is off the world, and installs it with the package, as a newcomer's does.
+packages=dbus,iproute2,iputils-ping,nftables,procps,systemd,systemd-sysv
+root=${XDG_CACHE_HOME:-$HOME/.cache}/overspan/debian-12-$(sha256sum "$self" | cut -c 1-16)
 
 if [ ! -e "$root/sbin/init" ]; then
 	# From wherever this machine has its own packages.
@@ -22,6 +25,11 @@ if [ ! -e "$root/sbin/init" ]; then
 	mkdir -p "$root.part"
 	debootstrap --variant=minbase --include="$packages" bookworm "$root.part" "${site:?this machine has no packages of Debian 12}" >/dev/null
 	: >"$root.part/etc/machine-id"
+	# By this machine's apt, which knows the way to the mirror.
+	apt=(-qq -o APT::Sandbox::User=root -o "Dir::State=$root.part/var/lib/apt" -o "Dir::State::status=$root.part/var/lib/dpkg/status"
+		-o "Dir::Cache=$root.part/var/cache/apt" -o "Dir::Etc::SourceList=$root.part/etc/apt/sources.list" -o Dir::Etc::SourceParts=-)
+	apt-get "${apt[@]}" update
+	apt-get "${apt[@]}" install -y --download-only iptables >/dev/null
 	mv "$root.part" "$root"
 fi
 
@@ -49,7 +57,7 @@ mkdir -p "$group"
 mkdir "$work/share"
 cp "$old" "$work/share/old.deb"
 cp "$new" "$work/share/new.deb"
-cp deploy/trial/trial.sh "$work/share/"
+cp deploy/trial/trial.sh deploy/container/rootfs.sh "$work/share/"
 : >"$work/log"
 
 (

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What an administrator does with the package, on a machine where it never was:
-# install, configure, start, use, upgrade under ping, purge. Then nothing is left.
+# install with what it depends on, configure, start, use, upgrade under ping, purge.
+# Then nothing is left.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -30,6 +31,29 @@ host() {
 # Without times and counters, and the lifetime of addresses.
 still() { sed -E 's/^#.*//; s/\[[0-9]+:[0-9]+\]//; s/[a-z]+_lft [0-9]+sec//g; s/ tentative//' | sort; }
 
+say "install, where iptables is missing"
+! command -v iptables >/dev/null || fail "this machine is no newcomer: it has iptables"
+apt-get install -y -qq /share/old.deb >/tmp/apt 2>&1 || fail "apt: $(cat /tmp/apt)"
+iptables -V
+[ "$(systemctl is-enabled overspan-agent || true)" = disabled ] || fail "an agent without settings is enabled"
+for file in etcd/certs.sh etcd/etcd.yaml etcd/etcd.service etcd/overspan-etcd-backup.timer docker/follow.sh \
+	docker/overspan-docker.service prometheus/overspan.rules.yaml container/compose.yaml; do
+	[ -s "/usr/share/overspan/$file" ] || fail "the package has no $file"
+done
+[ -x /usr/share/overspan/etcd/certs.sh ] || fail "certs.sh cannot be run"
+[ -s /usr/share/doc/overspan/docs/tutorial.md ] || fail "the package has no documentation"
+
+say "the image's iptables runs with what is in it"
+sh /share/rootfs.sh /tmp/image
+chroot /tmp/image iptables -V
+chroot /tmp/image ip6tables-legacy -V
+rm -r /tmp/image
+
+say "purge at once"
+apt-get purge -y -qq overspan >/dev/null
+left=$(find / -xdev \( -path /proc -o -path /sys -o -path /share -o -path /var/log -o -path /var/lib/dpkg \) -prune -o -name '*overspan*' -print)
+[ -z "$left" ] || fail "purge leaves $left"
+
 # Of a host that becomes a router for everybody status would warn. The other
 # chains of the table are there too, as on a host with a firewall: whose an empty
 # one is could not be told afterwards.
@@ -43,7 +67,7 @@ ip netns add first
 ip netns del first
 host | still >/tmp/before
 
-say "install"
+say "install again"
 dpkg -i /share/old.deb >/dev/null
 [ "$(systemctl is-enabled overspan-agent || true)" = disabled ] || fail "an agent without settings is enabled"
 
