@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // reference is the page that this test writes and compares.
@@ -64,18 +65,26 @@ func describe(page *strings.Builder, cmd *cobra.Command) {
 	if len(cmd.Aliases) > 0 {
 		fmt.Fprintf(page, "\nAlso called `%s`.\n", strings.Join(cmd.Aliases, "`, `"))
 	}
-	flags := cmd.LocalFlags().FlagUsages()
-	if !cmd.HasParent() {
-		flags = cmd.PersistentFlags().FlagUsages()
+	if cmd.HasParent() {
+		describeFlags(page, cmd.LocalFlags())
+	} else {
+		cmd.InitDefaultVersionFlag()
+		page.WriteString("\nIn front of a command:\n")
+		describeFlags(page, cmd.LocalNonPersistentFlags())
 		page.WriteString("\nOf every command:\n")
-	}
-	if flags != "" {
-		page.WriteString("\n")
-		for line := range strings.Lines(flags) {
-			page.WriteString("    " + strings.TrimRight(line, " \n") + "\n")
-		}
+		describeFlags(page, cmd.PersistentFlags())
 	}
 	for _, sub := range cmd.Commands() {
 		describe(page, sub)
+	}
+}
+
+func describeFlags(page *strings.Builder, flags *pflag.FlagSet) {
+	if !flags.HasAvailableFlags() {
+		return
+	}
+	page.WriteString("\n")
+	for line := range strings.Lines(flags.FlagUsages()) {
+		page.WriteString("    " + strings.TrimRight(line, " \n") + "\n")
 	}
 }
