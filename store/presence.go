@@ -83,6 +83,13 @@ func (s *Session) present(ctx context.Context) (bool, error) {
 	return at.live.CreateRevision == s.since, nil
 }
 
+// Check asks etcd whether the node is still this session's. An error of class
+// ErrFenced says that it is not; of class ErrUnavailable that etcd does not answer.
+func (s *Session) Check(ctx context.Context) error {
+	_, err := s.check(ctx)
+	return err
+}
+
 // check looks, and tells whether the node is still this session's.
 func (s *Session) check(ctx context.Context) (standing, error) {
 	floor := s.flights.floor.Load() // before the question: flights go on

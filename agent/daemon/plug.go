@@ -3,10 +3,20 @@ package daemon
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/store"
+)
+
+// An attach that took longer than standstill may have stood still, with the whole
+// process: what it knows may be old then. A look at etcd takes standstillLook at
+// most, and what is left until answerWithin, unless that has passed as well.
+const (
+	standstill     = time.Second
+	standstillLook = 500 * time.Millisecond
+	answerWithin   = 4900 * time.Millisecond
 )
 
 // plug attaches a sandbox whose gate the caller holds, and waits for what the
@@ -20,10 +30,12 @@ func (d *Daemon) plug(ctx, caller context.Context, n *overspan.Network, sb overs
 	if err != nil {
 		return ConnectResult{}, err
 	}
+	begun := time.Now()
 	a, err := d.attach(ctx, caller, session, n, sb, want)
-	if over := session.Over(); err != nil && over != nil && !errors.Is(err, overspan.ErrFenced) {
-		// Such as that the time was up, after the process had stood still.
-		err = overspan.Errorf(overspan.ErrFenced, "%w: %w", over, err)
+	if err != nil && !errors.Is(err, overspan.ErrFenced) {
+		if over := d.over(caller, session, begun); over != nil { // such as that the time was up
+			err = overspan.Errorf(overspan.ErrFenced, "%w: %w", over, err)
+		}
 	}
 	if err != nil {
 		return ConnectResult{}, err
@@ -35,10 +47,45 @@ func (d *Daemon) plug(ctx, caller context.Context, n *overspan.Network, sb overs
 		missing = d.awaitPeers(caller, session, n, a.Endpoint)
 	}
 	steps.At(steps.AttachConfirmed)
+	if time.Since(begun) > standstill {
+		d.catchUp(caller, begun)
+	}
 	if gone := d.taken(session, n, a.Endpoint); gone != nil {
 		return ConnectResult{}, errors.Join(gone, d.takeBack(ctx, sb, a))
 	}
 	return ConnectResult{Endpoint: a.Endpoint, Unconfirmed: missing}, nil
+}
+
+// over returns why a session has ended; nil if it has not. After a standstill the
+// session itself need not know yet: then etcd is asked.
+func (d *Daemon) over(caller context.Context, session *store.Session, begun time.Time) error {
+	if over := session.Over(); over != nil || time.Since(begun) <= standstill {
+		return over
+	}
+	ctx, cancel := lookAfter(caller, begun)
+	defer cancel()
+	if err := session.Check(ctx); errors.Is(err, overspan.ErrFenced) {
+		return err
+	}
+	return nil
+}
+
+// catchUp has the snapshot show what etcd holds now, if etcd answers in time.
+func (d *Daemon) catchUp(caller context.Context, begun time.Time) {
+	ctx, cancel := lookAfter(caller, begun)
+	defer cancel()
+	if err := d.Sync(ctx); err != nil {
+		d.log.Debug("cannot look whether an endpoint still stands", "error", err)
+	}
+}
+
+// lookAfter bounds a look at etcd for an attach that has begun so long ago.
+func lookAfter(caller context.Context, begun time.Time) (context.Context, context.CancelFunc) {
+	bound := standstillLook
+	if left := answerWithin - time.Since(begun); left > 0 {
+		bound = min(bound, left)
+	}
+	return context.WithTimeout(context.WithoutCancel(caller), bound)
 }
 
 // taken returns an error if an endpoint that was just attached is known to be
