@@ -30,8 +30,8 @@ func Prepare(name, dir string) error {
 	return SetMachineID(dir, name)
 }
 
-// SetMachineID gives a host the machine id that derives from a name. Of a system
-// that has no machine id, no host has one.
+// SetMachineID gives a host the machine id that derives from a name, whether the
+// system has one or not.
 func SetMachineID(dir, name string) error {
 	id := fmt.Sprintf("%032x\n", []byte(name))
 	// In place: this file is mounted on the host.
@@ -68,16 +68,15 @@ func Furnish(name, dir string) error {
 	if err := furnishEtc(filepath.Join(dir, "etc")); err != nil {
 		return err
 	}
-	err := unix.Mount(filepath.Join(dir, "machine-id"), "/etc/machine-id", "", unix.MS_BIND, "")
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a system without one has none to hide
-	}
-	return err
+	return unix.Mount(filepath.Join(dir, "machine-id"), machineID, "", unix.MS_BIND, "")
 }
 
+// machineID is where a host finds its machine id.
+const machineID = "/etc/machine-id"
+
 // furnishEtc fills an empty /etc with the machine's files, but for what the host
-// has for itself: resolv.conf, and the settings of an agent. What is made there is
-// the host's own.
+// has for itself: resolv.conf, a place for its machine id, and the settings of an
+// agent. What is made there is the host's own.
 func furnishEtc(machine string) error {
 	entries, err := os.ReadDir(machine)
 	if err != nil {
@@ -85,14 +84,19 @@ func furnishEtc(machine string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "resolv.conf", "netns", "overspan":
+		case "resolv.conf", "machine-id", "netns", "overspan":
 			continue
 		}
 		if err := os.Symlink(filepath.Join(machine, e.Name()), filepath.Join("/etc", e.Name())); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile("/etc/resolv.conf", nil, 0o644)
+	for _, own := range []string{"/etc/resolv.conf", machineID} {
+		if err := os.WriteFile(own, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Environ is the environment for an agent of the host: this process's, without
