@@ -49,27 +49,33 @@ func TestScenario05_RangeGatewayAndAuxiliary(t *testing.T) {
 // next asker gets it, on any node."
 func TestScenario06_EveryAddressIsLent(t *testing.T) {
 	t.Parallel()
-	for _, order := range [][]int{{0, 1, 2, 0, 1}, {0, 0, 0, 0, 0}, {2, 2, 1, 0, 0}, {1, 1, 1, 1, 2}} {
+	whole := three(t)
+	for round, order := range [][]int{{0, 1, 2, 0, 1}, {0, 0, 0, 0, 0}, {2, 2, 1, 0, 0}, {1, 1, 1, 1, 2}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
-			c := three(t)
+			c := whole.in(t)
 			c.create(c.Nodes[0], "--subnet", "10.30.0.0/29", "demo")
 			var boxes []*lab.Sandbox
 			for i, at := range order {
-				boxes = append(boxes, c.attach(c.Nodes[at], "demo", fmt.Sprintf("box%d", i)))
+				boxes = append(boxes, c.attach(c.Nodes[at], "demo", fmt.Sprintf("box%d-%d", round, i)))
 			}
 			c.distinct(boxes)
+			late := fmt.Sprintf("late%d", round)
 			for _, n := range c.Nodes {
-				c.netns(n, "late")
+				c.netns(n, late)
 				holders := []string{"10.30.0.0/29", c.Nodes[order[0]].Name}
-				c.refused(n, holders, "network", "connect", "demo", "late")
+				c.refused(n, holders, "network", "connect", "demo", late)
 			}
 			freed := c.addr(boxes[0])
 			c.disconnect("demo", boxes[0])
-			next := c.attach(c.Nodes[(order[0]+1)%3], "demo", "next")
+			next := c.attach(c.Nodes[(order[0]+1)%3], "demo", fmt.Sprintf("next%d", round))
 			if got := c.addr(next); got != freed {
 				t.Errorf("the next asker got %s; want %s, which is the only free one", got, freed)
 			}
 			c.mesh(append(boxes[1:], next)...)
+			for _, box := range append(boxes[1:], next) {
+				c.disconnect("demo", box)
+			}
+			c.ctl(c.Nodes[0], "network", "rm", "demo")
 		})
 	}
 }

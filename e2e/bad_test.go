@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -197,21 +198,25 @@ func (c *cluster) state(ctx context.Context) (lab.Footprint, error) {
 
 // onNodes is the part of the state that is not in etcd.
 func (c *cluster) onNodes(ctx context.Context) (lab.Footprint, error) {
+	var mu sync.Mutex // guards all
 	var all lab.Footprint
-	for _, n := range c.Nodes {
+	err := c.onEach(func(n *lab.Node) error {
 		print, err := n.Footprint(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		sandboxes, err := n.MustCtl(ctx, "sandbox", "ls")
 		if err != nil {
-			return nil, err
+			return err
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for _, line := range append(print, strings.Split(sandboxes, "\n")...) {
 			all = append(all, n.Name+": "+line)
 		}
-	}
-	return all, nil
+		return nil
+	})
+	return all, err
 }
 
 // settledState returns the state once no address is tentative any more.

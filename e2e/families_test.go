@@ -63,6 +63,7 @@ func TestScenario15_MTU(t *testing.T) {
 		"mixed": {9000, 1400, 1500},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := start(t, lab.Options{Nodes: 3, MTU: mtus})
 			c.create(c.Nodes[0], "demo")
 			var boxes []*lab.Sandbox

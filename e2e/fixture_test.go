@@ -8,12 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan/e2e/lab"
 )
@@ -319,26 +320,6 @@ func (c *cluster) keys(ctx context.Context, prefixes ...string) (map[string]stri
 	return all, nil
 }
 
-// A record is a key in etcd as it stands.
-type record struct {
-	value       string
-	create, mod int64
-}
-
-// records reads all keys of the cluster.
-func (c *cluster) records() map[string]record {
-	c.t.Helper()
-	client, err := c.Etcd.Client()
-	c.must(err)
-	res, err := client.Get(c.t.Context(), lab.Prefix, clientv3.WithPrefix())
-	c.must(err)
-	out := map[string]record{}
-	for _, kv := range res.Kvs {
-		out[strings.TrimPrefix(string(kv.Key), lab.Prefix)] = record{string(kv.Value), kv.CreateRevision, kv.ModRevision}
-	}
-	return out
-}
-
 // remnants are the prefixes below which no key is left once every network is
 // removed, but for the version of the subnets.
 var remnants = []string{"networks/", "names/", "vnis/", "subnets/", "net/", "acks/"}
@@ -362,7 +343,7 @@ func (c *cluster) clean(ctx context.Context) error {
 	if len(left) > 0 {
 		return fmt.Errorf("etcd holds %v", slices.Sorted(maps.Keys(left)))
 	}
-	for _, n := range c.Nodes {
+	return c.onEach(func(n *lab.Node) error {
 		now, err := n.Footprint(ctx)
 		if err != nil {
 			return err
@@ -370,20 +351,34 @@ func (c *cluster) clean(ctx context.Context) error {
 		if diff := c.before[n].Diff(now); len(diff) > 0 {
 			return fmt.Errorf("%s is not as before (-before +now):\n%s", n.Name, strings.Join(diff, "\n"))
 		}
+		return nil
+	})
+}
+
+// onEach does something on every node, on as many at once as there are processors,
+// and returns all errors.
+func (c *cluster) onEach(do func(*lab.Node) error) error {
+	errs := make([]error, len(c.Nodes))
+	var all errgroup.Group
+	all.SetLimit(runtime.GOMAXPROCS(0))
+	for i, n := range c.Nodes {
+		all.Go(func() error {
+			errs[i] = do(n)
+			return nil
+		})
 	}
-	return nil
+	return errors.Join(all.Wait(), errors.Join(errs...))
 }
 
 // verified checks that kernel and plan agree on every node.
 func (c *cluster) verified(ctx context.Context) error {
-	var errs []error
-	for _, n := range c.Nodes {
-		if n.Running() {
-			_, err := n.MustCtl(ctx, "verify")
-			errs = append(errs, err)
+	return c.onEach(func(n *lab.Node) error {
+		if !n.Running() {
+			return nil
 		}
-	}
-	return errors.Join(errs...)
+		_, err := n.MustCtl(ctx, "verify")
+		return err
+	})
 }
 
 // finish verifies every node, removes all that the test made, and checks that
@@ -392,15 +387,8 @@ func (c *cluster) finish(ctx context.Context) error {
 	if err := c.verified(ctx); err != nil {
 		return err
 	}
-	for _, p := range c.plugs {
-		if _, err := p.box.Node.MustCtl(ctx, "network", "disconnect", p.network, p.box.Name); err != nil {
-			return err
-		}
-	}
-	for _, box := range c.boxes {
-		if err := box.DelNetns(ctx); err != nil {
-			return err
-		}
+	if err := c.onEach(func(n *lab.Node) error { return c.vacate(ctx, n) }); err != nil {
+		return err
 	}
 	for _, n := range c.Nodes {
 		if err := removeNetworks(ctx, n); err != nil {
@@ -414,6 +402,27 @@ func (c *cluster) finish(ctx context.Context) error {
 		return err
 	}
 	return c.verified(ctx)
+}
+
+// vacate takes away the sandboxes of a node.
+func (c *cluster) vacate(ctx context.Context, n *lab.Node) error {
+	for _, p := range c.plugs {
+		if p.box.Node != n {
+			continue
+		}
+		if _, err := n.MustCtl(ctx, "network", "disconnect", p.network, p.box.Name); err != nil {
+			return err
+		}
+	}
+	for _, box := range c.boxes {
+		if box.Node != n {
+			continue
+		}
+		if err := box.DelNetns(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeNetworks removes all networks that a node lists.

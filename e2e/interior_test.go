@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/e2e/lab"
 )
@@ -130,4 +132,27 @@ func endpointPorts(ctx context.Context, n *lab.Node, network string) ([]string, 
 		}
 	}
 	return ports, nil
+}
+
+// A record is a key in etcd as it stands.
+type record struct {
+	value       string
+	create, mod int64
+}
+
+// records reads all keys of the cluster.
+func (c *cluster) records() map[string]record { return c.recordsAt(0) }
+
+// recordsAt reads them as they stood at a revision; 0 is now.
+func (c *cluster) recordsAt(rev int64) map[string]record {
+	c.t.Helper()
+	client, err := c.Etcd.Client()
+	c.must(err)
+	res, err := client.Get(c.t.Context(), lab.Prefix, clientv3.WithPrefix(), clientv3.WithRev(rev))
+	c.must(err)
+	out := map[string]record{}
+	for _, kv := range res.Kvs {
+		out[strings.TrimPrefix(string(kv.Key), lab.Prefix)] = record{string(kv.Value), kv.CreateRevision, kv.ModRevision}
+	}
+	return out
 }

@@ -32,13 +32,19 @@ const turnWithin = 10 * time.Second
 // streamPort is where the far end of a Stream listens.
 const streamPort = 7007
 
+// listenWithin bounds how long the port may be another stream's that has ended: a
+// child of this program that is just being started holds what was open.
+const listenWithin = 2 * time.Second
+
 // StartStream connects to another sandbox and keeps the connection busy.
 func (s *Sandbox) StartStream(ctx context.Context, to *Sandbox, addr netip.Addr) (*Stream, error) {
 	st := &Stream{}
 	at := netip.AddrPortFrom(addr, streamPort).String()
-	err := to.Do(func() (err error) {
-		st.peer, err = net.Listen("tcp", at)
-		return err
+	err := Eventually(ctx, listenWithin, func(context.Context) error {
+		return to.Do(func() (err error) {
+			st.peer, err = net.Listen("tcp", at)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen in %s on %s: %w", to.Name, to.Node.Name, err)
