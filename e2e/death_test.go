@@ -20,9 +20,15 @@ import (
 // it there.
 const movedWithin = 2 * time.Second
 
-// downWithin bounds how long a node's presence outlives it with the default
-// --presence-ttl, and what etcd and a snapshot may take on top.
-const downWithin = 25 * time.Second
+// defaultTTL is the default of --presence-ttl: how long a node's presence outlives
+// it, at the most. What etcd takes to end a lease comes on top, and a snapshot.
+const defaultTTL = 15 * time.Second
+
+// downWithin bounds how long it takes until everybody knows that a node is away.
+func downWithin(ttl time.Duration) time.Duration { return ttl + 2*time.Second }
+
+// returnsWithin bounds how long a node takes that finds etcd again.
+const returnsWithin = 10 * time.Second
 
 // die takes a node's agent, sandboxes and links away, as a loss of power does.
 func (c *cluster) die(n *lab.Node) {
@@ -81,16 +87,52 @@ func (c *cluster) lists(within time.Duration, n *lab.Node, want string, asked ..
 	})
 }
 
-// answers waits until an address answers.
-func (c *cluster) answers(within time.Duration, from *lab.Sandbox, addr netip.Addr) {
+// answers waits until an address answers all who ask.
+func (c *cluster) answers(within time.Duration, addr netip.Addr, askers ...*lab.Sandbox) {
 	c.t.Helper()
-	c.eventually(within, func(context.Context) error {
-		lost, err := from.PingOnce(addr)
-		if err == nil && len(lost) > 0 {
-			err = fmt.Errorf("%s on %s has no answer from %s", from.Name, from.Node.Name, addr)
+	for _, from := range askers {
+		c.eventually(within, func(context.Context) error {
+			lost, err := from.PingOnce(addr)
+			if err == nil && len(lost) > 0 {
+				err = fmt.Errorf("%s on %s has no answer from %s", from.Name, from.Node.Name, addr)
+			}
+			return err
+		})
+	}
+}
+
+// movesTo connects a sandbox under an address that a removed node had, and checks
+// that all reach it there soon after the removal.
+func (c *cluster) movesTo(home *lab.Sandbox, addr netip.Addr, removed time.Time, askers ...*lab.Sandbox) {
+	c.t.Helper()
+	// What the removed node held is freed right after its registration.
+	c.eventually(movedWithin, func(ctx context.Context) error {
+		_, err := home.Node.MustCtl(ctx, "network", "connect", "--ip", addr.String(), "demo", home.Name)
+		return err
+	})
+	c.plugs = append(c.plugs, plug{home, "demo"})
+	c.answers(movedWithin, addr, askers...)
+	took := time.Since(removed)
+	c.t.Logf("everybody reached %s at its new home %s after the removal", addr, took.Round(time.Millisecond))
+	if took > movedWithin*lab.Patience {
+		c.t.Errorf("everybody reached %s at its new home %s after the removal; want at most %s", addr, took, movedWithin*lab.Patience)
+	}
+}
+
+// removed waits until a node's registration is gone from etcd, and returns when it
+// was seen to be.
+func (c *cluster) removed(within time.Duration, id string) time.Time {
+	c.t.Helper()
+	var seen time.Time
+	c.eventually(within, func(ctx context.Context) error {
+		left, err := c.keys(ctx, "nodes/"+id)
+		seen = time.Now()
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%s is registered", id)
 		}
 		return err
 	})
+	return seen
 }
 
 // forgotten waits until nothing in etcd names a node, and nothing on the others
@@ -157,18 +199,18 @@ func nodeEvents(all []lab.Event) []string {
 // on H1 is reachable from H2 within 2 s."
 func TestScenario17_NodeDeath(t *testing.T) {
 	t.Parallel()
-	c := three(t)
-	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+	c := start(t, lab.Options{Nodes: 4})
+	h1, h2, h3, h4 := c.Nodes[0], c.Nodes[1], c.Nodes[2], c.Nodes[3]
 	c.create(h1, "demo")
-	a, b := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b")
+	a, b, far := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b"), c.attach(h4, "demo", "far")
 	dead := c.attach(h3, "demo", "web")
 	addr, id := c.addr(dead), c.id(h1, h3)
-	c.mesh(a, b, dead)
+	c.mesh(a, b, far, dead)
 	events, err := h2.Events(t.Context())
 	c.must(err)
 	traffic := c.traffic(a, b)
 	before := map[*lab.Node]lab.Footprint{}
-	for _, n := range []*lab.Node{h1, h2} {
+	for _, n := range []*lab.Node{h1, h2, h4} {
 		before[n] = c.lasting(n)
 		if known, err := neighbour(t.Context(), n, beside(addr)); err != nil || !known {
 			t.Errorf("%s has no neighbour entry for %s of the block of h3: %v", n.Name, beside(addr), err)
@@ -179,8 +221,8 @@ func TestScenario17_NodeDeath(t *testing.T) {
 
 	// Its death alone changes nothing but what is listed and told.
 	c.die(h3)
-	c.lists(downWithin, h3, "down active", h1, h2)
-	for _, n := range []*lab.Node{h1, h2} {
+	c.lists(downWithin(defaultTTL), h3, "down active", h1, h2, h4)
+	for _, n := range []*lab.Node{h1, h2, h4} {
 		if diff := before[n].Diff(c.lasting(n)); len(diff) > 0 {
 			t.Errorf("the death of h3 changed %s (-before +now):\n%s", n.Name, strings.Join(diff, "\n"))
 		}
@@ -198,16 +240,14 @@ func TestScenario17_NodeDeath(t *testing.T) {
 	if out := c.ctl(h1, "node", "rm", "h3"); out != "h3" {
 		t.Errorf("node rm prints %q, want h3", out)
 	}
-	removed := time.Now()
-	c.connect("demo", again, "--ip", addr.String())
-	c.answers(movedWithin-time.Since(removed), b, addr)
-	c.forgotten(movedWithin, h3, id, h1, h2)
-	for _, n := range []*lab.Node{h1, h2} {
+	c.movesTo(again, addr, time.Now(), a, b, far)
+	c.forgotten(movedWithin, h3, id, h1, h2, h4)
+	for _, n := range []*lab.Node{h1, h2, h4} {
 		if known, err := neighbour(t.Context(), n, beside(addr)); err != nil || known {
 			t.Errorf("%s still has a neighbour entry for %s, which nobody holds: %v", n.Name, beside(addr), err)
 		}
 	}
-	c.lists(settleWithin, h3, "", h1, h2)
+	c.lists(settleWithin, h3, "", h1, h2, h4)
 	c.must(c.verified(t.Context()))
 	traffic.stop()
 	c.must(events.Stop(t.Context()))
@@ -223,19 +263,20 @@ func TestScenario17_NodeDeath(t *testing.T) {
 // The same when nobody runs node rm.
 func TestScenario17_NodeIsReaped(t *testing.T) {
 	t.Parallel()
-	c := start(t, lab.Options{Nodes: 3, Flags: []string{"--presence-ttl", "2s", "--reap-after", "3s"}})
-	h1, h2, h3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+	const ttl, reapAfter = 2 * time.Second, 3 * time.Second
+	c := start(t, lab.Options{Nodes: 4, Flags: []string{"--presence-ttl", ttl.String(), "--reap-after", reapAfter.String()}})
+	h1, h2, h3, h4 := c.Nodes[0], c.Nodes[1], c.Nodes[2], c.Nodes[3]
 	c.create(h1, "demo")
-	a, b := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b")
+	a, b, far := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b"), c.attach(h4, "demo", "far")
 	dead := c.attach(h3, "demo", "web")
 	addr, id := c.addr(dead), c.id(h1, h3)
-	c.mesh(a, b, dead)
+	c.mesh(a, b, far, dead)
+	again := c.netns(h1, "web")
 	traffic := c.traffic(a, b)
 	c.die(h3)
-	c.lists(downWithin, h3, "", h1, h2)
-	c.forgotten(movedWithin, h3, id, h1, h2)
-	again := c.attach(h1, "demo", "web", "--ip", addr.String())
-	c.answers(movedWithin, b, c.addr(again))
+	c.movesTo(again, addr, c.removed(downWithin(ttl)+reapAfter, id), a, b, far)
+	c.forgotten(movedWithin, h3, id, h1, h2, h4)
+	c.lists(settleWithin, h3, "", h1, h2, h4)
 	traffic.stop()
 	c.must(h3.Start(t.Context()))
 	c.lists(settleWithin, h3, "up active", h1, h2)
@@ -271,7 +312,7 @@ func TestScenario18_NodeReturns(t *testing.T) {
 	c.mesh(a, b, old, kept)
 	c.must(h3.Restart(t.Context())) // its journal knows the network then, if no etcd is there
 	c.must(h3.Kill(t.Context()))
-	c.lists(downWithin, h3, "down active", h1, h2)
+	c.lists(downWithin(2*time.Second), h3, "down active", h1, h2)
 	c.ctl(h2, "node", "rm", "h3")
 	home := c.attach(h1, "demo", "web", "--ip", addr.String())
 	c.serves(home, addr, a, b)
@@ -282,8 +323,8 @@ func TestScenario18_NodeReturns(t *testing.T) {
 	events, err := h3.Events(t.Context())
 	c.must(err)
 	c.must(h3.Heal())
-	c.lists(downWithin, h3, "up active", h1, h2)
-	c.answers(downWithin, a, keptAddr)
+	c.lists(returnsWithin, h3, "up active", h1, h2)
+	c.answers(returnsWithin, keptAddr, a)
 	c.eventually(settleWithin, c.verified)
 	c.mesh(a, b, kept, home)
 	c.serves(home, addr, a, b, kept)
