@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,9 +111,9 @@ func TestScenario22_ThousandRandomMutations(t *testing.T) {
 	pings := c.ring(boxes)
 	begin, from := time.Now(), seed(t)
 	const warmUp = mutations / 4
-	c.mutate(sites, from, warmUp)
+	done := c.mutate(sites, from, warmUp)
 	early := c.sizes()
-	c.mutate(sites, from+1, mutations-warmUp)
+	done += c.mutate(sites, from+1, mutations-warmUp)
 	took := time.Since(begin)
 	if took > mutationsWithin {
 		t.Errorf("it took %s", took)
@@ -127,6 +128,10 @@ func TestScenario22_ThousandRandomMutations(t *testing.T) {
 		t.Logf("%s: %v repairs", s.node.Name, c.repairs(s.node))
 	}
 	c.eventually(cleanWithin, c.verified)
+	if done < mutations*2/3 {
+		t.Errorf("only %d of %d mutations met what they were to spoil", done, mutations)
+	}
+	t.Logf("%d of %d mutations met what they were to spoil", done, mutations)
 	t.Logf("%d mutations in %s, clean %s later", mutations, took.Round(time.Millisecond), (time.Since(begin) - took).Round(time.Millisecond))
 	for _, p := range pings {
 		c.must(p.Recover(t.Context(), settleWithin))
@@ -162,9 +167,11 @@ func stopAll(pings []*lab.Pinger) {
 }
 
 // mutate draws mutations and does them to all sites at once, in each one after
-// the other, whatever the agent has made of the last.
-func (c *cluster) mutate(sites []*site, seed uint64, count int) {
+// the other, whatever the agent has made of the last. It returns how many of them
+// had not failed.
+func (c *cluster) mutate(sites []*site, seed uint64, count int) int {
 	c.t.Helper()
+	var done atomic.Int64
 	all, _ := split(mutation.All(), func(m mutation.Mutation) bool { return !m.Broad && m.Noticed != mutation.ByVeth })
 	var running sync.WaitGroup
 	for i, s := range sites {
@@ -173,7 +180,9 @@ func (c *cluster) mutate(sites []*site, seed uint64, count int) {
 			for range (count + len(sites) - 1) / len(sites) {
 				m := all[random.IntN(len(all))]
 				// What it is about may be gone: then it fails.
-				_ = s.spoil(c.t.Context(), mutation.Mutation{Host: m.Host + "\n" + m.Left, Inside: m.Inside})
+				if s.spoil(c.t.Context(), mutation.Mutation{Host: m.Host + "\n" + m.Left, Inside: m.Inside}) == nil {
+					done.Add(1)
+				}
 			}
 			if err := s.spoil(c.t.Context(), mutation.Mutation{Host: mutation.Sweep}); err != nil {
 				c.t.Error(err)
@@ -181,6 +190,7 @@ func (c *cluster) mutate(sites []*site, seed uint64, count int) {
 		})
 	}
 	running.Wait()
+	return int(done.Load())
 }
 
 // sizes are measures of an agent that may not grow.
