@@ -46,6 +46,12 @@ func TestScenario16_RestartUnderTraffic(t *testing.T) {
 	})
 	traffic.flows(1000)
 	traffic.stop()
+	t.Run("spoilt meanwhile", func(t *testing.T) {
+		c.in(t).restartSpoilt(a, b)
+	})
+	t.Run("spoilt unheard", func(t *testing.T) {
+		c.in(t).repairedUnheard(a, b)
+	})
 }
 
 // restart restarts the agent of a sandbox's node, once while others plug in new
