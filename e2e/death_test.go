@@ -241,7 +241,7 @@ func TestScenario17_NodeDeath(t *testing.T) {
 		t.Errorf("node rm prints %q, want h3", out)
 	}
 	c.movesTo(again, addr, time.Now(), a, b, far)
-	c.forgotten(movedWithin, h3, id, h1, h2, h4)
+	c.forgotten(settleWithin, h3, id, h1, h2, h4)
 	for _, n := range []*lab.Node{h1, h2, h4} {
 		if known, err := neighbour(t.Context(), n, beside(addr)); err != nil || known {
 			t.Errorf("%s still has a neighbour entry for %s, which nobody holds: %v", n.Name, beside(addr), err)
@@ -275,7 +275,7 @@ func TestScenario17_NodeIsReaped(t *testing.T) {
 	traffic := c.traffic(a, b)
 	c.die(h3)
 	c.movesTo(again, addr, c.removed(downWithin(ttl)+reapAfter, id), a, b, far)
-	c.forgotten(movedWithin, h3, id, h1, h2, h4)
+	c.forgotten(settleWithin, h3, id, h1, h2, h4)
 	c.lists(settleWithin, h3, "", h1, h2, h4)
 	traffic.stop()
 	c.must(h3.Start(t.Context()))
