@@ -115,13 +115,18 @@ func inputRules(f overspan.Family, gateways string) []kernel.Rule {
 	)...)
 }
 
-// forwardRules decides, in this order: for the user; about frames within a
-// network, which br_netfilter brings here; about internal networks; about what
-// comes by a published port, also from another network; about traffic between
-// the cluster's networks otherwise, which no setting of ip_forward shall join, nor
-// shall it go astray by the default route where the other is not on this node; and
-// about traffic between a network and the world, where whoever has a route to a
-// container by this node gets no further than answers do.
+// forwardRules, in order:
+//
+//  1. drop what comes in by a veth that is on no bridge
+//  2. the user's chain
+//  3. accept frames bridged within a network (br_netfilter)
+//  4. drop all of internal networks
+//  5. accept what came by a published port, also from another network
+//  6. reject traffic to other networks of the cluster, also those not on this
+//     node, which would otherwise follow the default route; drop what else goes
+//     from bridge to bridge
+//  7. accept containers' traffic to the world, and answers to it
+//  8. drop the rest towards containers
 func forwardRules(networks []*overspan.Network, f overspan.Family) []kernel.Rule {
 	texts := []string{
 		fromNoBridge,

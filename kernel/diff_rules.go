@@ -96,11 +96,10 @@ func (d *differ) setJump(key ChainKey) {
 	}
 }
 
-// flushFlows comes behind the rules: a flow that begins before they are loaded
-// is one of those to forget. What a chain published that is yet to be deleted is
-// cut off by now. A port whose rule stood, but was not asked, since what leads to
-// its chain was missing, is like one whose rule was missing; and so is one that an
-// earlier flush has failed for.
+// flushFlows comes after the rules, so that flows begun before they were loaded
+// are flushed too. It flushes ports whose target changed, ports published no more,
+// ports whose chain was unreachable because a rule or jump to it was missing, and
+// those that an earlier flush failed for.
 func (d *differ) flushFlows(had State) {
 	before, now := had.flows(), d.want.flows()
 	changed := make(map[Flow]netip.AddrPort)

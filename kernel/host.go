@@ -24,8 +24,8 @@ type HostConfig struct {
 	// NoPrograms: none is attached to a link, those that are there may go.
 	NoPrograms bool
 
-	// Leaving: nothing of ours comes back to this host. An empty clsact of a device
-	// of others then goes with our filter there.
+	// Leaving: the agent is being uninstalled. An empty clsact on a foreign device
+	// is then deleted along with our filter.
 	Leaving bool
 
 	Logger *slog.Logger // nil: nothing is logged
@@ -113,7 +113,8 @@ func (h *Host) Close() {
 }
 
 // Reap deletes the links in the doomed group, and with them the containers'
-// ends, and what the program is told of links that are gone. It takes tens of milliseconds, and may run beside Apply.
+// ends, and what the program is told of links that are gone. It takes tens of
+// milliseconds, and may run beside Apply.
 func (h *Host) Reap(ctx context.Context) error {
 	links, err := h.route.links(0)
 	if err != nil {

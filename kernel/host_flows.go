@@ -97,9 +97,9 @@ func (h *Host) readOwed() map[Flow]struct{} {
 	return maps.Clone(h.owed)
 }
 
-// askedAlone is for how many published ports conntrack is asked one by one: it
-// walks through all that it has for each question, and answers with what is asked
-// for only. For more, everything is listed once.
+// askedAlone is up to how many published ports conntrack is asked about one by
+// one. Each question makes it walk its whole table, but returns only matches; for
+// more ports the whole table is listed once.
 const askedAlone = 8
 
 // A flowQuestion asks conntrack for the entries that some flows may be among.

@@ -170,12 +170,12 @@ func (h *Host) closePort() {
 	}
 }
 
-// A station is a key of the map of MACs; its MAC is zero for all that are not on
-// this node.
-type station [16]byte
+// A macKey is a key of the map of MACs: network and MAC. The zero MAC stands for
+// every station that is not on this node.
+type macKey [16]byte
 
-func stationOf(p Program) (station, error) {
-	var key station
+func macKeyOf(p Program) (macKey, error) {
+	var key macKey
 	network, err := networkNumber(p.Bridge)
 	binary.NativeEndian.PutUint64(key[:], network)
 	if p.Kind == ProgramPort {
@@ -287,7 +287,7 @@ func (p *portProgram) get(index uint32) (Program, bool, error) {
 // linkOf returns the index of the link that a port's MAC is found behind, 0 for
 // none.
 func (p *portProgram) linkOf(told Program) (index uint32, err error) {
-	key, err := stationOf(told)
+	key, err := macKeyOf(told)
 	if err == nil {
 		err = p.macs.Lookup(key, &index)
 	}
@@ -304,7 +304,7 @@ func (p *portProgram) set(index uint32, want Program) error {
 	if err != nil {
 		return err
 	}
-	key, err := stationOf(want)
+	key, err := macKeyOf(want)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (p *portProgram) set(index uint32, want Program) error {
 		return err
 	}
 	if known {
-		was, err := stationOf(have)
+		was, err := macKeyOf(have)
 		if err == nil && (was != key || have.VNI != want.VNI || !want.Open) {
 			err = p.withdraw(index, have)
 		}
@@ -348,7 +348,7 @@ func (p *portProgram) withdraw(index uint32, told Program) error {
 			return err
 		}
 	}
-	key, err := stationOf(told)
+	key, err := macKeyOf(told)
 	if err == nil {
 		err = p.macs.Delete(key)
 	}

@@ -123,13 +123,13 @@ func feasible(h *Host, s State) State {
 		}
 		behind[at] = struct{}{}
 	}
-	found, vnis := map[station]struct{}{}, map[uint32]struct{}{}
+	found, vnis := map[macKey]struct{}{}, map[uint32]struct{}{}
 	for _, dev := range slices.Sorted(maps.Keys(s.Programs)) {
 		p := s.Programs[dev]
 		if p.Kind == ProgramUnderlay {
 			continue
 		}
-		key, err := stationOf(p)
+		key, err := macKeyOf(p)
 		if _, taken := found[key]; taken || err != nil {
 			p.Open = false
 		} else if p.Open {

@@ -91,11 +91,11 @@ func do(ns netns.NsHandle, f func() error) error {
 	})
 }
 
-// leave runs f, which may go to another network namespace, on a thread of its
-// own that is back afterwards. One that does not come back would poison the
-// whole process: it ends with its goroutine. That is not the rule because the
-// process's first thread cannot end: it would keep a container's namespace
-// alive, and show it as the process's own.
+// leave runs f on a locked thread, since f may enter another network namespace,
+// and returns the thread to its own one afterwards. If that fails, the thread
+// stays locked and dies with its goroutine. Not every thread is thrown away like
+// that: the process's first thread cannot end, and would keep a container's
+// namespace alive and show it under /proc/self.
 func leave(f func() error) error {
 	done := make(chan error, 1)
 	go func() {

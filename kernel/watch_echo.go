@@ -13,9 +13,9 @@ import (
 // echoLife is how long the kernel may take to announce what this Host did.
 const echoLife = 2 * time.Second
 
-// echoes is the entries that this Host wrote a moment ago. The kernel announces
-// them like everybody's and mostly does not say whose they are, but that an
-// entry is as it was last written here is no news, whoever wrote it.
+// echoes are the entries that this Host wrote in the last seconds. The kernel
+// announces them too, mostly without saying who wrote them. An event that shows
+// an entry as last written here is no news.
 type echoes struct {
 	mu       sync.Mutex // guards all below
 	now, old map[echoKey]echo
@@ -100,10 +100,9 @@ func (e *echoes) turn(now time.Time) {
 	e.old, e.now, e.since = e.now, nil, now
 }
 
-// generations are the changes of nftables, by the numbers that it counts them by,
-// as far as Watch has to tell our own tools' from those of others. Whose process
-// made one nftables tells as well, but by a number that means nothing in a PID
-// namespace.
+// generations tells nftables changes of our own tools from those of others, by
+// nftables' generation number. The process id in the event is of no use inside a
+// PID namespace.
 type generations struct {
 	mu      sync.Mutex // guards all below
 	running int        // tools of ours
