@@ -122,7 +122,12 @@ func (d *differ) setAddrs() {
 // the bridge.
 func (d *differ) setFDB() {
 	for _, k := range missing(d.have.FDB, d.want.FDB, compareFDBKeys) {
-		d.do(SetFDB{Key: k, Dst: d.want.FDB[k], Was: d.have.FDB[k]})
+		have, there := d.have.FDB[k]
+		if there && !have.VTEP.IsValid() && !d.partial {
+			d.do(DelFDB{k, have})
+			have = Dest{}
+		}
+		d.do(SetFDB{Key: k, Dst: d.want.FDB[k].VTEP, Was: have})
 	}
 	for _, k := range stale(d.have.FDB, d.want.FDB, compareFDBKeys) {
 		if d.stays(k.Dev) {
@@ -133,7 +138,7 @@ func (d *differ) setFDB() {
 
 func (d *differ) setNeighs() {
 	for _, k := range missing(d.have.Neighs, d.want.Neighs, compareNeighKeys) {
-		d.do(SetNeigh{Key: k, MAC: d.want.Neighs[k], Was: d.have.Neighs[k]})
+		d.do(SetNeigh{Key: k, MAC: d.want.Neighs[k].MAC, Was: d.have.Neighs[k]})
 	}
 	for _, k := range stale(d.have.Neighs, d.want.Neighs, compareNeighKeys) {
 		if d.stays(k.Dev) {

@@ -156,12 +156,12 @@ func BenchmarkDiff(b *testing.B) {
 		name string
 		n    int
 	}{{"1k", 1_000}, {"10k", 10_000}, {"50k", 50_000}} {
-		s := State{FDB: map[FDBKey]netip.Addr{}, Neighs: map[NeighKey]overspan.MAC{}}
+		s := State{FDB: map[FDBKey]Dest{}, Neighs: map[NeighKey]LLAddr{}}
 		for i := range size.n {
 			ip := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 			hw := overspan.MAC{2, 0x42, 10, 0, byte(i >> 8), byte(i)}
-			s.FDB[FDBKey{"osx-0123456789", hw}] = netip.AddrFrom4([4]byte{10, 99, 0, byte(i % 250)})
-			s.Neighs[NeighKey{"osx-0123456789", ip}] = hw
+			s.FDB[FDBKey{"osx-0123456789", hw}] = Dest{VTEP: netip.AddrFrom4([4]byte{10, 99, 0, byte(i % 250)})}
+			s.Neighs[NeighKey{"osx-0123456789", ip}] = LLAddr{MAC: hw}
 		}
 		b.Run(fmt.Sprintf("fdb=%s", size.name), func(b *testing.B) {
 			b.ReportAllocs()

@@ -164,10 +164,10 @@ func (d *draw) entries() {
 		case l.Kind == KindVXLAN:
 			for i := range byte(3) {
 				if d.mostly("fdb") {
-					put(&d.s.FDB, FDBKey{name, mac(i)}, pick(d, "dst", addr("10.99.0.2"), addr("10.99.0.3")))
+					put(&d.s.FDB, FDBKey{name, mac(i)}, Dest{VTEP: pick(d, "dst", addr("10.99.0.2"), addr("10.99.0.3"))})
 				}
 				if d.maybe("neigh") {
-					put(&d.s.Neighs, NeighKey{name, netip.AddrFrom4([4]byte{10, 0, 0, i})}, d.mac())
+					put(&d.s.Neighs, NeighKey{name, netip.AddrFrom4([4]byte{10, 0, 0, i})}, LLAddr{MAC: d.mac()})
 				}
 			}
 		case l.Master != "" && d.mostly("static"):

@@ -3,7 +3,9 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netlink"
@@ -18,6 +20,9 @@ const (
 	replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 
 	sizeofNdMsg = 12
+
+	// ndaNexthop is NDA_NH_ID (Linux 5.8).
+	ndaNexthop = 13
 )
 
 // A finder looks links up by name, each once.
@@ -164,7 +169,8 @@ type entry struct {
 	flags  uint8
 	dst    netip.Addr
 	mac    overspan.MAC
-	bridge bool // held by the bridge, not by the device itself
+	bridge bool   // held by the bridge, not by the device itself
+	other  string // of a VXLAN device's: what else says where it leads, as bridge-fdb(8) writes it
 }
 
 // entries lists forwarding entries (AF_BRIDGE) or neighbours (AF_UNSPEC) into a
@@ -206,6 +212,14 @@ func decodeEntry(b []byte) (entry, error) {
 			e.mac = getMAC(v)
 		case unix.NDA_MASTER:
 			e.bridge = true
+		case unix.NDA_PORT:
+			e.add("port %d", getPort(v))
+		case unix.NDA_VNI:
+			e.add("vni %d", getU32(v))
+		case unix.NDA_IFINDEX:
+			e.add("via if%d", getU32(v))
+		case ndaNexthop:
+			e.add("nhid %d", getU32(v))
 		}
 	}
 	return e, nil
@@ -214,15 +228,36 @@ func decodeEntry(b []byte) (entry, error) {
 // lasting reports whether the entry stays until somebody deletes it.
 func (e entry) lasting() bool { return e.state&(unix.NUD_PERMANENT|nudNoARP) != 0 }
 
+// add notes one more thing that says where an entry leads. The kernel tells only
+// of what differs from the device's own: a port and a VNI that are ours are none.
+func (e *entry) add(format string, value any) {
+	e.other = strings.TrimPrefix(e.other+" "+fmt.Sprintf(format, value), " ")
+}
+
 // isFDB reports whether the entry is one of a VXLAN device's own.
-func (e entry) isFDB() bool { return !e.bridge && e.dst.IsValid() && e.lasting() }
+func (e entry) isFDB() bool { return !e.bridge && (e.dst.IsValid() || e.other != "") && e.lasting() }
+
+func (e entry) dest() Dest { return Dest{VTEP: e.dst, Other: e.other} }
 
 // isStatic reports whether the entry is a static one of a bridge. Those for a
 // port's own address are permanent instead, and not ours.
 func (e entry) isStatic() bool { return e.bridge && e.state == nudNoARP }
 
-// isNeigh reports whether the entry is a permanent neighbour. Proxy entries are
-// no neighbours, multicast ones are NOARP.
+// isNeigh reports whether the entry is a neighbour that lasts. Proxy entries are
+// none; those that the kernel makes by itself last, too, and have the MAC of a group.
 func (e entry) isNeigh() bool {
-	return e.state == unix.NUD_PERMANENT && e.flags&unix.NTF_PROXY == 0 && e.dst.IsValid() && !e.mac.IsZero()
+	return e.lasting() && e.flags&unix.NTF_PROXY == 0 && e.dst.IsValid() && !e.mac.IsZero() && e.mac[0]&1 == 0
+}
+
+// llAddr returns what a neighbour says. A VXLAN device tells its containers of a
+// router, too.
+func (e entry) llAddr() LLAddr {
+	to := LLAddr{MAC: e.mac}
+	if e.state != unix.NUD_PERMANENT {
+		to.Other = "noarp"
+	}
+	if e.flags&unix.NTF_ROUTER != 0 {
+		to.Other = strings.TrimPrefix(to.Other+" router", " ")
+	}
+	return to
 }

@@ -136,7 +136,7 @@ func (r *reader) masterName(index int) string {
 	}
 	d, err := r.route.linkAt(index)
 	if err != nil {
-		return "" // gone meanwhile, and the port with it on its way out
+		return device{} // gone meanwhile, and the port with it on its way out
 	}
 	r.names[index] = d.name
 	return d.name
@@ -196,7 +196,7 @@ func (r *reader) takeFDB(s *State, e entry) {
 	switch {
 	case !ok:
 	case d.Kind == KindVXLAN && e.isFDB():
-		put(&s.FDB, FDBKey{Dev: d.name, MAC: e.mac}, e.dst)
+		put(&s.FDB, FDBKey{Dev: d.name, MAC: e.mac}, e.dest())
 	case d.Kind == KindVeth && e.isStatic():
 		put(&s.Statics, FDBKey{Dev: d.name, MAC: e.mac}, struct{}{})
 	}
@@ -206,7 +206,7 @@ func (r *reader) readNeighs() error {
 	takeAll := func(index int) error {
 		found, err := r.route.entries(unix.AF_UNSPEC, index, 0, func(s *State, e entry) {
 			if d, ok := r.ours[e.index]; ok && d.Kind == KindVXLAN && e.isNeigh() {
-				put(&s.Neighs, NeighKey{Dev: d.name, IP: e.dst}, e.mac)
+				put(&s.Neighs, NeighKey{Dev: d.name, IP: e.dst}, e.llAddr())
 			}
 		})
 		if err != nil {
@@ -231,7 +231,7 @@ func (r *reader) readEntries() error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("look up forwarding entry %s of %s: %w", key.MAC, key.Dev, err))
 		} else if ok && e.isFDB() {
-			put(&r.state.FDB, key, e.dst)
+			put(&r.state.FDB, key, e.dest())
 		}
 	}
 	for _, key := range r.scope.Neighs {
@@ -239,7 +239,7 @@ func (r *reader) readEntries() error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("look up neighbour %s of %s: %w", key.IP, key.Dev, err))
 		} else if ok && e.isNeigh() {
-			put(&r.state.Neighs, key, e.mac)
+			put(&r.state.Neighs, key, e.llAddr())
 		}
 	}
 	return errors.Join(errs...)

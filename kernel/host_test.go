@@ -140,9 +140,9 @@ func (n testNet) plan(local netip.Addr) State {
 // addRemote plans the forwarding state of slots that live behind a VTEP.
 func (n testNet) addRemote(s *State, vtep netip.Addr, first overspan.Slot, count int) {
 	for slot := first; slot < first+overspan.Slot(count); slot++ {
-		put(&s.FDB, FDBKey{n.vxlan(), n.mac(slot)}, vtep)
-		put(&s.Neighs, NeighKey{n.vxlan(), n.v4.Addr(slot)}, n.mac(slot))
-		put(&s.Neighs, NeighKey{n.vxlan(), n.v6.Addr(slot)}, n.mac(slot))
+		put(&s.FDB, FDBKey{n.vxlan(), n.mac(slot)}, Dest{VTEP: vtep})
+		put(&s.Neighs, NeighKey{n.vxlan(), n.v4.Addr(slot)}, LLAddr{MAC: n.mac(slot)})
+		put(&s.Neighs, NeighKey{n.vxlan(), n.v6.Addr(slot)}, LLAddr{MAC: n.mac(slot)})
 	}
 }
 

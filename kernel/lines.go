@@ -29,13 +29,13 @@ func (s State) Lines() []string {
 		add("addr %s", a)
 	}
 	for k, dst := range s.FDB {
-		add("fdb %s dst %s", k, dst)
+		add("fdb %s %s", k, dst.text())
 	}
 	for k := range s.Statics {
 		add("fdb %s master static", k)
 	}
-	for k, mac := range s.Neighs {
-		add("neigh %s", k.text(mac))
+	for k, to := range s.Neighs {
+		add("neigh %s", k.text(to))
 	}
 	for path, value := range s.Sysctls {
 		add("sysctl %s %s", path, value)

@@ -2,11 +2,8 @@ package kernel
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
-
-	"github.com/overspan/overspan"
 )
 
 // put sets a key of a map that may be nil.
@@ -134,7 +131,7 @@ func (s *State) dropLink(name string) {
 		s.dropAddrs(func(a Addr) bool { return a.Dev == name })
 	case KindVXLAN:
 		s.dropNeighs(name)
-		maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return k.Dev == name })
+		maps.DeleteFunc(s.FDB, func(k FDBKey, _ Dest) bool { return k.Dev == name })
 	case KindVeth:
 		delete(s.Insides, name)
 	}
@@ -159,7 +156,7 @@ func (s *State) dropStatics(dev string) {
 }
 
 func (s *State) dropNeighs(dev string) {
-	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return k.Dev == dev })
+	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ LLAddr) bool { return k.Dev == dev })
 }
 
 func (s *State) dropAddrs(drop func(Addr) bool) {

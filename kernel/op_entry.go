@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/overspan/overspan"
 )
@@ -60,29 +61,30 @@ func (o DelAddr) apply(s *State) {
 
 // SetFDB makes a VXLAN device send frames for a MAC to a VTEP. It replaces the
 // entry that is there: appending a second destination is silently ignored by
-// the kernel. Was is the replaced destination, zero if there was none.
+// the kernel, and so is replacing one that has a nexthop. Was is what is replaced,
+// zero if there was nothing.
 type SetFDB struct {
 	Key FDBKey
 	Dst netip.Addr
-	Was netip.Addr
+	Was Dest
 }
 
 func (o SetFDB) String() string {
-	if o.Was.IsValid() {
+	if o.Was != (Dest{}) {
 		return "replace fdb " + o.Key.String() + " dst " + o.Dst.String() + was(o.Was.String())
 	}
 	return "add fdb " + o.Key.String() + " dst " + o.Dst.String()
 }
 
-func (o SetFDB) apply(s *State) { put(&s.FDB, o.Key, o.Dst) }
+func (o SetFDB) apply(s *State) { put(&s.FDB, o.Key, Dest{VTEP: o.Dst}) }
 
 // DelFDB deletes a MAC's entry from a VXLAN device. Dst is where it pointed.
 type DelFDB struct {
 	Key FDBKey
-	Dst netip.Addr
+	Dst Dest
 }
 
-func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " dst " + o.Dst.String() }
+func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " " + o.Dst.text() }
 func (o DelFDB) apply(s *State) { delete(s.FDB, o.Key) }
 
 // AddStatic adds a static entry for a MAC behind a bridge port; an entry at
@@ -103,29 +105,30 @@ func (o DelStatic) String() string { return "del fdb " + o.Key.String() + " mast
 func (o DelStatic) apply(s *State) { delete(s.Statics, o.Key) }
 
 // SetNeigh adds or replaces a permanent neighbour entry of a VXLAN device. Was
-// is the replaced MAC, zero if there was none.
+// is what is replaced, zero if there was nothing.
 type SetNeigh struct {
 	Key NeighKey
 	MAC overspan.MAC
-	Was overspan.MAC
+	Was LLAddr
 }
 
 func (o SetNeigh) String() string {
-	if !o.Was.IsZero() {
-		return "replace neigh " + o.Key.text(o.MAC) + was(o.Was.String())
+	to := LLAddr{MAC: o.MAC}
+	if o.Was != (LLAddr{}) {
+		return "replace neigh " + o.Key.text(to) + was(o.Was.String())
 	}
-	return "add neigh " + o.Key.text(o.MAC)
+	return "add neigh " + o.Key.text(to)
 }
 
-func (o SetNeigh) apply(s *State) { put(&s.Neighs, o.Key, o.MAC) }
+func (o SetNeigh) apply(s *State) { put(&s.Neighs, o.Key, LLAddr{MAC: o.MAC}) }
 
 // DelNeigh deletes a permanent neighbour entry.
 type DelNeigh struct {
-	Key NeighKey
-	MAC overspan.MAC
+	Key    NeighKey
+	LLAddr LLAddr
 }
 
-func (o DelNeigh) String() string { return "del neigh " + o.Key.text(o.MAC) }
+func (o DelNeigh) String() string { return "del neigh " + o.Key.text(o.LLAddr) }
 func (o DelNeigh) apply(s *State) { delete(s.Neighs, o.Key) }
 
 // String returns the address as ip-address(8) takes it.
@@ -134,9 +137,25 @@ func (a Addr) String() string { return a.Prefix.String() + " dev " + a.Dev }
 // String returns the key as bridge-fdb(8) takes it.
 func (k FDBKey) String() string { return k.MAC.String() + " dev " + k.Dev }
 
-func (k NeighKey) text(mac overspan.MAC) string {
-	return fmt.Sprintf("%s lladdr %s dev %s", k.IP, mac, k.Dev)
+func (k NeighKey) text(to LLAddr) string {
+	return fmt.Sprintf("%s lladdr %s dev %s", k.IP, to, k.Dev)
 }
+
+// String returns "192.0.2.2", "192.0.2.2 port 9999" or "nhid 2".
+func (d Dest) String() string {
+	if !d.VTEP.IsValid() {
+		return d.Other
+	}
+	return withOther(d.VTEP.String(), d.Other)
+}
+
+// text returns the destination as bridge-fdb(8) takes it.
+func (d Dest) text() string { return either(d.VTEP.IsValid(), "dst ", "") + d.String() }
+
+// String returns "02:42:0a:00:00:02" or "02:42:0a:00:00:02 router".
+func (a LLAddr) String() string { return withOther(a.MAC.String(), a.Other) }
+
+func withOther(text, other string) string { return strings.TrimSuffix(text+" "+other, " ") }
 
 func was(old string) string {
 	if old == "" {

@@ -90,12 +90,12 @@ func likeness(op Op) (key alike, ok bool) {
 	switch o := op.(type) {
 	case SetFDB:
 		key.kind = "fdb"
-		if o.Was.IsValid() {
+		if o.Was != (Dest{}) {
 			key.became = replaced
 		}
 	case SetNeigh:
 		key.kind = "neighbour"
-		if !o.Was.IsZero() {
+		if o.Was != (LLAddr{}) {
 			key.became = replaced
 		}
 	case AddStatic:
@@ -199,24 +199,24 @@ func describeEntry(op Op) Repair {
 	switch o := op.(type) {
 	case SetFDB:
 		r := Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s dst", o.Key.MAC, dev), Change: o.Dst.String() + " " + added}
-		if o.Was.IsValid() {
+		if o.Was != (Dest{}) {
 			r.Change = arrow(o.Was.String(), o.Dst.String())
 		}
 		return r
 	case DelFDB:
-		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s dst %s", o.Key.MAC, dev, o.Dst), Change: deleted}
+		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s %s", o.Key.MAC, dev, o.Dst.text()), Change: deleted}
 	case AddStatic:
 		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: added}
 	case DelStatic:
 		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: deleted}
 	case SetNeigh:
 		r := Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr", o.Key.IP, dev), Change: o.MAC.String() + " " + added}
-		if !o.Was.IsZero() {
+		if o.Was != (LLAddr{}) {
 			r.Change = arrow(o.Was.String(), o.MAC.String())
 		}
 		return r
 	case DelNeigh:
-		return Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.MAC), Change: deleted}
+		return Repair{Kind: "neighbour", Object: fmt.Sprintf("neighbour %s on %s lladdr %s", o.Key.IP, dev, o.LLAddr), Change: deleted}
 	case AddSetEntry:
 		return Repair{Kind: "set entry", Object: fmt.Sprintf("%s entry %s", setText(o.Set), memberText(o.Member)), Change: added}
 	case DelSetEntry:

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/overspan/overspan"
@@ -130,9 +129,9 @@ func (s *State) keepEntriesOf(links map[string]Link) {
 		_, ok := links[dev]
 		return !ok
 	}
-	maps.DeleteFunc(s.FDB, func(k FDBKey, _ netip.Addr) bool { return other(k.Dev) })
+	maps.DeleteFunc(s.FDB, func(k FDBKey, _ Dest) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Statics, func(k FDBKey, _ struct{}) bool { return other(k.Dev) })
-	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ overspan.MAC) bool { return other(k.Dev) })
+	maps.DeleteFunc(s.Neighs, func(k NeighKey, _ LLAddr) bool { return other(k.Dev) })
 	maps.DeleteFunc(s.Programs, func(dev string, _ Program) bool { return other(dev) })
 	s.dropAddrs(func(a Addr) bool { return other(a.Dev) })
 }

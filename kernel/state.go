@@ -24,18 +24,18 @@ type State struct {
 	// what is missing here is unknown, not absent. Diff then deletes nothing.
 	Partial bool
 
-	Netns    map[string]struct{}       // pinned namespaces that we made, by path
-	Links    map[string]Link           // in the host's namespace, by name
-	Insides  map[string]Inside         // the containers' ends of veths, by the name of the host end; where absent: not read
-	Addrs    map[Addr]struct{}         // on our bridges
-	FDB      map[FDBKey]netip.Addr     // of our VXLAN devices: MAC to VTEP
-	Statics  map[FDBKey]struct{}       // static bridge entries on our veths ("master static")
-	Neighs   map[NeighKey]overspan.MAC // permanent, on our VXLAN devices
-	Sysctls  map[string]string         // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
-	Sets     map[string]AddrSet        // ipsets, by name, and UnderlayVTEPs
-	Chains   map[ChainKey]Chain        // our own iptables chains
-	Programs map[string]Program        // by the link that they are attached to
-	Tables   map[TableKey]struct{}     // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
+	Netns    map[string]struct{}   // pinned namespaces that we made, by path
+	Links    map[string]Link       // in the host's namespace, by name
+	Insides  map[string]Inside     // the containers' ends of veths, by the name of the host end; where absent: not read
+	Addrs    map[Addr]struct{}     // on our bridges
+	FDB      map[FDBKey]Dest       // of our VXLAN devices
+	Statics  map[FDBKey]struct{}   // static bridge entries on our veths ("master static")
+	Neighs   map[NeighKey]LLAddr   // permanent, on our VXLAN devices
+	Sysctls  map[string]string     // by path below /proc/sys: "net/ipv4/conf/osb-…/arp_ignore"; never deleted
+	Sets     map[string]AddrSet    // ipsets, by name, and UnderlayVTEPs
+	Chains   map[ChainKey]Chain    // our own iptables chains
+	Programs map[string]Program    // by the link that they are attached to
+	Tables   map[TableKey]struct{} // packet filter tables that hold nothing, as the nft flavour of iptables leaves them behind
 	// Owed are the flows that an earlier FlushFlows has failed for, without To: no
 	// rule tells of them any more. Never wanted.
 	Owed map[Flow]struct{}
@@ -139,10 +139,28 @@ type FDBKey struct {
 	MAC overspan.MAC
 }
 
+// A Dest is where a VXLAN device sends frames for a MAC.
+type Dest struct {
+	VTEP netip.Addr // invalid where a nexthop says it
+
+	// Other is what leads the frames elsewhere in spite of the VTEP, as
+	// bridge-fdb(8) writes it: "port 9999". Read only.
+	Other string
+}
+
 // A NeighKey is what the kernel holds one neighbour entry for.
 type NeighKey struct {
 	Dev string
 	IP  netip.Addr
+}
+
+// An LLAddr is what a neighbour entry says.
+type LLAddr struct {
+	MAC overspan.MAC
+
+	// Other is what it has besides that none of ours has, as ip-neighbour(8)
+	// writes it: "router". Read only.
+	Other string
 }
 
 // An AddrSet is an ipset of single addresses, type hash:ip, or of subnets, type

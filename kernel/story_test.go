@@ -62,8 +62,8 @@ func joined() State {
 // remoteSlots adds slots that lie on the node with a VTEP.
 func remoteSlots(s State, vtep netip.Addr, slots ...byte) State {
 	for _, slot := range slots {
-		put(&s.FDB, FDBKey{testVXLAN(), mac(slot)}, vtep)
-		put(&s.Neighs, NeighKey{testVXLAN(), netip.AddrFrom4([4]byte{10, 0, 0, slot})}, mac(slot))
+		put(&s.FDB, FDBKey{testVXLAN(), mac(slot)}, Dest{VTEP: vtep})
+		put(&s.Neighs, NeighKey{testVXLAN(), netip.AddrFrom4([4]byte{10, 0, 0, slot})}, LLAddr{MAC: mac(slot)})
 	}
 	return s
 }

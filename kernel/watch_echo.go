@@ -82,7 +82,7 @@ func (e *echoes) hears(kind uint16, got entry) bool {
 	}
 	// Older kernels (6.1) announce an entry of a VXLAN device twice, once without
 	// where it leads to.
-	return kind == unix.RTM_NEWNEIGH && got.lasting() && (got.dst == want.dst || !got.dst.IsValid())
+	return kind == unix.RTM_NEWNEIGH && got.lasting() && got.other == "" && (got.dst == want.dst || !got.dst.IsValid())
 }
 
 // forget drops what is too old to be announced any more.

@@ -22,6 +22,7 @@ func TestEchoes(t *testing.T) {
 		"once more, as old kernels do":  {unix.RTM_NEWNEIGH, func(e *entry) { e.dst = netip.Addr{} }, true},
 		"leading elsewhere":             {unix.RTM_NEWNEIGH, func(e *entry) { e.dst = elsewhere }, false},
 		"that will age":                 {unix.RTM_NEWNEIGH, func(e *entry) { e.state = unix.NUD_REACHABLE }, false},
+		"leading to another port":       {unix.RTM_NEWNEIGH, func(e *entry) { e.add("port %d", 9999) }, false},
 		"deleted":                       {unix.RTM_DELNEIGH, func(*entry) {}, false},
 		"of another station":            {unix.RTM_NEWNEIGH, func(e *entry) { e.mac = others }, false},
 		"of another device":             {unix.RTM_NEWNEIGH, func(e *entry) { e.index = 5 }, false},

@@ -12,7 +12,7 @@ import (
 // a block that is claimed in a large network costs no look at all the others.
 func Entries(n *overspan.Network, self overspan.NodeID, seg *overspan.Segment, nodes map[overspan.NodeID]*overspan.Node, slots []overspan.Range) kernel.State {
 	p := planner{network: n, dev: overspan.VXLANName(n.ID), segment: seg}
-	p.state.FDB, p.state.Neighs = make(map[kernel.FDBKey]netip.Addr), make(map[kernel.NeighKey]overspan.MAC)
+	p.state.FDB, p.state.Neighs = make(map[kernel.FDBKey]kernel.Dest), make(map[kernel.NeighKey]kernel.LLAddr)
 	vtep := func(s overspan.Slot) netip.Addr {
 		b, held := seg.Holder(s)
 		if node := nodes[b.Node]; held && b.Node != self && node != nil {

@@ -29,8 +29,8 @@ func TestEntriesAreAPartOfThePlan(t *testing.T) {
 		for _, slots := range [][]overspan.Range{all, some} {
 			fdb, neighs := overlay.Keys(n, seg, slots)
 			want := plan.Clone()
-			maps.DeleteFunc(want.FDB, func(k kernel.FDBKey, _ netip.Addr) bool { return !slices.Contains(fdb, k) })
-			maps.DeleteFunc(want.Neighs, func(k kernel.NeighKey, _ overspan.MAC) bool { return !slices.Contains(neighs, k) })
+			maps.DeleteFunc(want.FDB, func(k kernel.FDBKey, _ kernel.Dest) bool { return !slices.Contains(fdb, k) })
+			maps.DeleteFunc(want.Neighs, func(k kernel.NeighKey, _ kernel.LLAddr) bool { return !slices.Contains(neighs, k) })
 			if got := overlay.Entries(n, self, seg, nodes, slots); !got.Equal(want) {
 				t.Fatalf("entries of %v (-want +got):\n%s", slots, cmp.Diff(want.Lines(), got.Lines()))
 			}

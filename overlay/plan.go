@@ -145,8 +145,8 @@ func (p *planner) holders(self overspan.NodeID, nodes map[overspan.NodeID]*overs
 		p.vteps[b.Node] = vtep
 		slots += int(b.Size)
 	}
-	p.state.FDB = make(map[kernel.FDBKey]netip.Addr, slots)
-	p.state.Neighs = make(map[kernel.NeighKey]overspan.MAC, 2*slots)
+	p.state.FDB = make(map[kernel.FDBKey]kernel.Dest, slots)
+	p.state.Neighs = make(map[kernel.NeighKey]kernel.LLAddr, 2*slots)
 	slices.Sort(mute)
 	for _, id := range slices.Compact(mute) {
 		p.warn("network %s: node %s (%s) has no %s address in the underlay: its containers cannot be reached",
@@ -173,7 +173,7 @@ func (p *planner) slot(s overspan.Slot, vtep netip.Addr) {
 		return
 	}
 	mac := n.MAC(s)
-	p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: mac}] = vtep
+	p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: mac}] = kernel.Dest{VTEP: vtep}
 	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
 		p.neighbour(subnet.Addr(s), mac)
 	}
@@ -206,7 +206,7 @@ func (p *planner) exception(s overspan.Slot, e *overspan.Endpoint, vtep netip.Ad
 		return
 	}
 	if s == e.Slot {
-		p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: e.MAC}] = vtep
+		p.state.FDB[kernel.FDBKey{Dev: p.dev, MAC: e.MAC}] = kernel.Dest{VTEP: vtep}
 	}
 	for _, subnet := range []overspan.Subnet{n.IPv4, n.IPv6} {
 		if a := subnet.Addr(s); a == e.IPv4 || a == e.IPv6 {
@@ -217,6 +217,6 @@ func (p *planner) exception(s overspan.Slot, e *overspan.Endpoint, vtep netip.Ad
 
 func (p *planner) neighbour(a netip.Addr, mac overspan.MAC) {
 	if a.IsValid() {
-		p.state.Neighs[kernel.NeighKey{Dev: p.dev, IP: a}] = mac
+		p.state.Neighs[kernel.NeighKey{Dev: p.dev, IP: a}] = kernel.LLAddr{MAC: mac}
 	}
 }

@@ -35,18 +35,18 @@ func TestPlanFollowsTheHolders(t *testing.T) {
 		if diff := cmp.Diff(neighs, state.Neighs, addrs); diff != "" {
 			t.Errorf("neighbours (-want +got):\n%s", diff)
 		}
-		for key, mac := range state.Neighs {
-			if _, ok := state.FDB[kernel.FDBKey{Dev: key.Dev, MAC: mac}]; !ok {
-				t.Errorf("%s resolves to %s, which leads nowhere", key.IP, mac)
+		for key, to := range state.Neighs {
+			if _, ok := state.FDB[kernel.FDBKey{Dev: key.Dev, MAC: to.MAC}]; !ok {
+				t.Errorf("%s resolves to %s, which leads nowhere", key.IP, to)
 			}
 		}
 	})
 }
 
 // expect says slot by slot what the tunnel must know.
-func expect(n *overspan.Network, seg *overspan.Segment, nodes map[overspan.NodeID]*overspan.Node) (map[kernel.FDBKey]netip.Addr, map[kernel.NeighKey]overspan.MAC) {
-	fdb := make(map[kernel.FDBKey]netip.Addr)
-	neighs := make(map[kernel.NeighKey]overspan.MAC)
+func expect(n *overspan.Network, seg *overspan.Segment, nodes map[overspan.NodeID]*overspan.Node) (map[kernel.FDBKey]kernel.Dest, map[kernel.NeighKey]kernel.LLAddr) {
+	fdb := make(map[kernel.FDBKey]kernel.Dest)
+	neighs := make(map[kernel.NeighKey]kernel.LLAddr)
 	dev := overspan.VXLANName(n.ID)
 	for slot := range slotsOf(n) {
 		block, held := seg.Holder(slot)
@@ -54,7 +54,7 @@ func expect(n *overspan.Network, seg *overspan.Segment, nodes map[overspan.NodeI
 		if !held || block.Node == self || node == nil || !node.VTEP(n.Underlay).IsValid() || n.Reserved(slot) != "" {
 			continue
 		}
-		vtep := node.VTEP(n.Underlay)
+		vtep := kernel.Dest{VTEP: node.VTEP(n.Underlay)}
 		if n.Derives(slot) {
 			fdb[kernel.FDBKey{Dev: dev, MAC: n.MAC(slot)}] = vtep
 		}
@@ -66,9 +66,9 @@ func expect(n *overspan.Network, seg *overspan.Segment, nodes map[overspan.NodeI
 			switch {
 			case !a.IsValid():
 			case e != nil && slices.Contains(e.Addrs(), a):
-				neighs[kernel.NeighKey{Dev: dev, IP: a}] = e.MAC
+				neighs[kernel.NeighKey{Dev: dev, IP: a}] = kernel.LLAddr{MAC: e.MAC}
 			case n.Derives(slot):
-				neighs[kernel.NeighKey{Dev: dev, IP: a}] = n.MAC(slot)
+				neighs[kernel.NeighKey{Dev: dev, IP: a}] = kernel.LLAddr{MAC: n.MAC(slot)}
 			}
 		}
 	}
@@ -188,7 +188,7 @@ func TestPlanAfterAMove(t *testing.T) {
 	}
 }
 
-func keys(fdb map[kernel.FDBKey]netip.Addr) []string {
+func keys(fdb map[kernel.FDBKey]kernel.Dest) []string {
 	var out []string
 	for key := range fdb {
 		out = append(out, key.MAC.String())

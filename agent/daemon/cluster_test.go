@@ -203,7 +203,7 @@ func (n *testNode) sendsTo(e overspan.Endpoint, to *testNode) bool {
 	dev := overspan.VXLANName(e.Network)
 	state := n.kernel.State()
 	return state.FDB[kernel.FDBKey{Dev: dev, MAC: e.MAC}].String() == to.cfg.Underlay[0] &&
-		state.Neighs[kernel.NeighKey{Dev: dev, IP: e.Addrs()[0]}] == e.MAC
+		state.Neighs[kernel.NeighKey{Dev: dev, IP: e.Addrs()[0]}].MAC == e.MAC
 }
 
 func TestConnectReturnsOnceEveryPeerCanReach(t *testing.T) {
@@ -415,7 +415,7 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 			delete(s.Neighs, kernel.NeighKey{Dev: overspan.VXLANName(net.ID), IP: far.IPv4})
 		},
 		"forwarding entry moved": func(s *kernel.State) {
-			s.FDB[kernel.FDBKey{Dev: overspan.VXLANName(net.ID), MAC: far.MAC}] = netip.MustParseAddr("10.99.0.9")
+			s.FDB[kernel.FDBKey{Dev: overspan.VXLANName(net.ID), MAC: far.MAC}] = kernel.Dest{VTEP: netip.MustParseAddr("10.99.0.9")}
 		},
 		"device down": func(s *kernel.State) {
 			l := s.Links[overspan.VXLANName(net.ID)]

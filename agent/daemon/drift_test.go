@@ -119,7 +119,7 @@ func TestConflictIsNamedAndHealed(t *testing.T) {
 	if slices.Contains(told, "conflict") {
 		t.Errorf("told afterwards: %v", told)
 	}
-	if got := h1.kernel.State().FDB[kernel.FDBKey{Dev: vxlan, MAC: far.MAC}]; got != netip.MustParseAddr("10.99.0.2") {
+	if got := h1.kernel.State().FDB[kernel.FDBKey{Dev: vxlan, MAC: far.MAC}].VTEP; got != netip.MustParseAddr("10.99.0.2") {
 		t.Errorf("the peer is found at %s", got)
 	}
 }

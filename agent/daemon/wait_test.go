@@ -29,7 +29,7 @@ func TestConnectWaitsForExceptions(t *testing.T) {
 			t.Errorf("%s: h2 sends %s to %s", name, e.MAC, got)
 		}
 		for _, a := range e.Addrs() {
-			if got := state.Neighs[kernel.NeighKey{Dev: dev, IP: a}]; got != e.MAC {
+			if got := state.Neighs[kernel.NeighKey{Dev: dev, IP: a}].MAC; got != e.MAC {
 				t.Errorf("%s: on h2 %s is at %s, want %s", name, a, got, e.MAC)
 			}
 		}

@@ -169,7 +169,7 @@ func TestManyNodesAgree(t *testing.T) {
 		for addr, at := range home {
 			slot, _ := net.IPv4.Slot(addr)
 			to, remote := state.FDB[kernel.FDBKey{Dev: dev, MAC: net.MAC(slot)}]
-			if remote != (at != i) || remote && to != scale.VTEP(at) {
+			if remote != (at != i) || remote && to.VTEP != scale.VTEP(at) {
 				t.Fatalf("node %d sends frames for %s to %v; it is on node %d", i, addr, to, at)
 			}
 		}

@@ -29,7 +29,7 @@ type Mutation struct {
 
 // Sweep takes away what a mutation leaves whose commands failed half-way, since
 // an agent was at the same objects.
-const Sweep = "for link in new old lost other stray; do ip link del $link 2>/dev/null || true; done"
+const Sweep = "for link in new old lost other stray; do ip link del $link 2>/dev/null || true; done; ip nexthop del id 9 2>/dev/null || true"
 
 // Noticed is how an agent comes to know of a mutation.
 type Noticed int
@@ -153,6 +153,34 @@ func entries() []Mutation {
 			Told: "fdb REMOTEMAC on VXLAN dst REMOTEVTEP missing → added",
 		},
 		{
+			Name: "fdb entry at another port", Host: "bridge fdb replace REMOTEMAC dev VXLAN dst REMOTEVTEP port 9999",
+			Told: "fdb REMOTEMAC on VXLAN dst REMOTEVTEP port 9999 → REMOTEVTEP",
+		},
+		{
+			Name: "fdb entry in another VNI", Host: "bridge fdb replace REMOTEMAC dev VXLAN dst REMOTEVTEP vni 5",
+			Told: "fdb REMOTEMAC on VXLAN dst REMOTEVTEP vni 5 → REMOTEVTEP",
+		},
+		{
+			Name: "fdb entry by another device", Host: "bridge fdb replace REMOTEMAC dev VXLAN dst REMOTEVTEP via UNDERLAY",
+			Told: "fdb REMOTEMAC on VXLAN dst REMOTEVTEP via ",
+		},
+		{
+			Name: "fdb entry by a nexthop",
+			Host: "ip nexthop add id 9 via REMOTEVTEP fdb; ip nexthop add id 10 group 9 fdb;" +
+				" printf 'fdb del REMOTEMAC dev VXLAN\nfdb add REMOTEMAC dev VXLAN nhid 10\n' | bridge -batch -",
+			Told: "fdb REMOTEMAC on VXLAN nhid 10 not wanted → deleted", Left: "ip nexthop del id 9",
+		},
+		{
+			Name: "stray fdb entry by a nexthop",
+			Host: "ip nexthop add id 9 via REMOTEVTEP fdb; ip nexthop add id 10 group 9 fdb; bridge fdb add 02:00:00:00:00:09 dev VXLAN nhid 10",
+			Told: "fdb 02:00:00:00:00:09 on VXLAN nhid 10 not wanted → deleted", Left: "ip nexthop del id 9",
+		},
+		{
+			Name: "default destination with two ends",
+			Host: "bridge fdb append 00:00:00:00:00:00 dev VXLAN dst 192.0.2.9; bridge fdb append 00:00:00:00:00:00 dev VXLAN dst REMOTEVTEP port 9999",
+			Told: "fdb 00:00:00:00:00:00 on VXLAN dst ",
+		},
+		{
 			Name: "stray fdb entry", Host: "bridge fdb append 00:00:00:00:00:00 dev VXLAN dst 192.0.2.9",
 			Told: "fdb 00:00:00:00:00:00 on VXLAN dst 192.0.2.9 not wanted → deleted",
 		},
@@ -174,6 +202,22 @@ func entries() []Mutation {
 		{
 			Name: "wrong neighbour", Host: "ip neigh replace REMOTEIP4 lladdr 02:00:00:00:00:09 dev VXLAN nud permanent",
 			Told: "neighbour REMOTEIP4 on VXLAN lladdr 02:00:00:00:00:09 → REMOTEMAC",
+		},
+		{
+			Name: "neighbour not lasting", Host: "ip neigh replace REMOTEIP4 lladdr REMOTEMAC dev VXLAN nud reachable",
+			Told: "neighbour REMOTEIP4 on VXLAN lladdr REMOTEMAC missing → added",
+		},
+		{
+			Name: "neighbour without ARP", Host: "ip neigh replace REMOTEIP4 lladdr REMOTEMAC dev VXLAN nud noarp",
+			Told: "neighbour REMOTEIP4 on VXLAN lladdr REMOTEMAC noarp → REMOTEMAC",
+		},
+		{
+			Name: "neighbour that is a router", Host: "ip neigh replace REMOTEIP6 lladdr REMOTEMAC dev VXLAN nud permanent router",
+			Told: "neighbour REMOTEIP6 on VXLAN lladdr REMOTEMAC router → REMOTEMAC",
+		},
+		{
+			Name: "stray neighbour without ARP", Host: "ip neigh add 10.77.99.99 lladdr 02:00:00:00:00:09 dev VXLAN nud noarp",
+			Told: "neighbour 10.77.99.99 on VXLAN lladdr 02:00:00:00:00:09 noarp not wanted → deleted",
 		},
 		{
 			Name: "stray neighbour", Host: "ip neigh add fd99:1::99 lladdr 02:00:00:00:00:09 dev VXLAN nud permanent",
