@@ -79,7 +79,7 @@ const rulesAt = `for t in filter nat raw; do iptables-save -t $t; ip6tables-save
 
 // moving is what changes by itself, or with a device that is made anew:
 // numbers of links and ports, timers, the state of the carrier, counters.
-var moving = regexp.MustCompile(`^#.*|^\d+: |@\S+|\(id: \d+\)|link-net\w+ \S+|\S*timer +\S+|(port_|root_|designated_|bridge_)\w+ \S+` +
+var moving = regexp.MustCompile(`^#.*|^\d+: |@\S+|\(id: \d+\)|link-net\w+ \S+|\S*timer +\S+|(port_|root_|designated_|bridge_)\w+ \S+|topology_change\w* \d` +
 	`|\bstate \w+|\bqlen \d+|_lft \w+|expires \S+|\[\d+:\d+\]|linkdown|LOWER_UP|NO-CARRIER,?|M-DOWN|counter packets \d+ bytes \d+|\btentative`)
 
 // look returns what the node's kernel holds and what the sandbox has.

@@ -282,6 +282,24 @@ func (d *draw) disturb() {
 			d.s.Programs[dev] = Program{Attached: true}
 		}
 	}
+	for _, name := range sortedLinks(d.s) {
+		l := d.s.Links[name]
+		l.NoARP, l.ProtoDown = d.maybe("no ARP"), l.Kind == KindVXLAN && d.maybe("protodown")
+		l.Bridge.STP = l.Kind == KindBridge && d.maybe("spanning tree")
+		l.Port.Closed = l.Master != "" && d.maybe("closed")
+		d.s.Links[name] = l
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(d.s.FDB), compareFDBKeys) {
+		switch to := d.s.FDB[k]; pick(d, "entry of "+k.MAC.String(), "", "port", "nexthop") {
+		case "port":
+			d.s.FDB[k] = Dest{VTEP: to.VTEP, Other: "port 9999"}
+		case "nexthop":
+			d.s.FDB[k] = Dest{Other: "nhid 10"}
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(d.s.Neighs), compareNeighKeys) {
+		d.s.Neighs[k] = LLAddr{d.s.Neighs[k].MAC, pick(d, "neighbour "+k.IP.String(), "", "router")}
+	}
 	if d.maybe("empty table") {
 		put(&d.s.Tables, TableKey{overspan.IPv4, "nat"}, struct{}{})
 	}

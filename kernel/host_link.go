@@ -25,14 +25,18 @@ const (
 	// skipStats keeps counters out of a link dump (RTEXT_FILTER_SKIP_STATS).
 	skipStats = 1 << 3
 
-	// operUp is IF_OPER_UP, RFC 2863: the link carries packets.
-	operUp = 6
+	// operUp is IF_OPER_UP, RFC 2863: the link carries packets. Links whose carrier
+	// nobody watches, such as VXLAN devices, are IF_OPER_UNKNOWN and carry them, too.
+	operUp      = 6
+	operUnknown = 0
 
 	// addrGenNone is IN6_ADDR_GEN_MODE_NONE.
 	addrGenNone = 1
 
 	// portDisabled is BR_STATE_DISABLED: the port neither takes nor sends.
-	portDisabled = 0
+	// portForwarding is BR_STATE_FORWARDING.
+	portDisabled   = 0
+	portForwarding = 3
 
 	// brportLocked is IFLA_BRPORT_LOCKED (Linux 5.16).
 	brportLocked = 39
@@ -50,10 +54,12 @@ type device struct {
 	group  uint32
 	// hardware is ARPHRD_ETHER for what frames of Ethernet pass by.
 	hardware uint16
-	carrier  bool // packets pass: IF_OPER_UP
+	oper     uint8 // the state of the carrier
 	mode     vxlanMode
-	state    uint8 // of a bridge port
 }
+
+// carrier reports whether packets pass.
+func (d device) carrier() bool { return d.oper == operUp }
 
 // vxlanMode is what two VXLAN devices on one UDP port must have in common.
 type vxlanMode struct {
@@ -131,7 +137,8 @@ func decodeLink(b []byte) (device, error) {
 	}
 	d := device{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), peerNS: noNetnsID}
 	d.hardware = binary.NativeEndian.Uint16(b[2:])
-	d.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+	flags := binary.NativeEndian.Uint32(b[8:])
+	d.Up, d.NoARP = flags&unix.IFF_UP != 0, flags&unix.IFF_NOARP != 0
 	d.VXLAN.AddrGenNone = true // so it is where the kernel has no IPv6
 	for kind, v := range walk(b[unix.SizeofIfInfomsg:]) {
 		switch kind {
@@ -154,7 +161,9 @@ func decodeLink(b []byte) (device, error) {
 		case unix.IFLA_GROUP:
 			d.group = getU32(v)
 		case unix.IFLA_OPERSTATE:
-			d.carrier = getU8(v) == operUp
+			d.oper = getU8(v)
+		case unix.IFLA_PROTO_DOWN:
+			d.ProtoDown = getU8(v) != 0
 		case unix.IFLA_LINKINFO:
 			decodeLinkInfo(v, &d)
 		case unix.IFLA_AF_SPEC:
@@ -164,6 +173,8 @@ func decodeLink(b []byte) (device, error) {
 	if d.Kind != KindVXLAN {
 		d.VXLAN = VXLAN{}
 	}
+	// The kernel closes the port of a link without carrier, and opens it again.
+	d.Port.Closed = d.Port.Closed && d.Up && (d.oper == operUp || d.oper == operUnknown)
 	return d, nil
 }
 
@@ -206,8 +217,13 @@ func decodeLinkInfo(b []byte, d *device) {
 
 func decodeBridge(b []byte, d *device) {
 	for kind, v := range walk(b) {
-		if kind == nl.IFLA_BR_MCAST_SNOOPING {
+		switch kind {
+		case nl.IFLA_BR_MCAST_SNOOPING:
 			d.Bridge.MulticastSnooping = getU8(v) != 0
+		case nl.IFLA_BR_STP_STATE:
+			d.Bridge.STP = getU32(v) != 0
+		case nl.IFLA_BR_VLAN_FILTERING:
+			d.Bridge.VLANFiltering = getU8(v) != 0
 		}
 	}
 }
@@ -221,6 +237,8 @@ func decodeVXLAN(b []byte, d *device) {
 			d.VXLAN.Port = getPort(v)
 		case nl.IFLA_VXLAN_LOCAL, nl.IFLA_VXLAN_LOCAL6:
 			d.VXLAN.Local = getAddr(v)
+		case nl.IFLA_VXLAN_TTL:
+			d.VXLAN.TTL = getU8(v)
 		case nl.IFLA_VXLAN_LEARNING:
 			d.VXLAN.Learning = getU8(v) != 0
 		case nl.IFLA_VXLAN_PROXY:
@@ -237,7 +255,7 @@ func decodePort(b []byte, d *device) {
 	for kind, v := range walk(b) {
 		switch kind {
 		case nl.IFLA_BRPORT_STATE:
-			d.state = getU8(v)
+			d.Port.Closed = getU8(v) != portForwarding
 		case nl.IFLA_BRPORT_LEARNING:
 			d.Port.Learning = getU8(v) != 0
 		case nl.IFLA_BRPORT_UNICAST_FLOOD:
@@ -248,6 +266,14 @@ func decodePort(b []byte, d *device) {
 			d.Port.Isolated = getU8(v) != 0
 		case brportLocked:
 			d.Port.Locked = getU8(v) != 0
+		case nl.IFLA_BRPORT_BCAST_FLOOD:
+			d.Port.NoBroadcast = getU8(v) == 0
+		case nl.IFLA_BRPORT_MCAST_FLOOD:
+			d.Port.NoMulticast = getU8(v) == 0
+		case nl.IFLA_BRPORT_NEIGH_SUPPRESS:
+			d.Port.NeighSuppress = getU8(v) != 0
+		case nl.IFLA_BRPORT_PROXYARP, nl.IFLA_BRPORT_PROXYARP_WIFI:
+			d.Port.ProxyARP = d.Port.ProxyARP || getU8(v) != 0
 		}
 	}
 }
@@ -303,6 +329,11 @@ func setPort(index int, p Port) message {
 		rtaFlag(nl.IFLA_BRPORT_MODE, p.Hairpin),
 		rtaFlag(nl.IFLA_BRPORT_ISOLATED, p.Isolated),
 		rtaFlag(brportLocked, p.Locked),
+		rtaFlag(nl.IFLA_BRPORT_BCAST_FLOOD, !p.NoBroadcast),
+		rtaFlag(nl.IFLA_BRPORT_MCAST_FLOOD, !p.NoMulticast),
+		rtaFlag(nl.IFLA_BRPORT_NEIGH_SUPPRESS, p.NeighSuppress),
+		rtaFlag(nl.IFLA_BRPORT_PROXYARP, p.ProxyARP),
+		rtaFlag(nl.IFLA_BRPORT_PROXYARP_WIFI, p.ProxyARP),
 	}
 	if !p.Learning {
 		flags = append(flags, rta(nl.IFLA_BRPORT_FLUSH, nil))

@@ -104,7 +104,7 @@ func (h *Host) named(d device) Link {
 	l := d.Link
 	if d.master != 0 {
 		if m, err := h.route.linkAt(d.master); err == nil {
-			l.Master = m.name
+			l.under(m)
 		}
 	}
 	if l.Kind == KindVeth {
@@ -185,6 +185,9 @@ func (h *Host) setLink(o SetLink) error {
 	}
 	if master != 0 && (have.Master != want.Master || have.Port != want.Port) {
 		todo = append(todo, setPort(d.index, want.Port))
+		if have.Master == want.Master && have.Port.Closed {
+			todo = append(todo, setPortState(d.index, portForwarding))
+		}
 	}
 	var named error // a name that is another's keeps nothing else from being put right
 	if want.AltName != have.AltName && want.AltName != "" {
@@ -234,8 +237,14 @@ func changeLink(index int, have, want Link) []message {
 	if have.MAC != want.MAC && !want.MAC.IsZero() {
 		set.AddData(rta(unix.IFLA_ADDRESS, want.MAC[:]))
 	}
+	if have.ProtoDown && !want.ProtoDown {
+		set.AddData(rtaU8(unix.IFLA_PROTO_DOWN, 0))
+	}
 	if len(set.Data) > 1 {
 		todo = append(todo, set)
+	}
+	if have.NoARP && !want.NoARP {
+		todo = append(todo, newMessage(unix.RTM_NEWLINK, 0, ifInfo(index, 0, unix.IFF_NOARP)))
 	}
 	if have.VXLAN.AddrGenNone != want.VXLAN.AddrGenNone {
 		mode := uint8(0)
@@ -247,7 +256,14 @@ func changeLink(index int, have, want Link) []message {
 	if have.Bridge != want.Bridge {
 		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 		info.AddRtAttr(unix.IFLA_INFO_KIND, []byte(KindBridge))
-		info.AddChild(nest(unix.IFLA_INFO_DATA, rtaFlag(nl.IFLA_BR_MCAST_SNOOPING, want.Bridge.MulticastSnooping)))
+		data := nest(unix.IFLA_INFO_DATA, rtaFlag(nl.IFLA_BR_MCAST_SNOOPING, want.Bridge.MulticastSnooping))
+		if have.Bridge.STP {
+			data.AddChild(rtaU32(nl.IFLA_BR_STP_STATE, 0))
+		}
+		if have.Bridge.VLANFiltering { // a kernel that has none refuses even that
+			data.AddChild(rtaFlag(nl.IFLA_BR_VLAN_FILTERING, false))
+		}
+		info.AddChild(data)
 		todo = append(todo, newMessage(unix.RTM_NEWLINK, 0, ifInfo(index, 0, 0), info))
 	}
 	return todo

@@ -16,7 +16,7 @@ import (
 // The containers' ends are read of those veths that the scope's Endpoints tell
 // the namespace of: the kernel has no way back from an interface to a path.
 func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
-	r := reader{Host: h, scope: scope, ours: map[int]device{}, names: map[int]string{}}
+	r := reader{Host: h, scope: scope, ours: map[int]device{}, seen: map[int]device{}}
 	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readPrograms, r.readEntries, r.readInsides, r.readRest}
 	if len(scope.Chains) > 0 && !scope.All && !scope.Global {
 		parts = append(parts, r.readSingleChains)
@@ -55,7 +55,7 @@ type reader struct {
 	scope Scope
 	state State
 	ours  map[int]device // in scope and not doomed, by index
-	names map[int]string // of all links seen, by index
+	seen  map[int]device // whatever was looked at, by index
 }
 
 // readLinks finds the links of all networks in scope. It lists every link of
@@ -69,7 +69,7 @@ func (r *reader) readLinks() error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, d := range all {
-		r.names[d.index] = d.name
+		r.seen[d.index] = d
 	}
 	for _, d := range all {
 		if d.ours() && (r.scope.All || d.leaving() || r.scope.takesNetworkOf(d.name, d.Link)) {
@@ -121,7 +121,7 @@ func (r *reader) take(d device) {
 	}
 	l := d.Link
 	if d.master != 0 {
-		l.Master = r.masterName(d.master)
+		l.under(r.master(d.master))
 	}
 	if d.Kind == KindVeth {
 		l.MAC = overspan.MAC{}
@@ -130,16 +130,23 @@ func (r *reader) take(d device) {
 	r.ours[d.index] = d
 }
 
-func (r *reader) masterName(index int) string {
-	if name, ok := r.names[index]; ok {
-		return name
+// under notes the bridge that a link is a port of. The kernel closes all ports of
+// one that is down, and opens them again.
+func (l *Link) under(bridge device) {
+	l.Master = bridge.name
+	l.Port.Closed = l.Port.Closed && bridge.Up
+}
+
+func (r *reader) master(index int) device {
+	if d, ok := r.seen[index]; ok {
+		return d
 	}
 	d, err := r.route.linkAt(index)
 	if err != nil {
 		return device{} // gone meanwhile, and the port with it on its way out
 	}
-	r.names[index] = d.name
-	return d.name
+	r.seen[index] = d
+	return d
 }
 
 // each calls f for the links of a kind that belong to whole networks.

@@ -154,7 +154,7 @@ func awaitCarrier(ctx context.Context, host *conn, end int, inside *conn, peer i
 		if err != nil {
 			return err
 		}
-		if a.carrier && b.carrier {
+		if a.carrier() && b.carrier() {
 			return nil
 		}
 		select {

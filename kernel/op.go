@@ -66,9 +66,9 @@ func (o SetLink) String() string {
 }
 
 // apply models three effects: a port that leaves its bridge loses its static
-// entries, a VXLAN device that goes down or changes its MAC loses its
-// neighbours, permanent ones too, and a bridge that goes down loses its IPv6
-// addresses. The VXLAN device keeps its FDB.
+// entries, a VXLAN device that goes down, changes its MAC or takes up ARP again
+// loses its neighbours, permanent ones too, and a bridge that goes down loses its
+// IPv6 addresses. The VXLAN device keeps its FDB.
 func (o SetLink) apply(s *State) {
 	put(&s.Links, o.Name, o.Want)
 	down := o.Have.Up && !o.Want.Up
@@ -77,7 +77,7 @@ func (o SetLink) apply(s *State) {
 	}
 	switch o.Want.Kind {
 	case KindVXLAN:
-		if down || o.Have.MAC != o.Want.MAC {
+		if down || o.Have.MAC != o.Want.MAC || o.Have.NoARP != o.Want.NoARP {
 			s.dropNeighs(o.Name)
 		}
 	case KindBridge:
@@ -144,9 +144,10 @@ func (o SetInside) String() string {
 func (o SetInside) apply(s *State) { put(&s.Insides, o.Veth, o.Want) }
 
 // An attr is a named value of a link as text. A name of "" means that the value
-// speaks for itself, a value of "" that it does not apply.
+// speaks for itself, a value of "" that it does not apply. The usual value goes
+// without saying where there is no other to compare it with.
 type attr struct {
-	name, value string
+	name, value, usual string
 }
 
 func (a attr) String() string {
@@ -169,49 +170,63 @@ func (l Link) attrs() []attr {
 		altName = either(l.AltName == "", "none", l.AltName)
 	}
 	out := []attr{
-		{"type", string(l.Kind)},
-		{"address", mac},
-		{"mtu", fmt.Sprint(l.MTU)},
-		{"", either(l.Up, "up", "down")},
-		{"alias", l.Alias},
-		{"altname", altName},
-		{"mcast_snooping", either(l.Kind == KindBridge, either(l.Bridge.MulticastSnooping, "1", "0"), "")},
+		{name: "type", value: string(l.Kind)},
+		{name: "address", value: mac},
+		{name: "mtu", value: fmt.Sprint(l.MTU)},
+		{value: either(l.Up, "up", "down")},
+		{"arp", either(l.NoARP, "off", "on"), "on"},
+		{"protodown", either(l.ProtoDown, "on", "off"), "off"},
+		{name: "alias", value: l.Alias},
+		{"altname", altName, "none"},
 	}
+	out = append(out, l.Bridge.attrs(l.Kind == KindBridge)...)
 	out = append(out, l.VXLAN.attrs(l.Kind == KindVXLAN)...)
-	out = append(out, attr{"master", master})
+	out = append(out, attr{"master", master, "none"})
 	return append(out, l.Port.attrs(l.Master != "")...)
 }
 
+func (b Bridge) attrs(apply bool) []attr {
+	return blankUnless(apply, []attr{
+		{name: "mcast_snooping", value: either(b.MulticastSnooping, "1", "0")},
+		{"stp_state", either(b.STP, "1", "0"), "0"},
+		{"vlan_filtering", either(b.VLANFiltering, "1", "0"), "0"},
+	})
+}
+
 func (v VXLAN) attrs(apply bool) []attr {
-	out := []attr{
-		{"id", fmt.Sprint(v.VNI)},
-		{"local", v.Local.String()},
-		{"dstport", fmt.Sprint(v.Port)},
-		{"", either(v.Learning, "learning", "nolearning")},
-		{"", either(v.Proxy, "proxy", "noproxy")},
-		{"addrgenmode", either(v.AddrGenNone, "none", "eui64")},
-	}
-	return blankUnless(apply, out)
+	return blankUnless(apply, []attr{
+		{name: "id", value: fmt.Sprint(v.VNI)},
+		{name: "local", value: v.Local.String()},
+		{name: "dstport", value: fmt.Sprint(v.Port)},
+		{"ttl", fmt.Sprint(v.TTL), "0"},
+		{value: either(v.Learning, "learning", "nolearning")},
+		{value: either(v.Proxy, "proxy", "noproxy")},
+		{name: "addrgenmode", value: either(v.AddrGenNone, "none", "eui64")},
+	})
 }
 
 func (p Port) attrs(apply bool) []attr {
-	out := []attr{
-		{"learning", either(p.Learning, "on", "off")},
-		{"flood", either(p.Flood, "on", "off")},
-		{"hairpin", either(p.Hairpin, "on", "off")},
-		{"isolated", either(p.Isolated, "on", "off")},
-		{"locked", either(p.Locked, "on", "off")},
-	}
-	return blankUnless(apply, out)
+	return blankUnless(apply, []attr{
+		{name: "learning", value: either(p.Learning, "on", "off")},
+		{name: "flood", value: either(p.Flood, "on", "off")},
+		{name: "hairpin", value: either(p.Hairpin, "on", "off")},
+		{name: "isolated", value: either(p.Isolated, "on", "off")},
+		{name: "locked", value: either(p.Locked, "on", "off")},
+		{"state", either(p.Closed, "not forwarding", "forwarding"), "forwarding"},
+		{"bcast_flood", either(p.NoBroadcast, "off", "on"), "on"},
+		{"mcast_flood", either(p.NoMulticast, "off", "on"), "on"},
+		{"neigh_suppress", either(p.NeighSuppress, "on", "off"), "off"},
+		{"proxy_arp", either(p.ProxyARP, "on", "off"), "off"},
+	})
 }
 
 // attrs returns what SetInside may change beside addresses and routes.
 func (i Inside) attrs() []attr {
 	return []attr{
-		{"name", i.Name},
-		{"address", i.MAC.String()},
-		{"mtu", fmt.Sprint(i.MTU)},
-		{"", either(i.Up, "up", "down")},
+		{name: "name", value: i.Name},
+		{name: "address", value: i.MAC.String()},
+		{name: "mtu", value: fmt.Sprint(i.MTU)},
+		{value: either(i.Up, "up", "down")},
 	}
 }
 
@@ -220,8 +235,7 @@ func (i Inside) attrs() []attr {
 func (l Link) text() string {
 	var words []string
 	for _, a := range l.attrs() {
-		absent := a.value == "none" && (a.name == "master" || a.name == "altname")
-		if a.value != "" && a.name != "alias" && !absent {
+		if a.value != "" && a.name != "alias" && a.value != a.usual {
 			words = append(words, a.String())
 		}
 	}
@@ -257,6 +271,7 @@ func changes(have, want []attr) string {
 	for i, w := range want {
 		switch h := have[i]; {
 		case w == h || w.value == "":
+		case h.value == "" && w.value == w.usual:
 		case h.value == "":
 			fmt.Fprintf(&b, " %s", w)
 		default:

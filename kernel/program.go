@@ -74,16 +74,16 @@ type Guard struct {
 func (p Program) attrs() []attr {
 	port := p.Kind == ProgramPort
 	return []attr{
-		{"", string(p.Kind)},
-		{"bridge", p.Bridge},
-		{"vni", either(p.VNI != 0, strconv.FormatUint(uint64(p.VNI), 10), "")},
-		{"dstport", either(p.Port != 0, strconv.FormatUint(uint64(p.Port), 10), "")},
-		{"address", either(port, p.MAC.String(), "")},
-		{"ip", either(p.IPv4.IsValid(), p.IPv4.String(), either(port, "none", ""))},
-		{"ip6", either(p.IPv6.IsValid(), p.IPv6.String(), either(port, "none", ""))},
-		{"gateway", either(port, p.Gateway.String(), "")},
-		{"isolated", either(p.Isolated, "on", "off")},
-		{"", either(p.Open, "open", "closed")},
+		{value: string(p.Kind)},
+		{name: "bridge", value: p.Bridge},
+		{name: "vni", value: either(p.VNI != 0, strconv.FormatUint(uint64(p.VNI), 10), "")},
+		{name: "dstport", value: either(p.Port != 0, strconv.FormatUint(uint64(p.Port), 10), "")},
+		{name: "address", value: either(port, p.MAC.String(), "")},
+		{name: "ip", value: either(p.IPv4.IsValid(), p.IPv4.String(), either(port, "none", ""))},
+		{name: "ip6", value: either(p.IPv6.IsValid(), p.IPv6.String(), either(port, "none", ""))},
+		{name: "gateway", value: either(port, p.Gateway.String(), "")},
+		{name: "isolated", value: either(p.Isolated, "on", "off")},
+		{value: either(p.Open, "open", "closed")},
 	}
 }
 

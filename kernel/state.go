@@ -77,6 +77,10 @@ type Link struct {
 	AltName string
 	Bridge  Bridge // of a bridge
 	Port    Port   // where Master is set
+
+	// What nobody plans, since it keeps packets from a link that is up.
+	NoARP     bool // no ARP, neither asked nor answered, also by a VXLAN device
+	ProtoDown bool // the carrier is off ("protodown")
 }
 
 // Bridge is the attributes of a bridge that we care for.
@@ -84,6 +88,10 @@ type Bridge struct {
 	// MulticastSnooping off: a container's MLD query otherwise stops IPv6
 	// neighbour discovery in the whole network.
 	MulticastSnooping bool
+
+	// What nobody plans, since it keeps packets from ports.
+	STP           bool // has ports wait for half a minute before they carry packets
+	VLANFiltering bool // lets only frames of a port's VLANs pass: they have none
 }
 
 // VXLAN is the attributes of a VXLAN device. All but the addrgenmode are fixed
@@ -91,6 +99,7 @@ type Bridge struct {
 type VXLAN struct {
 	VNI      uint32
 	Port     uint16 // UDP destination port
+	TTL      uint8  // of the tunnel's packets; 0: the kernel's own
 	Local    netip.Addr
 	Learning bool
 	Proxy    bool // answers ARP and ND from its neighbour table
@@ -106,6 +115,13 @@ type Port struct {
 	Hairpin  bool
 	Isolated bool
 	Locked   bool // takes frames only from MACs with a static entry behind it
+
+	// What nobody plans, since it keeps packets from the port.
+	Closed        bool // its state is not "forwarding", though the link carries packets
+	NoBroadcast   bool // no flooding of broadcast: ARP
+	NoMulticast   bool // no flooding of multicast: neighbour discovery
+	NeighSuppress bool // the bridge answers ARP in the place of who is behind it,
+	ProxyARP      bool // by what it knows itself
 }
 
 // An Inside is the container's end of a veth.

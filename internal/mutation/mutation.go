@@ -61,10 +61,11 @@ func (o Objects) Expand(text string) string {
 	).Replace(text)
 }
 
-// All returns every mutation: of links, of entries, of programs, inside a container, of
-// rules and sets.
+// All returns every mutation: of links, of settings that keep packets from a link, of
+// entries, of programs, inside a container, of rules and sets.
 func All() []Mutation {
-	all := append(links(), entries()...)
+	all := append(links(), settings()...)
+	all = append(all, entries()...)
 	all = append(all, programs()...)
 	all = append(all, inside()...)
 	return append(all, rules()...)
@@ -113,6 +114,33 @@ func links() []Mutation {
 			Host:    "ip link add osv-0000000099 type veth peer name stray; ip link set osv-0000000099 alias overspan:99/99",
 			Noticed: ByResync, Told: "osv-0000000099 not wanted → deleted",
 		},
+	}
+}
+
+func settings() []Mutation {
+	return []Mutation{
+		{Name: "port of the veth disabled", Host: "bridge link set dev VETH state 0", Told: "VETH state not forwarding → forwarding"},
+		{Name: "port of the vxlan device listening", Host: "bridge link set dev VXLAN state 1", Told: "VXLAN state not forwarding → forwarding"},
+		{Name: "port of the veth learning", Host: "bridge link set dev VETH state 2", Told: "VETH state not forwarding → forwarding"},
+		{
+			Name: "no flooding to the veth", Host: "bridge link set dev VETH bcast_flood off mcast_flood off",
+			Told: "VETH bcast_flood off → on, mcast_flood off → on",
+		},
+		{
+			Name: "no flooding to the vxlan device", Host: "bridge link set dev VXLAN bcast_flood off mcast_flood off",
+			Told: "VXLAN bcast_flood off → on, mcast_flood off → on",
+		},
+		{Name: "neighbours suppressed at the veth", Host: "bridge link set dev VETH neigh_suppress on", Told: "VETH neigh_suppress on → off"},
+		{Name: "neighbours suppressed at the vxlan device", Host: "bridge link set dev VXLAN neigh_suppress on", Told: "VXLAN neigh_suppress on → off"},
+		{Name: "proxy ARP at the veth", Host: "ip link set VETH type bridge_slave proxy_arp on", Told: "VETH proxy_arp on → off"},
+		{Name: "proxy ARP at the vxlan device", Host: "ip link set VXLAN type bridge_slave proxy_arp_wifi on", Told: "VXLAN proxy_arp on → off"},
+		{Name: "isolated vxlan device", Host: "bridge link set dev VXLAN isolated on", Told: "VXLAN isolated on → off"},
+		{Name: "locked vxlan device", Host: "bridge link set dev VXLAN locked on", Told: "VXLAN locked on → off"},
+		{Name: "spanning tree", Host: "ip link set BRIDGE type bridge stp_state 1", Told: "BRIDGE stp_state 1 → 0"},
+		{Name: "no ARP at the bridge", Host: "ip link set BRIDGE arp off", Told: "BRIDGE arp off → on"},
+		{Name: "no ARP at the vxlan device", Host: "ip link set VXLAN arp off", Told: "VXLAN arp off → on"},
+		{Name: "vxlan device without carrier", Host: "ip link set VXLAN protodown on", Told: "VXLAN protodown on → off"},
+		{Name: "vxlan device of one hop", Host: "ip link set VXLAN type vxlan id $(ip -d link show VXLAN | sed -n 's/.*vxlan id \\([0-9]*\\).*/\\1/p') ttl 1", Told: "VXLAN made otherwise → made anew"},
 	}
 }
 
