@@ -194,7 +194,7 @@ func inside(n *overspan.Network, p Port) kernel.Inside {
 		subnet := subnetOf(n, family)
 		in.Addrs = append(in.Addrs, within(subnet, a))
 		if HasGateway(n, family) && !slices.Contains(p.Secondary, family) {
-			in.Routes = append(in.Routes, kernel.Route{Dst: everywhere, Via: subnet.Gateway})
+			in.Routes = append(in.Routes, kernel.Route{Dst: everywhere, Via: subnet.Gateway, Metric: kernel.RouteMetric(p.Endpoint.Interface, family)})
 		}
 	}
 	slices.SortFunc(in.Addrs, netip.Prefix.Compare)

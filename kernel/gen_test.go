@@ -141,7 +141,7 @@ func (d *draw) veth(e overspan.EndpointID, i int) {
 	}
 	if d.maybe("address") {
 		inside.Addrs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", i+2))}
-		inside.Routes = []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("10.0.0.1")}}
+		inside.Routes = []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("10.0.0.1"), RouteMetric(inside.Name, overspan.IPv4)}}
 	}
 	if d.maybe("inside sysctl") {
 		inside.Sysctls = []Sysctl{{"net/ipv4/conf/" + inside.Name + "/log_martians", pick(d, "value", "0", "1")}}

@@ -24,7 +24,7 @@ func FuzzDecode(f *testing.F) {
 		fdbMessage(unix.RTM_NEWNEIGH, 3, unix.NUD_PERMANENT, unix.NTF_SELF, overspan.MAC{2, 0x42, 10, 0, 0, 1}),
 		neighMessage(unix.RTM_NEWNEIGH, 3, netip.MustParseAddr("10.0.0.1")),
 		addrMessage(unix.RTM_NEWADDR, 3, netip.MustParsePrefix("fd00::1/64")),
-		routeMessage(unix.RTM_NEWROUTE, 3, "eth0", Route{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.0.0.1")}),
+		routeMessage(unix.RTM_NEWROUTE, 3, Route{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.0.0.1"), 64}),
 		setEntryMessage(AddSetEntry{"overspan-subnet4", netip.MustParsePrefix("192.0.2.0/24")}),
 		conntrackMessage(nl.IPCTNL_MSG_CT_GET, overspan.IPv4, onlyTo(Flow{Protocol: overspan.UDP, Dst: netip.MustParseAddrPort("0.0.0.0:53")})...),
 	} {

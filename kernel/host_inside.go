@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netlink/nl"
@@ -20,9 +18,6 @@ const (
 	// routeProtocol marks our routes in a container (rtnetlink(7), rtm_protocol).
 	// Those of others are left alone.
 	routeProtocol = 0x5b
-
-	// metric6 is the metric that the kernel gives an IPv6 route that has none.
-	metric6 = 1024
 
 	// noNetnsID is NETNSA_NSID_NOT_ASSIGNED.
 	noNetnsID = -1
@@ -64,7 +59,7 @@ func insideMessages(index int, alias string, want Inside) []message {
 		todo = append(todo, addrMessage(unix.RTM_NEWADDR, index, p))
 	}
 	for _, r := range want.Routes {
-		todo = append(todo, routeMessage(unix.RTM_NEWROUTE, index, want.Name, r))
+		todo = append(todo, routeMessage(unix.RTM_NEWROUTE, index, r))
 	}
 	return todo
 }
@@ -131,7 +126,7 @@ func clearInside(c *conn, index int, o SetInside) error {
 	var todo []message
 	for _, r := range o.Have.Routes {
 		if !slices.Contains(o.Want.Routes, r) {
-			todo = append(todo, routeMessage(unix.RTM_DELROUTE, index, o.Have.Name, r))
+			todo = append(todo, routeMessage(unix.RTM_DELROUTE, index, r))
 		}
 	}
 	for _, p := range o.Have.Addrs {
@@ -283,11 +278,8 @@ func addrMessage(kind, index int, p netip.Prefix) message {
 	return newMessage(kind, mode, head, rta(unix.IFA_LOCAL, raw), rta(unix.IFA_ADDRESS, raw))
 }
 
-// routeMessage adds or deletes a route of ours. The metric follows from the
-// interface's number: a default route that moves from one interface to another
-// stands by way of both for a moment, and never by neither; and one of others'
-// that a container came with has its own.
-func routeMessage(kind, index int, name string, r Route) message {
+// routeMessage adds or deletes a route of ours.
+func routeMessage(kind, index int, r Route) message {
 	head := nl.NewRtMsg()
 	head.Family = uint8(afInet(r.Dst.Addr()))
 	head.Dst_len = uint8(r.Dst.Bits())
@@ -298,23 +290,12 @@ func routeMessage(kind, index int, name string, r Route) message {
 	} else {
 		head.Scope = unix.RT_SCOPE_NOWHERE // any
 	}
-	metric := uint32(nameNumber(name))
-	if r.Dst.Addr().Is6() {
-		metric += metric6
-	}
 	return newMessage(kind, mode, head,
 		rta(unix.RTA_DST, r.Dst.Addr().AsSlice()),
 		rta(unix.RTA_GATEWAY, r.Via.AsSlice()),
 		rtaU32(unix.RTA_OIF, uint32(index)),
-		rtaU32(unix.RTA_PRIORITY, metric),
+		rtaU32(unix.RTA_PRIORITY, r.Metric),
 	)
-}
-
-// nameNumber returns the number at the end of an interface's name: 2 of "eth2".
-func nameNumber(name string) int {
-	digits := name[len(strings.TrimRight(name, "0123456789")):]
-	n, _ := strconv.ParseUint(digits, 10, 16)
-	return int(n)
 }
 
 // routes returns our routes by way of a link, sorted; nil if there are none.
@@ -351,6 +332,8 @@ func decodeRoute(b []byte) (r Route, oif int, ok bool) {
 			r.Via = getAddr(v)
 		case unix.RTA_OIF:
 			oif = int(getU32(v))
+		case unix.RTA_PRIORITY:
+			r.Metric = getU32(v)
 		}
 	}
 	r.Dst = netip.PrefixFrom(dst, int(b[1]))

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func newTwoHomed(t *testing.T) *twoHomed {
 		key := n.addEndpoint(&s.state, 2, s.netns)
 		s.scope.Endpoints = append(s.scope.Endpoints, key)
 		s.veths[i] = overspan.VethName(key.Endpoint)
-		edit(s.state.Insides, s.veths[i], func(in *Inside) { in.Name = fmt.Sprintf("eth%d", i) })
+		edit(s.state.Insides, s.veths[i], func(in *Inside) { in.call(fmt.Sprintf("eth%d", i)) })
 	}
 	return s
 }
@@ -84,6 +85,54 @@ func TestDefaultRouteMovesWithoutAGap(t *testing.T) {
 	s.walk(t, "a better eth0 comes, not on its bridge yet", s.by(1))
 	s.walk(t, "and is chosen", s.by(0))
 	s.walk(t, "eth1 goes", s.without(s.by(0), 1))
+}
+
+// TestForeignDefaultRouteStays has a container that has a way out of its own, as
+// ip-route(8) adds one: it stays when ours comes, moves and goes.
+func TestForeignDefaultRouteStays(t *testing.T) {
+	s := newTwoHomed(t)
+	shIn(t, s.netns, `ip link add own type bridge; ip addr add 10.5.0.2/24 dev own; ip addr add fd05::2/64 dev own nodad; ip link set own up
+		ip route add default via 10.5.0.1; ip -6 route add default via fd05::1; ip -6 route add default via fd05::3 metric 1`)
+	foreign := func() string {
+		return shIn(t, s.netns, "ip route show default dev own; ip -6 route show default dev own")
+	}
+	before := foreign()
+	for _, step := range []struct {
+		name string
+		want State
+		ours int
+	}{
+		{"attached", s.by(0), 2},
+		{"moved", s.by(1), 2},
+		{"moved back", s.by(0), 2},
+		{"one detached", s.without(s.by(0), 1), 2},
+		{"both detached", s.without(s.without(s.by(0), 1), 0), 0},
+	} {
+		converge(t, s.host, s.scope, step.want)
+		if err := s.host.Reap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if after := foreign(); after != before {
+			t.Errorf("%s: the container's own routes were\n%sand are\n%s", step.name, before, after)
+		}
+		if all := shIn(t, s.netns, "ip route show default; ip -6 route show default"); strings.Count(all, "proto 91") != step.ours {
+			t.Errorf("%s: want %d of ours among\n%s", step.name, step.ours, all)
+		}
+	}
+}
+
+// TestRoutesOfAnEarlierVersion have the metrics that others' have: ours are put in
+// their place.
+func TestRoutesOfAnEarlierVersion(t *testing.T) {
+	s := newTestSite(t)
+	veth := overspan.VethName(s.key.Endpoint)
+	earlier := s.want.Clone()
+	edit(earlier.Insides, veth, func(in *Inside) {
+		in.Routes = slices.Clone(in.Routes)
+		in.Routes[0].Metric, in.Routes[1].Metric = 0, 1024
+	})
+	converge(t, s.host, s.scope, earlier)
+	converge(t, s.host, s.scope, s.want)
 }
 
 func TestSysctlsOfAContainersEnd(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -169,11 +170,19 @@ func (n testNet) addEndpoint(s *State, slot overspan.Slot, path string) Endpoint
 		Netns: path, Name: "eth0", MAC: n.mac(slot), MTU: 1400, Up: true,
 		Addrs: []netip.Prefix{netip.PrefixFrom(n.v4.Addr(slot), 16), netip.PrefixFrom(n.v6.Addr(slot), 64)},
 		Routes: []Route{
-			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: n.v4.Gateway},
-			{Dst: netip.MustParsePrefix("::/0"), Via: n.v6.Gateway},
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: n.v4.Gateway, Metric: RouteMetric("eth0", overspan.IPv4)},
+			{Dst: netip.MustParsePrefix("::/0"), Via: n.v6.Gateway, Metric: RouteMetric("eth0", overspan.IPv6)},
 		},
 	})
 	return EndpointKey{Network: n.id, Endpoint: id, Netns: path}
+}
+
+// call gives a container's end a name, and its routes the metrics that go with it.
+func (i *Inside) call(name string) {
+	i.Name, i.Routes = name, slices.Clone(i.Routes)
+	for at, r := range i.Routes {
+		i.Routes[at].Metric = RouteMetric(name, overspan.FamilyOf(r.Via))
+	}
 }
 
 // converge leads the kernel to want and checks that it got there.

@@ -103,7 +103,7 @@ func TestTwoNetworksInOneSandbox(t *testing.T) {
 	key := second.addEndpoint(&plan, 2, s.netns)
 	veth := overspan.VethName(key.Endpoint)
 	in := plan.Insides[veth]
-	in.Name = "eth1"
+	in.call("eth1")
 	plan.Insides[veth] = in
 	want := s.want.Clone()
 	want.Add(plan)

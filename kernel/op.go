@@ -263,7 +263,9 @@ func (i Inside) text() string {
 }
 
 // String returns the route as ip-route(8) takes it.
-func (r Route) String() string { return r.Dst.String() + " via " + r.Via.String() }
+func (r Route) String() string {
+	return fmt.Sprintf("%s via %s metric %d", r.Dst, r.Via, r.Metric)
+}
 
 // changes writes the attributes that differ: " mtu 1450 (was 1400)".
 func changes(have, want []attr) string {

@@ -12,6 +12,8 @@ package kernel
 
 import (
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/overspan/overspan"
 )
@@ -137,10 +139,34 @@ type Inside struct {
 	Sysctls []Sysctl       // sorted by path; of the interface, and only those that are wanted
 }
 
-// A Route is a route in a container: to Dst by way of Via.
+// A Route is a route in a container: to Dst by way of Via. Of several to the same
+// destination that with the least metric is taken.
 type Route struct {
-	Dst netip.Prefix
-	Via netip.Addr
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Metric uint32 // see RouteMetric
+}
+
+// RouteMetric returns the metric of our routes of a family at a container's
+// interface. It follows from the number in the interface's name: a default route
+// that moves from one interface to another stands by way of both for a moment, and
+// never by neither. None is what ip-route(8) or the kernel gives a route that is
+// given none, 0 or, in IPv6, 1024: two routes with one destination and one metric
+// are the same route to the kernel, and one that the container has of its own,
+// which comes first, would be replaced.
+func RouteMetric(name string, f overspan.Family) uint32 {
+	metric := uint32(64 + nameNumber(name))
+	if f == overspan.IPv6 {
+		metric += 1024
+	}
+	return metric
+}
+
+// nameNumber returns the number at the end of an interface's name: 2 of "eth2".
+func nameNumber(name string) int {
+	digits := name[len(strings.TrimRight(name, "0123456789")):]
+	n, _ := strconv.ParseUint(digits, 10, 16)
+	return int(n)
 }
 
 // An Addr is an address on one of our bridges, with its prefix length.

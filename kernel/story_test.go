@@ -77,7 +77,7 @@ func attached(s State, netns string) State {
 	put(&s.Insides, web1Veth(), Inside{
 		Netns: netns, Name: "eth0", MAC: mac(2), MTU: 1450, Up: true,
 		Addrs:  []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")},
-		Routes: []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("10.0.0.1")}},
+		Routes: []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("10.0.0.1"), RouteMetric("eth0", overspan.IPv4)}},
 	})
 	put(&s.Statics, FDBKey{web1Veth(), mac(2)}, struct{}{})
 	return s
