@@ -13,12 +13,16 @@ import (
 //
 // If either state is partial, nothing is deleted and nothing made anew: what
 // is missing is unknown. Sysctls are never deleted, and a veth's container end
-// is compared only where have holds one.
+// is compared only where have holds one. Of a kernel without IPv6 none is wanted
+// but at containers' ends.
 //
 // want must be whole in itself: an entry's device among its links, an inside
 // for every veth.
 func Diff(have, want State) []Op {
 	partial := have.Partial || want.Partial
+	if have.NoIPv6 {
+		want = want.withoutIPv6()
+	}
 	if partial {
 		want = union(have, want)
 	}

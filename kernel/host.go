@@ -44,7 +44,8 @@ type Host struct {
 	netfilter *conn
 	xfrm      *conn // nil where the kernel has no IPsec
 	handle    *netlink.Handle
-	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing
+	noIPv6    bool
+	rules     map[overspan.Family]*ruleTool // without the families whose tools are missing, or that the kernel lacks
 
 	port   func() (*portProgram, error) // loads it, or finds it, once
 	loaded atomic.Pointer[portProgram]  // by port
@@ -74,6 +75,9 @@ func NewHost(config HostConfig) (*Host, error) {
 		return nil, fmt.Errorf("open the kernel's network state: %w", err)
 	}
 	h.rules = findRuleTools(h.log)
+	if h.noIPv6 = lacksIPv6(); h.noIPv6 {
+		delete(h.rules, overspan.IPv6)
+	}
 	h.port = sync.OnceValues(h.loadPort)
 	h.guard = sync.OnceValue(h.tryGuards)
 	return h, nil

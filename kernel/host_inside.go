@@ -73,6 +73,9 @@ func enableIPv6(ns netns.NsHandle, name string) error {
 
 // setInside changes the container's end of a veth from Have to Want.
 func (h *Host) setInside(o SetInside) error {
+	if err := h.checkFamilies(o.Want); err != nil {
+		return err
+	}
 	f := finder{conn: h.route}
 	host, err := f.ours(o.Veth)
 	if err != nil {

@@ -42,7 +42,7 @@ func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
-	r.state.Partial = err != nil
+	r.state.Partial, r.state.NoIPv6 = err != nil, r.noIPv6
 	if err != nil {
 		err = fmt.Errorf("read the kernel's network state: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 func (h *Host) CheckSupport(ctx context.Context) []string {
 	var lacks []string
 	for _, family := range []overspan.Family{overspan.IPv4, overspan.IPv6} {
-		if h.rules[family] == nil {
+		if h.rules[family] == nil && !(family == overspan.IPv6 && h.noIPv6) {
 			lacks = append(lacks, fmt.Sprintf("the %s packet filter tools are missing (package iptables): traffic is not checked", family))
 		}
 	}

@@ -21,6 +21,9 @@ func (h *Host) addVeth(ctx context.Context, o AddLink, master int) error {
 	if o.Inside == nil {
 		return errors.New("a veth without a container's end")
 	}
+	if err := h.checkFamilies(*o.Inside); err != nil {
+		return err
+	}
 	ns, err := openNetns(o.Inside.Netns)
 	if err != nil {
 		return err

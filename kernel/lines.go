@@ -16,6 +16,9 @@ func (s State) Lines() []string {
 	if s.Partial {
 		add("partial")
 	}
+	if s.NoIPv6 {
+		add("no IPv6")
+	}
 	for path := range s.Netns {
 		add("netns %s", path)
 	}

@@ -45,6 +45,7 @@ func (s *State) Add(o State) { s.Take(o.Clone()) }
 // over as it is, for it may be large.
 func (s *State) Take(o State) {
 	s.Partial = s.Partial || o.Partial
+	s.NoIPv6 = s.NoIPv6 || o.NoIPv6
 	s.Netns = merge(s.Netns, o.Netns)
 	s.Links = merge(s.Links, o.Links)
 	s.Insides = merge(s.Insides, o.Insides)
@@ -76,7 +77,7 @@ func merge[M ~map[K]V, K comparable, V any](dst, src M) M {
 // equally whole. Unlike Diff it compares everything: what only one of the two
 // holds is a difference.
 func (s State) Equal(o State) bool {
-	return s.Partial == o.Partial &&
+	return s.Partial == o.Partial && s.NoIPv6 == o.NoIPv6 &&
 		maps.Equal(s.Netns, o.Netns) &&
 		maps.Equal(s.Links, o.Links) &&
 		maps.EqualFunc(s.Insides, o.Insides, Inside.equal) &&

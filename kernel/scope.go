@@ -11,7 +11,7 @@ import (
 // map with s.
 func (s State) Within(scope Scope) State {
 	out := s.devicesWithin(scope)
-	out.Partial = s.Partial
+	out.Partial, out.NoIPv6 = s.Partial, s.NoIPv6
 	for _, key := range scope.Endpoints {
 		veth := overspan.VethName(key.Endpoint)
 		if in, ok := s.Insides[veth]; ok && key.Netns != "" {

@@ -26,6 +26,10 @@ type State struct {
 	// what is missing here is unknown, not absent. Diff then deletes nothing.
 	Partial bool
 
+	// NoIPv6 says that the kernel has none: of what is wanted Diff then leaves out
+	// what needs it. Read only.
+	NoIPv6 bool
+
 	Netns    map[string]struct{}   // pinned namespaces that we made, by path
 	Links    map[string]Link       // in the host's namespace, by name
 	Insides  map[string]Inside     // the containers' ends of veths, by the name of the host end; where absent: not read
