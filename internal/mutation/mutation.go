@@ -4,7 +4,10 @@
 // may import it.
 package mutation
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A Mutation is something that somebody does to what is ours. Words in capitals
 // stand for Objects.
@@ -157,7 +160,9 @@ func programs() []Mutation {
 	}
 }
 
-func entries() []Mutation {
+func entries() []Mutation { return slices.Concat(addresses(), forwarding(), neighbours()) }
+
+func addresses() []Mutation {
 	return []Mutation{
 		{Name: "gateway gone", Host: "ip addr flush dev BRIDGE", Told: "on BRIDGE missing → added"},
 		{
@@ -170,6 +175,11 @@ func entries() []Mutation {
 		},
 		{Name: "IPv4 forwarding off", Host: "echo 0 >/proc/sys/net/ipv4/ip_forward", Told: "sysctl net/ipv4/ip_forward 0 → 1"},
 		{Name: "IPv6 forwarding off", Host: "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding", Told: "sysctl net/ipv6/conf/all/forwarding 0 → 1"},
+	}
+}
+
+func forwarding() []Mutation {
+	return []Mutation{
 		{
 			Name: "fdb flushed", Host: "bridge fdb show dev VXLAN | grep dst | while read mac rest; do bridge fdb del $mac dev VXLAN; done",
 			Told: "forwarding entries on VXLAN missing → added",
@@ -221,6 +231,11 @@ func entries() []Mutation {
 			Name: "stray static entry", Host: "bridge fdb add 02:00:00:00:00:09 dev VETH master static",
 			Told: "static bridge entry 02:00:00:00:00:09 on VETH not wanted → deleted",
 		},
+	}
+}
+
+func neighbours() []Mutation {
+	return []Mutation{
 		{Name: "IPv4 neighbours flushed", Host: "ip -4 neigh flush dev VXLAN nud all", Told: "neighbours on VXLAN missing → added"},
 		{Name: "IPv6 neighbours flushed", Host: "ip -6 neigh flush dev VXLAN nud all", Told: "neighbours on VXLAN missing → added"},
 		{
