@@ -71,7 +71,7 @@ func (c *cluster) newSite(network string, box, remote *lab.Sandbox) *site {
 const lookAt = `
 	ip -d -o link show; ip -o addr show; ip route show table all; ip -6 route show table all
 	ip neigh show nud permanent; bridge fdb show; ipset save; tc qdisc show dev eth0; tc filter show dev eth0 ingress
-	for f in /proc/sys/net/ipv4/conf/osb-*/arp_ignore /proc/sys/net/ipv6/conf/osb-*/accept_ra /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo $f $(cat $f); done`
+	for f in /proc/sys/net/ipv4/conf/osb-*/arp_ignore /proc/sys/net/ipv6/conf/osb-*/accept_ra /proc/sys/net/ipv6/conf/osb-*/forwarding /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; do echo $f $(cat $f); done`
 
 // rulesAt prints all rules in their order. That of the tables is the order in
 // which they were made.
@@ -105,14 +105,15 @@ func look(ctx context.Context, n *lab.Node) ([]string, error) {
 	return append(out, still(rules)...), err
 }
 
-// still returns the lines of a text without what changes by itself, and without
-// link-local addresses, which are the kernel's.
+// still returns the lines of a text without what changes by itself, and without what
+// the kernel makes of it: link-local addresses, and the anycast addresses of routers,
+// which it joins as forwarding goes on and off and nobody here sends to.
 func still(text string) []string {
 	var out []string
 	for line := range strings.Lines(text) {
 		line = vethMAC.ReplaceAllString(moving.ReplaceAllString(line, ""), "$1")
 		line = strings.Join(strings.Fields(line), " ")
-		if line != "" && !ofVethAlone(line) && !strings.Contains(line, "fe80:") {
+		if line != "" && !ofVethAlone(line) && !strings.Contains(line, "fe80:") && !strings.HasPrefix(line, "anycast ") {
 			out = append(out, line)
 		}
 	}
