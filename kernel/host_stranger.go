@@ -217,8 +217,9 @@ func (h *Host) delEmptyClsact(index int) error {
 }
 
 // readUnderlays reads which devices of others have the program, and what it is
-// told of them. A device that it is told nothing of, as an agent of another
-// version leaves it behind, only a look at everything finds.
+// told of them. Of devices that it is told nothing of it looks at those that had
+// another as it was loaded: one of an agent before, whose ports have gone, or of
+// another version. A look at everything finds all.
 func (r *reader) readUnderlays() error {
 	// Where it cannot be loaded, one of an agent before this one may still be there.
 	u, missing := r.underlayProgram()
@@ -229,15 +230,13 @@ func (r *reader) readUnderlays() error {
 			return err
 		}
 	}
-	if r.scope.All {
-		found, err := r.route.underlayFilters(r.ours)
-		if err != nil {
-			return err
-		}
-		for index := range found {
-			if _, known := told[index]; !known {
-				told[index] = Program{Kind: ProgramUnderlay}
-			}
+	found, err := r.otherUnderlays(u)
+	if err != nil {
+		return err
+	}
+	for index := range found {
+		if _, known := told[index]; !known {
+			told[index] = Program{Kind: ProgramUnderlay}
 		}
 	}
 	var errs []error
@@ -245,6 +244,28 @@ func (r *reader) readUnderlays() error {
 		errs = append(errs, r.readUnderlay(u, index, program))
 	}
 	return errors.Join(errs...)
+}
+
+// otherUnderlays returns which devices of others have a program of ours, whichever.
+// Without a look at everything some may be missing. U may be nil.
+func (r *reader) otherUnderlays(u *underlayProgram) (map[int]filter, error) {
+	if r.scope.All {
+		return r.route.underlayFilters(r.ours)
+	}
+	if u == nil {
+		return nil, nil
+	}
+	out := map[int]filter{}
+	for _, index := range u.others {
+		f, err := r.route.filter(index, underlayHook())
+		if err != nil {
+			return nil, err
+		}
+		if f.id != 0 {
+			out[index] = f
+		}
+	}
+	return out, nil
 }
 
 func (r *reader) readUnderlay(u *underlayProgram, index int, told Program) error {

@@ -34,6 +34,7 @@ type underlayProgram struct {
 	underlays *ebpf.Map // index of a device → underlayEntry
 	vteps     *ebpf.Map // IPv4 address → nothing
 	vnis      *ebpf.Map // vniKey → number of the network
+	others    []int     // indexes of the devices that had another as this one was loaded
 }
 
 // loadUnderlay loads the program, or takes over the one that a device has from
@@ -48,7 +49,8 @@ func (h *Host) loadUnderlay(p *portProgram) (*underlayProgram, error) {
 		u.close()
 		return nil, err
 	}
-	for _, f := range devices {
+	for index, f := range devices {
+		u.others = append(u.others, index)
 		if f.tag != u.tag {
 			continue
 		}

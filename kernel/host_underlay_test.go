@@ -305,6 +305,35 @@ func withVNI(p Program, vni uint32) Program {
 	return p
 }
 
+// TestUnderlayOutlivesItsPorts: the program at the device stays where a host has lost
+// all links of ours. An agent that starts then has another, and finds that one
+// whenever it looks at what belongs to no network.
+func TestUnderlayOutlivesItsPorts(t *testing.T) {
+	h := newTestHost(t)
+	sh(t, "ip link add ul type bridge; ip addr add 192.0.2.1/24 dev ul; ip link set ul up")
+	n := newTestNet(7)
+	want := n.plan(addr("192.0.2.1"))
+	n.addShortcut(&want, addr("192.0.2.1"), addr("192.0.2.2"))
+	converge(t, h, Scope{All: true}, want)
+	h.Close()
+	sh(t, "ip link del "+n.vxlan()+"; ip link del "+n.bridge())
+
+	h = newHostHere(t, h)
+	for _, scope := range []Scope{{Global: true}, {All: true}} {
+		have, err := h.Read(t.Context(), scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, there := have.Programs["ul"]; !there || p.Attached {
+			t.Errorf("%+v: program %+v, there: %v; want another than the agent's", scope, p, there)
+		}
+	}
+	converge(t, h, Scope{Global: true}, State{})
+	if out := sh(t, "tc filter show dev ul ingress"); out != "" {
+		t.Errorf("left at the device: %s", out)
+	}
+}
+
 // TestUnderlayOfOthers: filters of others stay, also in the program's place, and a
 // clsact that holds none goes with it from a host that is left.
 func TestUnderlayOfOthers(t *testing.T) {
