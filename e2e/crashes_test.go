@@ -46,7 +46,7 @@ func TestCrashes(t *testing.T) {
 // crash carries one operation out and kills h1's agent at one moment.
 func (f *fence) crash(op operation, m steps.Moment) {
 	f.setUp(op)
-	told := f.begin(op, m)
+	told, _ := f.begin(op, m)
 	f.must(f.a.Kill(f.t.Context()))
 	<-told
 	f.must(f.a.Start(f.t.Context()))

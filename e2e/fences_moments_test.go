@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overspan/overspan/e2e/lab"
@@ -20,13 +21,10 @@ var interruptible = []operation{
 			steps.Attach.Sending(), steps.Attach.Answered(),
 			steps.AttachCommitted, steps.AttachNoted, steps.AttachPlugged, steps.AttachConfirmed,
 		},
-		prepare: inOwnBlock,
-		run:     connectOp,
-		fails: func(m steps.Moment) bool {
-			// Later, or beside it, the transaction may have been carried out. What
-			// stood before the removal may be said to have succeeded.
-			return m == steps.AttachBegun || m == steps.AttachChosen || m == steps.Attach.Sending()
-		},
+		prepare:  inOwnBlock,
+		run:      connectOp,
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name:    "attach that fails",
@@ -39,6 +37,8 @@ var interruptible = []operation{
 			res, err := connectOp(ctx, f)
 			return res, errors.Join(err, f.altname(ctx, "del"))
 		},
+		attaches: true,
+		done:     never,
 	},
 	{
 		name:    "attach without an answer of etcd",
@@ -47,8 +47,10 @@ var interruptible = []operation{
 			inOwnBlock(f)
 			f.must(f.a.Cut())
 		},
-		run:     connectOp,
-		relieve: func(f *fence) { f.must(f.a.Heal()) },
+		run:      connectOp,
+		relieve:  func(f *fence) { f.must(f.a.Heal()) },
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name:    "attach to a block of which the peers know nothing",
@@ -60,6 +62,8 @@ var interruptible = []operation{
 			}
 			return connectOp(ctx, f)
 		},
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name: "detach",
@@ -75,6 +79,8 @@ var interruptible = []operation{
 		run: func(ctx context.Context, f *fence) (lab.Result, error) {
 			return f.a.Ctl(ctx, "network", "disconnect", f.network, "op")
 		},
+		// It is off the network, whether etcd has heard of it or not.
+		done: always,
 	},
 	{
 		name:    "eviction of its own endpoint",
@@ -99,6 +105,7 @@ var interruptible = []operation{
 			return f.a.Ctl(ctx, "network", "disconnect", "--force", f.network, "gone")
 		},
 		relieve: func(f *fence) { f.must(f.c.Start(f.t.Context())) },
+		done:    func(f *fence, held map[string]record) bool { return f.endpointIn(held, "gone") == "" },
 	},
 	{
 		name:    "release of a record that nobody knows",
@@ -116,18 +123,20 @@ var interruptible = []operation{
 		moments: []steps.Moment{
 			steps.ClaimBegun, steps.ClaimNoted, steps.Claim.Sending(), steps.Claim.Answered(), steps.ClaimDone,
 		},
-		prepare: inUnclaimed,
-		run:     connectOp,
-		fails:   always,
+		prepare:  inUnclaimed,
+		run:      connectOp,
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name: "want",
 		moments: []steps.Moment{
 			steps.WantBegun, steps.WantNoted, steps.PutWant.Sending(), steps.PutWant.Answered(), steps.WantPut, steps.WantMet,
 		},
-		prepare: inForeignBlock,
-		run:     connectOp,
-		fails:   always,
+		prepare:  inForeignBlock,
+		run:      connectOp,
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name:    "want that nobody answers",
@@ -136,8 +145,10 @@ var interruptible = []operation{
 			inForeignBlock(f)
 			f.must(f.b.Pause())
 		},
-		run:     connectOp,
-		relieve: func(f *fence) { f.must(f.b.Resume()) },
+		run:      connectOp,
+		relieve:  func(f *fence) { f.must(f.b.Resume()) },
+		attaches: true,
+		done:     opIsRecorded,
 	},
 	{
 		name: "yield",
@@ -183,6 +194,9 @@ var interruptible = []operation{
 			return f.a.Ctl(ctx, "node", "drain", "h2")
 		},
 		relieve: func(f *fence) { f.ctl(f.b, "node", "undrain", "h2") },
+		done: func(_ *fence, held map[string]record) bool {
+			return recordIn(held, "nodes/", `"name":"h2"`, `"draining":true`)
+		},
 	},
 	{
 		name:    "removal of another node",
@@ -199,6 +213,7 @@ var interruptible = []operation{
 				return nil
 			})
 		},
+		done: func(_ *fence, held map[string]record) bool { return !recordIn(held, "nodes/", `"name":"h3"`) },
 	},
 	{
 		name:    "update of the registration",
@@ -217,7 +232,8 @@ var interruptible = []operation{
 		run: func(ctx context.Context, f *fence) (lab.Result, error) {
 			return f.a.Ctl(ctx, "network", "create", "-d", "overlay", "extra")
 		},
-		end: removeExtra,
+		done: func(_ *fence, held map[string]record) bool { return recordIn(held, "networks/", `"name":"extra"`) },
+		end:  removeExtra,
 	},
 	{
 		name: "removal of a network",
@@ -229,11 +245,30 @@ var interruptible = []operation{
 		run: func(ctx context.Context, f *fence) (lab.Result, error) {
 			return f.a.Ctl(ctx, "network", "rm", "extra")
 		},
+		// Once the record is marked, any agent finishes it.
+		done: func(_ *fence, held map[string]record) bool {
+			return !recordIn(held, "networks/", `"name":"extra"`) || recordIn(held, "networks/", `"name":"extra"`, `"deleting":true`)
+		},
 		end: removeExtra,
 	},
 }
 
-func always(steps.Moment) bool { return true }
+func always(*fence, map[string]record) bool { return true }
+
+func never(*fence, map[string]record) bool { return false }
+
+// recordIn reports whether among what etcd held is a record that has all the words.
+func recordIn(held map[string]record, prefix string, words ...string) bool {
+	for key, r := range held {
+		lacks := func(word string) bool { return !strings.Contains(r.value, word) }
+		if strings.HasPrefix(key, prefix) && !slices.ContainsFunc(words, lacks) {
+			return true
+		}
+	}
+	return false
+}
+
+func opIsRecorded(f *fence, held map[string]record) bool { return f.endpointIn(held, "op") != "" }
 
 // inOwnBlock says that an address is meant in the block that h1 holds.
 func inOwnBlock(f *fence) { f.addr = f.addr4(4) }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/e2e/lab"
 	"github.com/overspan/overspan/internal/steps"
@@ -98,9 +100,13 @@ type operation struct {
 	// from going on.
 	relieve func(*fence)
 
-	// fails says that the caller must be told of a failure if the agent was
-	// stopped at this moment.
-	fails func(steps.Moment) bool
+	// attaches says that the operation is an attach of op on h1.
+	attaches bool
+
+	// done reports, from what etcd held when h1 was removed, whether the operation
+	// of a user on h1 had been carried out by then. One that had not must fail, and
+	// whichever fails must say why. nil: no user on h1 waits for it.
+	done func(*fence, map[string]record) bool
 
 	// end takes away what prepare and run have left.
 	end func(*fence)
@@ -110,17 +116,19 @@ type operation struct {
 func (f *fence) interrupt(op operation, m steps.Moment) {
 	f.setUp(op)
 	keepAddr, stayPort := f.addr4(2), overspan.VethName(f.endpointID("stay"))
-	told := f.begin(op, m)
+	told, held := f.begin(op, m)
 	_, old := f.registration("h1")
 
-	f.ctl(f.b, "node", "rm", "--force", "h1")
+	stood := f.remove()
 	f.ctl(f.b, "network", "connect", "--name", "keep", "--ip", keepAddr.String(), f.network, "kept")
 	f.takeOver()
 	before := f.records()
 
 	f.must(f.a.Resume())
 	lost := []string{"keep"}
-	if f.checkTold(op, m, told) {
+	carriedOut := op.done != nil && (op.done(f, held) || op.done(f, stood))
+	if f.checkTold(op, carriedOut, told) {
+		// It was on the network before the removal: what it is told is that it is lost.
 		lost = append(lost, "op")
 	}
 	f.eventually(startWithin, func(context.Context) error {
@@ -169,13 +177,9 @@ type outcome struct {
 	err  error
 }
 
-// patience is how long an agent works on a request. One that stands still for
-// longer may only find that the time is up.
-const patience = 4 * time.Second
-
 // begin starts the operation and returns when h1's agent stands still at the
-// moment. What the caller is told comes later.
-func (f *fence) begin(op operation, m steps.Moment) <-chan outcome {
+// moment, with what etcd holds then. What the caller is told comes later.
+func (f *fence) begin(op operation, m steps.Moment) (_ <-chan outcome, held map[string]record) {
 	f.t.Helper()
 	f.t.Cleanup(func() { f.a.Resume() })
 	f.must(f.a.StopAt(m))
@@ -196,10 +200,33 @@ func (f *fence) begin(op operation, m steps.Moment) <-chan outcome {
 			f.t.Fatal(err)
 		}
 	}
+	held = f.records()
 	if op.relieve != nil {
 		op.relieve(f)
 	}
-	return told
+	return told, held
+}
+
+// remove removes h1 from the cluster and returns what etcd held just before: no
+// transaction of h1 can have been carried out since.
+func (f *fence) remove() map[string]record {
+	f.t.Helper()
+	ctx := f.t.Context()
+	now, err := f.etcd().Get(ctx, lab.Prefix+"nodes/"+f.node)
+	f.must(err)
+	f.ctl(f.b, "node", "rm", "--force", "h1")
+	ctx, cancel := lab.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	for res := range f.etcd().Watch(ctx, lab.Prefix+"nodes/"+f.node, clientv3.WithRev(now.Header.Revision+1)) {
+		f.must(res.Err())
+		for _, e := range res.Events {
+			if e.Type == clientv3.EventTypeDelete {
+				return f.recordsAt(e.Kv.ModRevision - 1)
+			}
+		}
+	}
+	f.t.Fatal("h1 was removed, but its registration was never deleted")
+	return nil
 }
 
 // takeOver gives h2 the address that the operation is about. Where h2 itself
@@ -216,17 +243,18 @@ func (f *fence) takeOver() {
 	}
 }
 
-// checkTold reads what the operation's caller was told, and reports whether that
-// was that op is attached.
-func (f *fence) checkTold(op operation, m steps.Moment, told <-chan outcome) (attached bool) {
+// checkTold reads what the operation's caller was told, who may be told of success
+// only if it was carried out, and reports whether that was that op is attached.
+func (f *fence) checkTold(op operation, carriedOut bool, told <-chan outcome) (attached bool) {
 	f.t.Helper()
 	select {
 	case got := <-told:
 		f.must(got.err)
-		if op.fails != nil && (got.Code != 0 || op.fails(m)) {
+		f.t.Logf("after %s, carried out: %t: exit status %d: %s", got.took.Round(time.Millisecond), carriedOut, got.Code, got.Stderr)
+		if op.done != nil && (got.Code != 0 || !carriedOut) {
 			f.sayWhy(got)
 		}
-		return op.fails != nil && got.Code == 0
+		return op.attaches && got.Code == 0
 	case <-time.After(startWithin):
 		f.t.Fatal("the operation's caller was told nothing")
 		return false
@@ -234,21 +262,22 @@ func (f *fence) checkTold(op operation, m steps.Moment, told <-chan outcome) (at
 }
 
 // sayWhy checks that an operation failed and gave the removal as its reason, or
-// who has the address by now.
+// who has the address by now, or what made it fail before.
 func (f *fence) sayWhy(res outcome) {
 	f.t.Helper()
 	if res.Code != 1 {
 		f.t.Errorf("%s: exit status %d, want 1", res.Command, res.Code)
 	}
-	if res.took > patience {
-		return
-	}
-	for _, why := range []string{"was removed from the cluster", "belongs to taken on h2", "address already in use"} {
+	for _, why := range []string{
+		"was removed from the cluster", "belongs to taken on h2", "address already in use", // told after SIGCONT
+		"interface eth0 exists in /run/netns/op", // before
+		"it does not answer",                     // the time was up while the process stood still
+	} {
 		if strings.Contains(res.Stderr, why) {
 			return
 		}
 	}
-	f.t.Errorf("%s: %q does not say why", res.Command, res.Stderr)
+	f.t.Errorf("%s after %s: %q does not say why", res.Command, res.took, res.Stderr)
 }
 
 // isolated reports whether h1's agent has nothing to do, only stay is on the
@@ -350,7 +379,12 @@ func isEchoTo(addr netip.Addr) func([]byte) bool {
 // no record.
 func (f *fence) endpointID(name string) overspan.EndpointID {
 	f.t.Helper()
-	for key, r := range f.records() {
+	return f.endpointIn(f.records(), name)
+}
+
+// endpointIn returns the id of an endpoint among what etcd held at some time.
+func (f *fence) endpointIn(held map[string]record, name string) overspan.EndpointID {
+	for key, r := range held {
 		if strings.HasPrefix(key, "net/"+f.id+"/endpoints/") && strings.Contains(r.value, `"name":"`+name+`"`) {
 			_, rest, _ := strings.Cut(r.value, `"id":"`)
 			return overspan.EndpointID(rest[:64])
