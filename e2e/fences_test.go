@@ -271,7 +271,6 @@ func (f *fence) sayWhy(res outcome) {
 	for _, why := range []string{
 		"was removed from the cluster", "belongs to taken on h2", "address already in use", // told after SIGCONT
 		"interface eth0 exists in /run/netns/op", // before
-		"it does not answer",                     // the time was up while the process stood still
 	} {
 		if strings.Contains(res.Stderr, why) {
 			return
