@@ -142,7 +142,7 @@ func (l *mirrorLoop) take(u update) {
 	case u.batch != nil:
 		for _, e := range u.batch.Events {
 			f.part.apply(e)
-			f.dirty = f.dirty || e.Key != l.keys.Claimed()
+			f.dirty = f.dirty || f != l.meta || e.Key != l.keys.Claimed()
 		}
 		l.advance(f, u.batch.Revision)
 	}
