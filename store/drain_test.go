@@ -53,7 +53,8 @@ func TestDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustDo(t, h2.stop())
-		_, err = h1.RemoveNode(testContext(t), got, false)
+		mustDo(t, h1.BeginNodeRemoval(testContext(t), got, false))
+		_, err = h1.EndNodeRemoval(testContext(t), got)
 		mustDo(t, err)
 		_, err = h1.Drain(testContext(t), nodeID(2), true)
 		wantClass(t, err, overspan.ErrNotFound)

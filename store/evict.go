@@ -57,7 +57,7 @@ func (s *Session) Evict(ctx context.Context, network string, e overspan.Endpoint
 		t.Then = append(t.Then, Delete(Key(key)))
 	}
 	t.Then = append(t.Then, Put(s.keys.Eviction(e.Node, e.ID), note))
-	res, err := s.flights.fly(ctx, &request{step: steps.Evict, what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Evict, what: what, look: "ctl network inspect " + network, txn: t})
 	if err != nil || res.OK {
 		return err
 	}

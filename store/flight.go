@@ -36,6 +36,9 @@ const (
 	maxFlights = 5
 )
 
+// errShutdown ends the requests that wait when the session is closed.
+var errShutdown = errors.New("the agent is shutting down")
+
 // flights carries out a node's transactions, one in the air at a time. Each
 // compares the node's registration and its flight key and rewrites the latter,
 // so that of a flight without an answer it can be found out whether it has
@@ -70,7 +73,7 @@ type flights struct {
 
 // fly carries out a request and returns the result of its own transaction. An
 // error of class ErrUnavailable means that nothing happened, or that the caller
-// gave up: then undo follows if it happens after all.
+// gave up: then undo follows if it happens after all, or the error says where to look.
 func (f *flights) fly(ctx context.Context, r *request) (Result, error) {
 	r.done = make(chan answer, 1)
 	select {
@@ -159,6 +162,7 @@ func (f *flights) launch(ctx context.Context, group []*request) []*request {
 	t := f.guarded(f.sequence + 1)
 	for _, r := range group {
 		r.flown++
+		r.setAloft(true)
 		t.Then = append(t.Then, Nest(r.txn))
 		steps.At(r.step.Sending())
 	}
@@ -303,6 +307,7 @@ func wrote(first Op, now []KeyValue, at int64) bool {
 func (f *flights) again(group []*request, cause error) []*request {
 	var next []*request
 	for _, r := range group {
+		r.setAloft(false)
 		if r.flown < maxFlights {
 			next = append(next, r)
 			continue
@@ -371,7 +376,7 @@ func (f *flights) noAnswer(ctx context.Context, r *request) error {
 	if cause == nil {
 		cause = unreachable(f.kv.Endpoints(), reasonSilent, ctx.Err())
 	}
-	return overspan.Errorf(overspan.ErrUnavailable, "%s: %w", r.what, cause)
+	return r.unanswered(cause)
 }
 
 // stuck returns why the flight in the air has no outcome yet; nil if all is
@@ -386,7 +391,7 @@ func (f *flights) closed(r *request) error {
 	if f.err != nil {
 		return f.err
 	}
-	return overspan.Errorf(overspan.ErrUnavailable, "%s: the agent is shutting down", r.what)
+	return r.unanswered(errShutdown)
 }
 
 // refused reports whether an error of a transaction is etcd's answer: it was

@@ -288,6 +288,51 @@ func TestCallerGivesUp(t *testing.T) {
 	forEachKVAndRow(t, rows)
 }
 
+// What cannot be undone may be carried out after its caller has given up: the error
+// says where to look, unless it was never sent.
+func TestCallerIsToldWhereToLook(t *testing.T) {
+	t.Parallel()
+	const look = "it may be carried out all the same: see ctl node ls"
+	for _, tt := range []struct {
+		name   string
+		faults []TxnFault
+		behind bool // another flight is in the air
+		drains bool
+		look   bool
+	}{
+		{"it had committed", []TxnFault{TxnUnanswered, TxnHangs}, false, true, true},
+		{"it was lost", []TxnFault{TxnLost, TxnHangs}, false, false, true},
+		{"it was never sent", []TxnFault{TxnLost, TxnHangs, TxnHangs}, true, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			kv := NewFaulty(NewMemory(1))
+			r := open(t, kv, testConfig(1))
+			open(t, kv, testConfig(2))
+			n := r.create(t, testNetwork(1))
+			b := r.claim(t, n, 0, 64)
+			kv.InjectTxn(tt.faults...)
+			ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
+			defer cancel()
+			if tt.behind {
+				_, err := r.Attach(ctx, AttachRequest{Endpoint: r.endpoint(n, "web", 2), Network: n, Blocks: []overspan.Block{b}})
+				wantClass(t, err, overspan.ErrUnavailable, "attach web to network net1")
+				ctx, cancel = context.WithTimeout(testContext(t), 100*time.Millisecond)
+				defer cancel()
+			}
+			_, err := r.Drain(ctx, nodeID(2), true)
+			wantClass(t, err, overspan.ErrUnavailable, "drain node")
+			if got := strings.Contains(err.Error(), look); got != tt.look {
+				t.Errorf("error is %v; want it to say where to look: %t", err, tt.look)
+			}
+			r.attach(t, n, b, "next", 3) // flies behind all that
+			node, err := r.keys.node(mustList(t, kv, Key(r.keys.Node(nodeID(2))), 0).KVs[0])
+			if err != nil || node.Draining != tt.drains {
+				t.Errorf("registration is %+v, %v; want it draining: %t", node, err, tt.drains)
+			}
+		})
+	}
+}
+
 func TestCallersWaitWhileEtcdIsAway(t *testing.T) {
 	kv := NewFaulty(NewMemory(1))
 	r := open(t, kv, testConfig(1))

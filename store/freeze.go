@@ -248,7 +248,7 @@ func Accept(ctx context.Context, kv KV, keys Keys, r AcceptRequest) (uint64, []N
 			Then: []Op{Delete(Key(frozen.Key)), Delete(keys.Reports()), Put(keys.Accepted(), value)},
 		})
 		if err != nil {
-			return 0, nil, fmt.Errorf("%s: %w", what, err)
+			return 0, nil, fmt.Errorf("%s: %w; it may be carried out all the same: see ctl status", what, err)
 		}
 		if res.OK {
 			return count, reports, nil

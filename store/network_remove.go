@@ -75,7 +75,7 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 		return false, atKey(old, err)
 	}
 	removal.Then = append(removal.Then, Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode())))))
-	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, txn: removal})
+	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, look: "ctl network ls", txn: removal})
 	if err != nil || res.OK {
 		return res.OK, err
 	}

@@ -22,19 +22,22 @@ type NodeRemoval struct {
 	Revision int64 // create-revision of the mark
 }
 
-// RemoveNode takes a node out of the cluster: its registration first, so that
-// nothing that it sends can commit any more, then all that stands in its name.
-// Without force only a node that is absent. Once the registration is gone the
-// removal goes on whatever happens: whoever sees the mark finishes it.
+// seeNodes shows what became of a node's removal, or of its draining.
+const seeNodes = "ctl node ls"
+
+// BeginNodeRemoval takes a node's registration, so that nothing that it sends can
+// commit any more; without force only that of a node that is absent. From then on
+// the removal goes on whatever happens: EndNodeRemoval ends it, or whoever else
+// sees the mark.
 //
 // Errors: ErrInUse if the node is up, ErrNotFound if there is none, ErrConflict
 // if it has registered anew since n was read, ErrUnavailable while the cluster
 // is frozen.
-func (s *Session) RemoveNode(ctx context.Context, n overspan.Node, force bool) (Freed, error) {
+func (s *Session) BeginNodeRemoval(ctx context.Context, n overspan.Node, force bool) error {
 	what := "remove node " + n.Name
 	mark, err := Marshal(&overspanv1.Removing{Name: n.Name, By: s.cfg.Node.Name, Since: timestamppb.Now()})
 	if err != nil {
-		return Freed{}, fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	t := Txn{
 		If: []Cmp{
@@ -54,17 +57,18 @@ func (s *Session) RemoveNode(ctx context.Context, n overspan.Node, force bool) (
 	if !force {
 		t.If = append(t.If, Absent(Key(s.keys.Live(n.ID))))
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Remove, what: what, txn: t})
-	if err != nil {
-		return Freed{}, err
+	res, err := s.flights.fly(ctx, &request{step: steps.Remove, what: what, look: seeNodes, txn: t})
+	if err != nil || res.OK {
+		return err
 	}
-	if !res.OK {
-		if err := s.whyNotRemoved(n, found(res)); err != nil {
-			return Freed{}, err
-		}
-	}
+	return s.whyNotRemoved(n, found(res))
+}
+
+// EndNodeRemoval frees all that stands in the name of a node whose removal has
+// begun, and tries until ctx ends.
+func (s *Session) EndNodeRemoval(ctx context.Context, n overspan.Node) (Freed, error) {
 	var freed Freed
-	err = insist(ctx, func() error {
+	err := insist(ctx, func() error {
 		more, err := FinishNodeRemoval(ctx, s.kv, s.keys, n.ID)
 		freed.add(more)
 		return err

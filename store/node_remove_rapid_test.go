@@ -34,7 +34,7 @@ func TestRemovalFreesWhatIsTheNodesAndNothingElse(t *testing.T) {
 		node.CreateRevision = c.nodes[victim].Registration()
 		var err error
 		for err = overspan.ErrUnavailable; errors.Is(err, overspan.ErrUnavailable); {
-			_, err = remover.RemoveNode(c.ctx, node, true)
+			_, err = removeNode(c.ctx, remover.Session, node, true)
 		}
 		if err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			rt.Fatal(err)

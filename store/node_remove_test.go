@@ -103,27 +103,35 @@ func mustDo(t *testing.T, err error) {
 	}
 }
 
+// removeNode removes a node from its registration to its mark.
+func removeNode(ctx context.Context, by *Session, n overspan.Node, force bool) (Freed, error) {
+	if err := by.BeginNodeRemoval(ctx, n, force); err != nil {
+		return Freed{}, err
+	}
+	return by.EndNodeRemoval(ctx, n)
+}
+
 func TestRemoveNode(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		w := populate(t, connect, 4)
 		h2 := w.registered(t)
-		_, err := w.h1.RemoveNode(testContext(t), h2, false)
+		_, err := removeNode(testContext(t), w.h1.Session, h2, false)
 		wantClass(t, err, overspan.ErrInUse, "node h2 is up: stop its agent, or use --force; one that has died counts as up until its presence expires")
 		w.die(t)
 		twin := w.h1.endpoint(w.network, "web1", 3)
 		_, err = w.h1.Attach(testContext(t), AttachRequest{Endpoint: twin, Network: w.network, Blocks: []overspan.Block{w.block}})
 		wantClass(t, err, overspan.ErrExists, "web1 on h2, a node that is away", "remove it for good with ctl node rm h2")
-		freed, err := w.h1.RemoveNode(testContext(t), h2, false)
+		freed, err := removeNode(testContext(t), w.h1.Session, h2, false)
 		mustDo(t, err)
 		if want := (Freed{Endpoints: 6, Blocks: 3}); freed != want {
 			t.Errorf("freed are %+v, want %+v", freed, want)
 		}
 		w.clean(t)
-		_, err = w.h1.RemoveNode(testContext(t), h2, false)
+		_, err = removeNode(testContext(t), w.h1.Session, h2, false)
 		wantClass(t, err, overspan.ErrNotFound, "node h2 not found")
 
 		w.h2 = open(t, connect(t), testConfig(2))
-		_, err = w.h1.RemoveNode(testContext(t), h2, true)
+		_, err = removeNode(testContext(t), w.h1.Session, h2, true)
 		wantClass(t, err, overspan.ErrConflict, "node h2 has registered anew")
 		w.fill(t, w.h2, 4) // all of it can be used again
 	})
@@ -132,7 +140,7 @@ func TestRemoveNode(t *testing.T) {
 func TestRemoveNodeByForce(t *testing.T) {
 	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
 		w := populate(t, connect, 4)
-		if _, err := w.h1.RemoveNode(testContext(t), w.registered(t), true); err != nil {
+		if _, err := removeNode(testContext(t), w.h1.Session, w.registered(t), true); err != nil {
 			t.Fatal(err)
 		}
 		w.clean(t)
@@ -147,7 +155,7 @@ func TestRemoveNodeWhileFrozen(t *testing.T) {
 	w.die(t)
 	mustTxn(t, w.kv, Txn{Then: []Op{Put(w.keys.Frozen(), mustMarshal(&overspanv1.Frozen{Reason: "etcd went back"}))}})
 	before := dump(t, w.kv)
-	_, err := w.h1.RemoveNode(testContext(t), w.registered(t), true)
+	_, err := removeNode(testContext(t), w.h1.Session, w.registered(t), true)
 	wantClass(t, err, overspan.ErrUnavailable, "the cluster is frozen: etcd went back")
 	if diff := cmp.Diff(without(before), without(dump(t, w.kv))); diff != "" {
 		t.Errorf("a frozen cluster was changed (-want +got):\n%s", diff)
@@ -236,13 +244,13 @@ func TestLateRemovalOfAReturnedNode(t *testing.T) {
 	before := w.registered(t)
 	line := NewFaulty(memory)
 	h3 := open(t, line, testConfig(3))
-	if _, err := w.h1.RemoveNode(testContext(t), before, false); err != nil {
+	if _, err := removeNode(testContext(t), w.h1.Session, before, false); err != nil {
 		t.Fatal(err)
 	}
 	w.h2 = open(t, memory, testConfig(2))
 	w.fill(t, w.h2, 4)
 	line.InjectTxn(TxnLate)
-	_, err := h3.RemoveNode(testContext(t), before, true)
+	_, err := removeNode(testContext(t), h3.Session, before, true)
 	wantClass(t, err, overspan.ErrConflict, "registered anew")
 	want := without(dump(t, memory))
 	if _, err := line.Deliver(testContext(t)); err != nil {
@@ -289,7 +297,7 @@ func TestRemovalLeavesUnreadableRecordsAlone(t *testing.T) {
 	w.die(t)
 	bad := w.keys.Endpoint(w.network.ID, 100)
 	mustTxn(t, w.kv, Txn{Then: []Op{Put(bad, []byte("?"))}})
-	if _, err := w.h1.RemoveNode(testContext(t), w.registered(t), false); err != nil {
+	if _, err := removeNode(testContext(t), w.h1.Session, w.registered(t), false); err != nil {
 		t.Fatal(err)
 	}
 	w.without[bad] = "?"
@@ -303,7 +311,7 @@ func TestRemovalSparesTheNameOfAnother(t *testing.T) {
 	name := w.keys.EndpointName(w.network.ID, "web1")
 	value := mustMarshal(&overspanv1.Reference{Network: string(w.network.ID), Slot: 2, Endpoint: overspan.NewID()})
 	mustTxn(t, w.kv, Txn{Then: []Op{Put(name, value)}})
-	if _, err := w.h1.RemoveNode(testContext(t), w.registered(t), false); err != nil {
+	if _, err := removeNode(testContext(t), w.h1.Session, w.registered(t), false); err != nil {
 		t.Fatal(err)
 	}
 	w.without[name] = string(value)
@@ -318,7 +326,7 @@ func TestNodeRemovalsAreListed(t *testing.T) {
 	line.InjectTxn(TxnPasses, TxnLost, TxnLost, TxnLost, TxnLost, TxnLost, TxnLost, TxnLost, TxnLost)
 	ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
 	defer cancel()
-	_, err := h3.RemoveNode(ctx, w.registered(t), false)
+	_, err := removeNode(ctx, h3.Session, w.registered(t), false)
 	wantClass(t, err, overspan.ErrUnavailable, "node h2 is removed, but not all that it held is free yet")
 	got, err := NodeRemovals(testContext(t), w.kv, w.keys)
 	if err != nil || len(got) != 1 || got[0].Node != nodeID(2) || got[0].Name != "h2" || got[0].By != "h3" || got[0].Since.IsZero() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
 )
 
@@ -26,19 +27,41 @@ type request struct {
 	// nil where nothing needs to be.
 	undo func(ctx context.Context, revision int64)
 
+	// look names the command that shows a user what has become of it, where that
+	// is for good and the answer was not awaited: "ctl node ls".
+	look string
+
 	flown    int   // how often it took off; the flights' owner counts
 	revision int64 // at which it was carried out, known before undo is called
 	done     chan answer
 
-	mu       sync.Mutex // guards gone and answered
+	mu       sync.Mutex // guards all below
 	gone     bool
 	answered bool
+	aloft    bool // sent, and not settled
 }
 
 // An answer is the outcome of a request.
 type answer struct {
 	res Result
 	err error
+}
+
+// setAloft notes whether the request is in the air.
+func (r *request) setAloft(is bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.aloft = is
+}
+
+// unanswered is the error of a request whose outcome nobody waits for any more.
+func (r *request) unanswered(cause error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.aloft && r.look != "" {
+		return overspan.Errorf(overspan.ErrUnavailable, "%s: %w; it may be carried out all the same: see %s", r.what, cause, r.look)
+	}
+	return overspan.Errorf(overspan.ErrUnavailable, "%s: %w", r.what, cause)
 }
 
 // giveUp makes the caller forget the request, unless the answer is there.

@@ -68,8 +68,9 @@ type Identity struct {
 // etcd is away they wait for it, until their ctx ends.
 //
 // Errors that every writing method may return: ErrUnavailable, after which
-// nothing has happened, or what has is undone by the session itself;
-// ErrFenced, after which the session is over.
+// nothing has happened, or what has is undone by the session itself, or, of what
+// cannot be undone, the error names the command that shows it; ErrFenced, after
+// which the session is over.
 type Session struct {
 	kv   KV
 	keys Keys

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,42 +13,42 @@ import (
 // absences measures for how long nodes have been away, as far as this agent has
 // seen it. It is pure but for what it remembers.
 type absences struct {
-	every time.Duration // between two looks
-	last  time.Time     // of the last look that saw anything; zero: none since this node was blind
-	away  map[overspan.NodeID]absence
+	every time.Duration                      // between two looks
+	last  time.Time                          // of the last look; zero: none yet
+	nodes map[overspan.NodeID]*overspan.Node // as seen last
+	away  map[overspan.NodeID]time.Duration
 }
 
-// An absence is how long one node has been away. A node that comes back rewrites
-// its registration, so one that was up between two looks starts from zero.
-type absence struct {
-	registration int64 // its mod-revision
-	lasted       time.Duration
-}
-
-// look takes in a snapshot. The time since the last look counts for nodes that
-// were away at both. A blind look is at a snapshot that may be stale: neither the
-// time before it nor the time after it counts. No interval counts for more than two
-// periods, since a process that was stopped saw nothing.
-func (a *absences) look(at time.Time, s *overspan.Snapshot, blind bool) {
-	if blind {
-		a.last = time.Time{}
+// see takes in a snapshot between two looks: a node that was up there starts from
+// zero.
+func (a *absences) see(s *overspan.Snapshot) {
+	if s == nil || overspan.SameMap(a.nodes, s.Nodes) {
 		return
 	}
-	var passed time.Duration
-	if !a.last.IsZero() {
-		passed = min(at.Sub(a.last), 2*a.every)
+	a.nodes = s.Nodes
+	maps.DeleteFunc(a.away, func(id overspan.NodeID, _ time.Duration) bool {
+		n := s.Nodes[id]
+		return n == nil || n.Presence != nil
+	})
+}
+
+// look takes in a snapshot that is not stale. The time since the last look counts
+// for nodes that were away at both. After more than a missed look nothing counts
+// that was before: who knows which nodes were up while this one did not see them.
+func (a *absences) look(at time.Time, s *overspan.Snapshot) {
+	passed, before := at.Sub(a.last), a.away
+	if a.last.IsZero() || passed > 5*a.every/2 {
+		before = nil
 	}
-	before := a.away
-	a.last, a.away = at, make(map[overspan.NodeID]absence, len(before))
+	a.last, a.nodes, a.away = at, s.Nodes, make(map[overspan.NodeID]time.Duration, len(before))
 	for id, n := range s.Nodes {
 		if n.Presence != nil {
 			continue
 		}
-		now := absence{registration: n.ModRevision}
-		if was := before[id]; was.registration == n.ModRevision {
-			now.lasted = was.lasted + passed
+		a.away[id] = 0
+		if lasted, known := before[id]; known {
+			a.away[id] = lasted + passed
 		}
-		a.away[id] = now
 	}
 }
 
@@ -56,9 +57,9 @@ func (a *absences) look(at time.Time, s *overspan.Snapshot, blind bool) {
 // so a thousand do not try at once, and the next one tries if the first cannot.
 func (a *absences) due(s *overspan.Snapshot, self overspan.NodeID, after time.Duration) []*overspan.Node {
 	var out []*overspan.Node
-	for id, x := range a.away {
+	for id, lasted := range a.away {
 		n := s.Nodes[id]
-		if n != nil && x.lasted >= after && x.lasted >= after+time.Duration(turn(s, id, self))*a.every {
+		if n != nil && lasted >= after && lasted >= after+time.Duration(turn(s, id, self))*a.every {
 			out = append(out, n)
 		}
 	}

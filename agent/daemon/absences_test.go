@@ -10,24 +10,21 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// sighting is a snapshot with these nodes: "h1 up", "h2 away since 5", where 5
-// is the mod-revision of its registration.
-func sighting(nodes map[overspan.NodeID]int64, up ...overspan.NodeID) *overspan.Snapshot {
-	s := &overspan.Snapshot{Nodes: map[overspan.NodeID]*overspan.Node{}}
-	for id, rev := range nodes {
-		s.Nodes[id] = &overspan.Node{ID: id, ModRevision: rev}
-	}
+// sighting is a snapshot of the nodes that are up and of one that is away.
+func sighting(away overspan.NodeID, up ...overspan.NodeID) *overspan.Snapshot {
+	s := &overspan.Snapshot{Nodes: map[overspan.NodeID]*overspan.Node{away: {ID: away}}}
 	for _, id := range up {
-		s.Nodes[id].Presence = &overspan.Presence{}
+		s.Nodes[id] = &overspan.Node{ID: id, Presence: &overspan.Presence{}}
 	}
 	return s
 }
 
 func TestAbsences(t *testing.T) {
 	const every, after = time.Second, 3 * time.Second
-	both := map[overspan.NodeID]int64{"h1": 1, "h2": 2}
-	away := sighting(both, "h1")
-	up := sighting(both, "h1", "h2")
+	away, drained := sighting("h2", "h1"), sighting("h2", "h1")
+	drained.Nodes["h2"].Draining = true
+	drained.Nodes["h2"].ModRevision++
+	up := sighting("h3", "h1", "h2")
 	for _, tt := range []struct {
 		name string
 		look func(a *absences, at func(seconds float64) time.Time)
@@ -35,12 +32,12 @@ func TestAbsences(t *testing.T) {
 	}{
 		{"away for long enough", func(a *absences, at func(float64) time.Time) {
 			for i := range 4 {
-				a.look(at(float64(i)), away, false)
+				a.look(at(float64(i)), away)
 			}
 		}, true},
 		{"away for too short", func(a *absences, at func(float64) time.Time) {
 			for i := range 3 {
-				a.look(at(float64(i)), away, false)
+				a.look(at(float64(i)), away)
 			}
 		}, false},
 		{"seen up once", func(a *absences, at func(float64) time.Time) {
@@ -49,32 +46,36 @@ func TestAbsences(t *testing.T) {
 				if i == 3 {
 					s = up
 				}
-				a.look(at(float64(i)), s, false)
+				a.look(at(float64(i)), s)
 			}
 		}, false},
-		{"registered between two looks", func(a *absences, at func(float64) time.Time) {
+		{"up between two looks", func(a *absences, at func(float64) time.Time) {
 			for i := range 3 {
-				a.look(at(float64(i)), away, false)
+				a.look(at(float64(i)), away)
 			}
-			a.look(at(3), sighting(map[overspan.NodeID]int64{"h1": 1, "h2": 7}, "h1"), false)
+			a.see(up)
+			a.see(away)
+			a.look(at(3), away)
 		}, false},
-		{"this node was blind for a while", func(a *absences, at func(float64) time.Time) {
-			a.look(at(0), away, false)
-			a.look(at(1), away, false)
-			a.look(at(2), away, true)
-			a.look(at(60), away, false)
-			a.look(at(61), away, false)
-		}, false},
-		{"what was seen before this node was blind counts", func(a *absences, at func(float64) time.Time) {
-			a.look(at(0), away, false)
-			a.look(at(2), away, false)
-			a.look(at(3), away, true)
-			a.look(at(60), away, false)
-			a.look(at(61), away, false)
+		{"drained between two looks", func(a *absences, at func(float64) time.Time) {
+			for i := range 4 {
+				a.look(at(float64(i)), away)
+				a.see(drained)
+			}
 		}, true},
+		{"one look was missed", func(a *absences, at func(float64) time.Time) {
+			for _, seconds := range []float64{0, 1, 3.1} {
+				a.look(at(seconds), away)
+			}
+		}, true},
+		{"maybe up while this node was blind", func(a *absences, at func(float64) time.Time) {
+			for _, seconds := range []float64{0, 1, 2, 60, 61} {
+				a.look(at(seconds), away)
+			}
+		}, false},
 		{"this process was stopped for an hour", func(a *absences, at func(float64) time.Time) {
-			a.look(at(0), away, false)
-			a.look(at(3600), away, false)
+			a.look(at(0), away)
+			a.look(at(3600), away)
 		}, false},
 	} {
 		a := &absences{every: every}
@@ -89,19 +90,16 @@ func TestAbsences(t *testing.T) {
 
 // Of a hundred nodes one is the first to remove another, and the others follow.
 func TestAbsencesAreDueOneNodeAfterTheOther(t *testing.T) {
-	nodes := map[overspan.NodeID]int64{"dead": 1}
 	var up []overspan.NodeID
 	for i := range 100 {
-		id := overspan.NodeID(fmt.Sprintf("h%d", i))
-		nodes[id] = 1
-		up = append(up, id)
+		up = append(up, overspan.NodeID(fmt.Sprintf("h%d", i)))
 	}
-	s := sighting(nodes, up...)
+	s := sighting("dead", up...)
 	due := map[int]int{} // how many nodes find it due after so many looks
 	for _, self := range up {
 		a := &absences{every: time.Second}
 		for i := range 200 {
-			a.look(time.Unix(int64(i), 0), s, false)
+			a.look(time.Unix(int64(i), 0), s)
 			if len(a.due(s, self, 10*time.Second)) > 0 {
 				due[i]++
 				break

@@ -366,6 +366,19 @@ func (d *Daemon) Sync(ctx context.Context) error {
 	}
 }
 
+// awaitSeen waits until this node sees what it has changed in etcd, and reports
+// whether it does. Where etcd does not answer any more the change stands all the
+// same: its user is told that it was carried out.
+func (d *Daemon) awaitSeen(ctx context.Context, change string) bool {
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	err := d.Sync(ctx)
+	if err != nil {
+		d.log.Debug("this node has not seen yet what it has changed", "change", change, "error", err)
+	}
+	return err == nil
+}
+
 // Segment returns the interior of a network, also of one that is not followed.
 func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
 	if s := d.Snapshot(); s != nil && s.Segments[id] != nil {

@@ -48,7 +48,8 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	}
 	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.Snapshot(), e.Node))
 	d.events.Publish(endpointEvent("evict", e, n.Name, nodeName(d.Snapshot(), e.Node)))
-	return e, false, d.Sync(ctx)
+	d.awaitSeen(ctx, "the disconnecting of "+e.Name)
+	return e, false, nil
 }
 
 // findEndpoint finds an endpoint of any node by name, id, or a unique prefix of

@@ -103,7 +103,8 @@ func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []NodeReport, 
 		return 0, reports, err
 	}
 	d.log.Warn("what etcd holds was accepted", "acceptances", count, "force", force)
-	return count, reports, d.Sync(ctx)
+	d.awaitSeen(ctx, "the acceptance")
+	return count, reports, nil
 }
 
 // report tells the cluster how far this node is in publishing again what etcd

@@ -81,7 +81,8 @@ func (d *Daemon) create(ctx context.Context, session *store.Session, draft overs
 		return nil, err
 	}
 	d.log.Info("created a network", "network", n.Name, "id", overspan.ShortID(n.ID), "ipv4", n.IPv4.Prefix, "ipv6", n.IPv6.Prefix, "vni", n.VNI)
-	return &n, d.awaitNetwork(ctx, n)
+	d.awaitNetwork(ctx, n)
+	return &n, nil
 }
 
 // checkBridgeName refuses a name for a bridge that another link of this host has.
@@ -107,19 +108,21 @@ func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*over
 	return d.latest(ctx)
 }
 
-// awaitNetwork returns once this node's snapshot shows a new network. Its own
-// watch tells, so that etcd is asked nothing.
-func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) error {
+// awaitNetwork returns once this node's snapshot shows a new network, if that does
+// not take too long: it stands all the same. The node's own watch tells, so that
+// etcd is asked nothing.
+func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) {
 	for {
 		changed := d.snapshots.wait()
 		s := d.believed()
 		if s != nil && s.Networks[n.ID] != nil && s.Networks[n.ID].ModRevision >= n.ModRevision {
-			return nil
+			return
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return d.overdue(ctx, "network "+n.Name+" was created, but not heard of on this node yet")
+			d.log.Warn("a network was created, but this node has not heard of it yet", "network", n.Name, "error", context.Cause(ctx))
+			return
 		}
 	}
 }
@@ -315,11 +318,10 @@ func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.Networ
 		return "", err
 	}
 	d.log.Info("removed a network", "network", n.Name, "id", overspan.ShortID(n.ID))
-	err = d.Sync(ctx)
-	if err == nil {
-		err = d.leaveRemoved(ctx, n.ID)
+	if !d.awaitSeen(ctx, "the removal of network "+n.Name) {
+		return n.ID, nil
 	}
-	if err != nil {
+	if err := d.leaveRemoved(ctx, n.ID); err != nil {
 		// It is gone: what this node still holds of it goes with the next passes.
 		d.log.Debug("the removal of a network is not waited for", "network", n.Name, "error", err)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// removeBound is how long the removal of a node may take before its caller
-// hears of it; what is left then is finished by housekeeping.
+// removeBound is how long it may take to free what a removed node held before its
+// caller hears of it: what is left then is freed by housekeeping.
 const removeBound = 20 * time.Second
 
 // A RemovedNode is what a removal has freed.
@@ -26,15 +26,15 @@ type RemovedNode struct {
 // cluster and frees all that stands in its name. A removal that somebody has
 // left half done is finished.
 func (d *Daemon) RemoveNode(ctx context.Context, ref string, force bool) (RemovedNode, error) {
-	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	asked, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
 	session, err := d.registrar.session()
 	if err != nil {
 		return RemovedNode{}, err
 	}
-	n, err := d.node(ctx, ref)
+	n, err := d.node(asked, ref)
 	if errors.Is(err, overspan.ErrNotFound) {
-		return d.finishRemovalOf(ctx, ref)
+		return d.finishRemovalOf(asked, ref)
 	}
 	if err != nil {
 		return RemovedNode{}, err
@@ -42,13 +42,24 @@ func (d *Daemon) RemoveNode(ctx context.Context, ref string, force bool) (Remove
 	if n.ID == d.Self() {
 		return RemovedNode{}, overspan.Errorf(overspan.ErrInvalid, "node %s is the one that was asked: stop its agent and ask another node to remove it", n.Name)
 	}
-	freed, err := session.RemoveNode(ctx, *n, force)
+	if err := session.BeginNodeRemoval(asked, *n, force); err != nil {
+		return RemovedNode{}, err
+	}
+	freed, err := d.endRemoval(ctx, session, *n)
 	removed := RemovedNode{ID: n.ID, Name: n.Name, Endpoints: freed.Endpoints, Blocks: freed.Blocks}
 	if err != nil {
 		return removed, err
 	}
 	d.log.Info("removed a node", "name", n.Name, "id", overspan.ShortID(n.ID), "endpoints", freed.Endpoints, "blocks", freed.Blocks)
-	return removed, d.Sync(ctx)
+	d.awaitSeen(ctx, "the removal of node "+n.Name)
+	return removed, nil
+}
+
+// endRemoval frees what a node held whose removal has begun.
+func (d *Daemon) endRemoval(ctx context.Context, session *store.Session, n overspan.Node) (store.Freed, error) {
+	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	defer cancel()
+	return session.EndNodeRemoval(ctx, n)
 }
 
 // finishRemovalOf finishes a removal whose node has no registration any more.
@@ -93,7 +104,8 @@ func (d *Daemon) DrainNode(ctx context.Context, ref string, draining bool) (over
 	if err != nil {
 		return overspan.Node{}, err
 	}
-	return now, d.Sync(ctx)
+	d.awaitSeen(ctx, "the draining of node "+n.Name)
+	return now, nil
 }
 
 // node finds a registered node by name, id, or a unique prefix of its id, as it
@@ -145,26 +157,40 @@ func (d *Daemon) reap(ctx context.Context) error {
 		return nil
 	}
 	seen := absences{every: min(d.cfg.ReapAfter/reapLooks, reapPause)}
-	for sleep(ctx, seen.every) == nil {
+	look := time.NewTicker(seen.every)
+	defer look.Stop()
+	for {
+		changed := d.snapshots.wait()
+		seen.see(d.believed())
+		select {
+		case <-changed:
+			continue
+		case <-look.C:
+		case <-ctx.Done():
+			return nil
+		}
 		s, self := d.believed(), d.shown()
 		_, stale := d.Stale()
-		seen.look(time.Now(), s, stale != "" || s == nil || s.Frozen != nil || self == nil || self.Presence == nil)
 		session, err := d.registrar.session()
-		if seen.last.IsZero() || err != nil {
-			continue
+		if err != nil || stale != "" || s == nil || s.Frozen != nil || self == nil || self.Presence == nil {
+			continue // what it shows may be of the past
 		}
+		seen.look(time.Now(), s)
 		for _, n := range seen.due(s, d.Self(), d.cfg.ReapAfter) {
 			d.reapNode(ctx, session, n)
 		}
 	}
-	return nil
 }
 
 func (d *Daemon) reapNode(ctx context.Context, session *store.Session, n *overspan.Node) {
-	ctx, cancel := context.WithTimeout(ctx, removeBound)
-	defer cancel()
 	log := d.log.With("name", n.Name, "id", overspan.ShortID(n.ID))
-	freed, err := session.RemoveNode(ctx, *n, false)
+	asked, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	err := session.BeginNodeRemoval(asked, *n, false)
+	var freed store.Freed
+	if err == nil {
+		freed, err = d.endRemoval(ctx, session, *n)
+	}
 	switch {
 	case err == nil:
 		log.Warn("removed a node that was away for too long", "after", d.cfg.ReapAfter, "endpoints", freed.Endpoints, "blocks", freed.Blocks)

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,6 +150,55 @@ func TestNodeThatIsAwayForTooLongIsRemoved(t *testing.T) {
 	h2.eventually("nothing is left of the node", func() bool { return len(c.naming(id)) == 0 })
 	if got := c.keys("nodes/"); len(got) != 2 {
 		t.Errorf("registered are %v, want the two that are up", got)
+	}
+}
+
+// A breaker is a line to etcd that breaks as soon as one more change is carried out.
+type breaker struct {
+	*store.Faulty
+	armed atomic.Bool
+}
+
+func (b *breaker) Txn(ctx context.Context, txn store.Txn) (store.Result, error) {
+	res, err := b.Faulty.Txn(ctx, txn)
+	if err == nil && res.OK && len(txn.If) > 0 && b.armed.CompareAndSwap(true, false) {
+		b.SetDown(true)
+	}
+	return res, err
+}
+
+// What was carried out is told as that, though etcd does not answer any more when
+// this node wants to see it.
+func TestChangeStandsThoughNobodySeesIt(t *testing.T) {
+	c := newTestCluster(t, 3)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	h1.stop()
+	line := &breaker{Faulty: h1.line}
+	h1.kv = line
+	h1.start()
+	c.nodes[2].stop()
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		seen func(*overspan.Snapshot) bool
+	}{
+		{"network create", func() error {
+			_, err := h1.CreateNetwork(t.Context(), CreateRequest{Spec: ipam.Spec{Name: "demo", Driver: "overlay"}})
+			return err
+		}, func(s *overspan.Snapshot) bool { return len(s.Networks) == 1 }},
+		{"node drain", func() error {
+			_, err := h1.DrainNode(t.Context(), "h2", true)
+			return err
+		}, func(s *overspan.Snapshot) bool { return s.Nodes[h2.Self()].Draining }},
+	} {
+		h1.eventually("it is registered", func() bool { _, err := h1.registrar.session(); return err == nil })
+		line.armed.Store(true)
+		if err := tt.do(); err != nil {
+			t.Errorf("%s: %v; want success: it was carried out", tt.name, err)
+		}
+		h1.line.SetDown(false)
+		h2.eventually(tt.name+" is seen", func() bool { return tt.seen(h2.Snapshot()) })
+		h1.eventually(tt.name+" is seen", func() bool { return tt.seen(h1.Snapshot()) })
 	}
 }
 
