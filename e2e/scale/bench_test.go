@@ -44,6 +44,13 @@ func whole[T any](size, short T) T {
 	return size
 }
 
+// metric adds a figure to a benchmark's line. With -v it is shown at once too: a
+// whole cluster's day is long, and what comes last may not come.
+func metric(b *testing.B, value float64, unit string) {
+	b.Logf("%.4g %s", value, unit)
+	b.ReportMetric(value, unit)
+}
+
 // times are how long something took, over and over.
 type times []time.Duration
 
@@ -54,8 +61,8 @@ func (ts times) quantile(share float64) time.Duration {
 
 // report adds the median and the 99th percentile to a benchmark's line.
 func (ts times) report(b *testing.B, name string) {
-	b.ReportMetric(float64(ts.quantile(0.5).Microseconds()), name+"-p50-µs")
-	b.ReportMetric(float64(ts.quantile(0.99).Microseconds()), name+"-p99-µs")
+	metric(b, float64(ts.quantile(0.5).Microseconds()), name+"-p50-µs")
+	metric(b, float64(ts.quantile(0.99).Microseconds()), name+"-p99-µs")
 }
 
 // Half of the network that all share is for addresses that agents choose, so
@@ -123,10 +130,10 @@ type startCost struct {
 }
 
 func (s startCost) report(b *testing.B, name string) {
-	b.ReportMetric(s.took.Seconds(), name+"-start-s")
-	b.ReportMetric(s.requests, name+"-start-requests")
-	b.ReportMetric(s.peak, name+"-start-peak-req/s")
-	b.ReportMetric(s.cpu, name+"-start-etcd-cpu-s")
+	metric(b, s.took.Seconds(), name+"-start-s")
+	metric(b, s.requests, name+"-start-requests")
+	metric(b, s.peak, name+"-start-peak-req/s")
+	metric(b, s.cpu, name+"-start-etcd-cpu-s")
 }
 
 // start starts all nodes and watches etcd's counters meanwhile.
@@ -168,8 +175,8 @@ func (b *bed) idle(report *testing.B) {
 	case <-b.ctx.Done():
 	}
 	used, took := b.counters().Since(before), time.Since(begin).Seconds()
-	report.ReportMetric(used.Requests("")/took, "idle-req/s")
-	report.ReportMetric(100*used.CPU()/took, "idle-etcd-cpu-%")
+	metric(report, used.Requests("")/took, "idle-req/s")
+	metric(report, 100*used.CPU()/took, "idle-etcd-cpu-%")
 }
 
 // converge measures how long it takes from the sending of a claim until the
@@ -270,17 +277,17 @@ type attachCost struct {
 }
 
 func (c attachCost) report(b *testing.B, name string) {
-	b.ReportMetric(float64(c.count)/c.took.Seconds(), name+"-attaches/s")
+	metric(b, float64(c.count)/c.took.Seconds(), name+"-attaches/s")
 }
 
 // reportEtcd tells what one attach costs etcd.
 func (c attachCost) reportEtcd(b *testing.B) {
 	n := float64(c.count)
-	b.ReportMetric(c.etcd.Requests("Txn")/n, "etcd-txns/attach")
-	b.ReportMetric(c.etcd.Writes()/n, "etcd-writes/attach")
-	b.ReportMetric(c.etcd.Events()/n, "etcd-events/attach")
-	b.ReportMetric(c.etcd.Responses()/n, "etcd-responses/attach")
-	b.ReportMetric(c.etcd.CPU()*1e6/n, "etcd-cpu-µs/attach")
+	metric(b, c.etcd.Requests("Txn")/n, "etcd-txns/attach")
+	metric(b, c.etcd.Writes()/n, "etcd-writes/attach")
+	metric(b, c.etcd.Events()/n, "etcd-events/attach")
+	metric(b, c.etcd.Responses()/n, "etcd-responses/attach")
+	metric(b, c.etcd.CPU()*1e6/n, "etcd-cpu-µs/attach")
 }
 
 // attachAll lets so many of the attachers work at the same time.
