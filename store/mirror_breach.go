@@ -3,9 +3,10 @@ package store
 import "github.com/overspan/overspan"
 
 // breaches reports whether events cannot continue what this range has told: a key
-// is created that exists already, or a block inside another. Then the watch has
-// resumed on an etcd that was restored or emptied. Such an etcd counts its revisions
-// anew; once it has passed the old one, no revision shows this.
+// is created that exists already, or changed or deleted that does not, or a block is
+// made inside another. Then the watch has resumed on an etcd that was restored or
+// emptied. Such an etcd counts its revisions anew; once it has passed the old one, no
+// revision shows this.
 func (p *part) breaches(events []Event) bool {
 	there := map[string]bool{} // whether a key is, by what the events say of it
 	var made []overspan.Range
@@ -17,15 +18,14 @@ func (p *part) breaches(events []Event) bool {
 		}
 		was, told := there[e.Key]
 		if !told {
-			was = p.holds(e.Key, name)
+			was, told = p.holds(e.Key, name)
 		}
-		if !e.Deleted && e.CreateRevision == e.ModRevision {
-			if was {
-				return true
-			}
-			if name.Kind == KeyBlock {
-				made, network = append(made, name.Block), name.Network
-			}
+		created := !e.Deleted && e.CreateRevision == e.ModRevision
+		if told && was == created {
+			return true
+		}
+		if created && name.Kind == KeyBlock {
+			made, network = append(made, name.Block), name.Network
 		}
 		there[e.Key] = !e.Deleted
 	}
@@ -44,10 +44,12 @@ func (p *part) breaches(events []Event) bool {
 	return false
 }
 
-// holds reports whether a range has told of a key that is there, and can be read.
-func (p *part) holds(key string, name KeyName) (held bool) {
+// holds reports whether a key is there, as far as this range has told; known is
+// false where that cannot be said: of a record that could not be read, nor of those
+// below meta, about which meta's own feed asks.
+func (p *part) holds(key string, name KeyName) (held, known bool) {
 	if _, bad := p.bad.rows[key]; bad {
-		return false
+		return false, false
 	}
 	switch name.Kind {
 	case KeyClaimed:
@@ -65,6 +67,8 @@ func (p *part) holds(key string, name KeyName) (held bool) {
 		_, held = p.endpoints.Lookup(name.Slot)
 	case KeyWant:
 		_, held = p.wants.rows[wantKey{name.Node, name.Asker}]
+	default:
+		return false, false
 	}
-	return held
+	return held, true
 }

@@ -23,6 +23,12 @@ func TestMirrorHearsThatAWatchGoesOnInAnotherHistory(t *testing.T) {
 		"a presence that is there":        func(w scribe) Op { return w.presence(1, 2) },
 		"a network that is there":         func(w scribe) Op { return w.network(1, 2) },
 		"a want that waits for an answer": func(w scribe) Op { return w.want(1, 1, 2) },
+		"another node changed":            func(w scribe) Op { return w.node(3, 2) },
+		"another node gone":               func(w scribe) Op { return Delete(Key(w.keys.Node(nodeID(3)))) },
+		"another's presence gone":         func(w scribe) Op { return Delete(Key(w.keys.Live(nodeID(3)))) },
+		"another network changed":         func(w scribe) Op { return w.network(2, 2) },
+		"another block acknowledged":      func(w scribe) Op { return w.block(1, 3, block(8, 8)) },
+		"another endpoint gone":           func(w scribe) Op { return Delete(Key(w.keys.Endpoint(netID(1), 9))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			memory := NewMemory(1)
@@ -44,6 +50,7 @@ func TestMirrorHearsThatAWatchGoesOnInAnotherHistory(t *testing.T) {
 
 			memory.Rollback(backup)
 			w.write(t, Put(w.keys.Frozen(), []byte("{}")))
+			w.write(t, w.node(3, 1), w.presence(3, 1), w.network(2, 1), w.block(1, 3, block(8, 8)), w.endpoint(1, 3, 9))
 			for i := range 10 {
 				w.write(t, Put("/elsewhere", []byte{byte(i)}))
 			}
