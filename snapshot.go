@@ -1,6 +1,7 @@
 package overspan
 
 import (
+	"iter"
 	"reflect"
 	"time"
 )
@@ -102,6 +103,34 @@ func (r VNIRange) Contains(vni uint32) bool { return r.First <= vni && vni <= r.
 type BadRecord struct {
 	Key string
 	Err string
+}
+
+// Changes yields, in no order, the keys under which two maps differ. Where the maps
+// are one it costs nothing, else one look for each key.
+func Changes[K, V comparable](old, new map[K]V) iter.Seq[K] {
+	return func(yield func(K) bool) {
+		if SameMap(old, new) {
+			return
+		}
+		kept := 0
+		for k, v := range new {
+			was, there := old[k]
+			if there {
+				kept++
+			}
+			if (!there || was != v) && !yield(k) {
+				return
+			}
+		}
+		if kept == len(old) {
+			return
+		}
+		for k := range old {
+			if _, there := new[k]; !there && !yield(k) {
+				return
+			}
+		}
+	}
 }
 
 // SameMap reports whether two maps are one, as those of two snapshots are in

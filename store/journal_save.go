@@ -48,20 +48,19 @@ func (s *saver) remove(key string) { s.del[key] = struct{}{} }
 // compare collects what differs. What two snapshots share is not looked at.
 func (s *saver) compare(old, now *overspan.Snapshot) {
 	s.compareCluster(old, now)
-	if !overspan.SameMap(old.Nodes, now.Nodes) {
-		s.compareNodes(old, now)
-	}
-	for id, n := range now.Networks {
-		if old.Networks[id] != n {
+	s.compareNodes(old, now)
+	for id := range overspan.Changes(old.Networks, now.Networks) {
+		if n := now.Networks[id]; n != nil {
 			s.add(s.keys.Network(id), n.CreateRevision, n.ModRevision, overspanv1.NetworkRecord(*n))
-		}
-		s.segment(interior(old, id), interior(now, id))
-	}
-	for id := range old.Networks {
-		if now.Networks[id] == nil {
+		} else {
 			s.remove(s.keys.Network(id))
-			s.segment(interior(old, id), inside{})
 		}
+		if old.Segments[id] == now.Segments[id] { // else below
+			s.segment(interior(old, id), interior(now, id))
+		}
+	}
+	for id := range overspan.Changes(old.Segments, now.Segments) {
+		s.segment(interior(old, id), interior(now, id))
 	}
 }
 
@@ -87,16 +86,13 @@ func (s *saver) compareCluster(old, now *overspan.Snapshot) {
 }
 
 func (s *saver) compareNodes(old, now *overspan.Snapshot) {
-	for id, n := range now.Nodes {
-		if was := old.Nodes[id]; was != n {
-			s.node(was, n)
+	for id := range overspan.Changes(old.Nodes, now.Nodes) {
+		if n := now.Nodes[id]; n != nil {
+			s.node(old.Nodes[id], n)
+			continue
 		}
-	}
-	for id := range old.Nodes {
-		if now.Nodes[id] == nil {
-			s.remove(s.keys.Node(id))
-			s.remove(s.keys.Live(id))
-		}
+		s.remove(s.keys.Node(id))
+		s.remove(s.keys.Live(id))
 	}
 }
 

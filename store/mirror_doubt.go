@@ -146,7 +146,7 @@ func (l *mirrorLoop) renew(ctx context.Context) {
 		<-f.ended
 	}
 	clear(l.segments)
-	l.shown, l.sources = nil, nil
+	l.shown = nil
 	l.begin(ctx)
 }
 

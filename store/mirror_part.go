@@ -25,6 +25,7 @@ type part struct {
 
 	nodes     table[overspan.NodeID, *overspan.Node] // without presence
 	lives     table[overspan.NodeID, *overspan.Presence]
+	touched   map[overspan.NodeID]struct{} // by either since the last snapshot; nil: any may be
 	networks  table[overspan.NetworkID, *overspan.Network]
 	blocks    overspan.SlotMap[overspan.Block]
 	endpoints overspan.SlotMap[*overspan.Endpoint]
@@ -99,11 +100,13 @@ func (p *part) read(kv KeyValue) error {
 		var n overspan.Node
 		if n, err = p.keys.node(kv); err == nil {
 			p.nodes.put(name.Node, &n)
+			p.touch(name.Node)
 		}
 	case KeyLive:
 		var l overspan.Presence
 		if _, l, err = p.keys.presence(kv); err == nil {
 			p.lives.put(name.Node, &l)
+			p.touch(name.Node)
 		}
 	case KeyNetwork:
 		var n overspan.Network
@@ -148,8 +151,10 @@ func (p *part) remove(key string) {
 		p.claimedAt = 0
 	case KeyNode:
 		p.nodes.remove(name.Node)
+		p.touch(name.Node)
 	case KeyLive:
 		p.lives.remove(name.Node)
+		p.touch(name.Node)
 	case KeyNetwork:
 		p.networks.remove(name.Network)
 	case KeyBlock:
@@ -162,6 +167,12 @@ func (p *part) remove(key string) {
 		p.endpoints.Delete(name.Slot)
 	case KeyWant:
 		p.wants.remove(wantKey{name.Node, name.Asker})
+	}
+}
+
+func (p *part) touch(id overspan.NodeID) {
+	if p.touched != nil {
+		p.touched[id] = struct{}{}
 	}
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -26,10 +27,7 @@ type mirrorLoop struct {
 	meta, nodes, lives, networks *feed
 	segments                     map[overspan.NetworkID]*feed
 
-	// shown has the nodes as the last snapshot shows them, and sources the
-	// registrations that they were made from.
-	shown   map[overspan.NodeID]*overspan.Node
-	sources map[overspan.NodeID]*overspan.Node
+	shown map[overspan.NodeID]*overspan.Node // the nodes as the last snapshot shows them
 
 	published time.Time // the last snapshot was
 }
@@ -285,20 +283,38 @@ func (l *mirrorLoop) composeNodes() map[overspan.NodeID]*overspan.Node {
 	if l.shown != nil && !l.nodes.dirty && !l.lives.dirty {
 		return l.shown
 	}
-	registered := l.nodes.part.nodes.share()
-	shown := make(map[overspan.NodeID]*overspan.Node, len(registered))
-	for id, registration := range registered {
-		presence := l.lives.part.lives.rows[id]
-		if was := l.shown[id]; was != nil && l.sources[id] == registration && was.Presence == presence {
-			shown[id] = was
-			continue
+	nodes, lives := l.nodes.part, l.lives.part
+	shown := maps.Clone(l.shown)
+	if l.shown == nil || nodes.touched == nil || lives.touched == nil {
+		shown = make(map[overspan.NodeID]*overspan.Node, len(nodes.nodes.rows))
+		for id := range nodes.nodes.rows {
+			l.composeNode(shown, id)
 		}
-		n := *registration
-		n.Presence = presence
-		shown[id] = &n
+	} else {
+		for _, touched := range []map[overspan.NodeID]struct{}{nodes.touched, lives.touched} {
+			for id := range touched {
+				l.composeNode(shown, id)
+			}
+		}
 	}
-	l.shown, l.sources = shown, registered
+	nodes.touched, lives.touched = map[overspan.NodeID]struct{}{}, map[overspan.NodeID]struct{}{}
+	l.shown = shown
 	return shown
+}
+
+// composeNode brings one node up to date.
+func (l *mirrorLoop) composeNode(shown map[overspan.NodeID]*overspan.Node, id overspan.NodeID) {
+	registration := l.nodes.part.nodes.rows[id]
+	if registration == nil {
+		delete(shown, id)
+		return
+	}
+	n := *registration
+	n.Presence = l.lives.part.lives.rows[id]
+	shown[id] = &n
+	if was := l.shown[id]; was != nil && reflect.DeepEqual(*was, n) {
+		shown[id] = was
+	}
 }
 
 func (l *mirrorLoop) badRecords() []overspan.BadRecord {

@@ -74,17 +74,9 @@ func (b basis) slotsSince(old basis, self overspan.NodeID) (slots []overspan.Ran
 
 // movedNodes returns the nodes that came, went, or changed their VTEPs.
 func movedNodes(old, new map[overspan.NodeID]*overspan.Node) map[overspan.NodeID]struct{} {
-	if overspan.SameMap(old, new) {
-		return nil
-	}
 	out := map[overspan.NodeID]struct{}{}
-	for id, n := range new {
-		if was := old[id]; was != n && (was == nil || !slices.Equal(was.VTEPs, n.VTEPs)) {
-			out[id] = struct{}{}
-		}
-	}
-	for id := range old {
-		if new[id] == nil {
+	for id := range overspan.Changes(old, new) {
+		if was, n := old[id], new[id]; was == nil || n == nil || !slices.Equal(was.VTEPs, n.VTEPs) {
 			out[id] = struct{}{}
 		}
 	}

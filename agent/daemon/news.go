@@ -18,13 +18,7 @@ func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 	if old == nil {
 		return nil
 	}
-	out := freezeEvents(old, new)
-	if !overspan.SameMap(old.Nodes, new.Nodes) {
-		out = append(out, nodeEvents(old, new)...)
-	}
-	if !overspan.SameMap(old.Networks, new.Networks) {
-		out = append(out, networkEvents(old, new, self)...)
-	}
+	out := slices.Concat(freezeEvents(old, new), nodeEvents(old, new), networkEvents(old, new, self))
 	for _, id := range slices.Sorted(maps.Keys(new.Segments)) {
 		was, is := old.Segments[id], new.Segments[id]
 		if was != nil && was != is { // what is in a network that is new here is no news
@@ -54,22 +48,13 @@ func freezeEvents(old, new *overspan.Snapshot) []Event {
 
 // nodeEvents tells of nodes that came, went, or changed what they take.
 func nodeEvents(old, new *overspan.Snapshot) []Event {
-	var differ, gone []overspan.NodeID
-	for id, n := range new.Nodes {
-		if old.Nodes[id] != n {
-			differ = append(differ, id)
-		}
-	}
-	for id := range old.Nodes {
-		if new.Nodes[id] == nil {
-			gone = append(gone, id)
-		}
-	}
-	slices.Sort(differ)
-	slices.Sort(gone)
-	var out []Event
-	for _, id := range differ {
+	var out, gone []Event
+	for _, id := range slices.Sorted(overspan.Changes(old.Nodes, new.Nodes)) {
 		was, n := old.Nodes[id], new.Nodes[id]
+		if n == nil {
+			gone = append(gone, nodeEvent("remove", was))
+			continue
+		}
 		switch up := n.Presence != nil; {
 		case up && (was == nil || was.Presence == nil):
 			out = append(out, nodeEvent("up", n))
@@ -84,10 +69,7 @@ func nodeEvents(old, new *overspan.Snapshot) []Event {
 			out = append(out, nodeEvent("undrain", n))
 		}
 	}
-	for _, id := range gone {
-		out = append(out, nodeEvent("remove", old.Nodes[id]))
-	}
-	return out
+	return append(out, gone...)
 }
 
 func nodeEvent(action string, n *overspan.Node) Event {
@@ -100,18 +82,17 @@ func nodeEvent(action string, n *overspan.Node) Event {
 // networkEvents tells of networks that came and went, as far as this node may
 // know them.
 func networkEvents(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
-	var out []Event
-	for _, id := range slices.Sorted(maps.Keys(new.Networks)) {
-		if n := new.Networks[id]; old.Networks[id] == nil && n.On(self) {
+	var out, gone []Event
+	for _, id := range slices.Sorted(overspan.Changes(old.Networks, new.Networks)) {
+		was, n := old.Networks[id], new.Networks[id]
+		switch {
+		case was == nil && n.On(self):
 			out = append(out, networkEvent("create", new, n))
+		case n == nil && was.On(self):
+			gone = append(gone, networkEvent("destroy", old, was))
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(old.Networks)) {
-		if n := old.Networks[id]; new.Networks[id] == nil && n.On(self) {
-			out = append(out, networkEvent("destroy", old, n))
-		}
-	}
-	return out
+	return append(out, gone...)
 }
 
 // networkEvent tells of a network. Its labels are attributes, as docker has it.
