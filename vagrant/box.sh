@@ -17,6 +17,10 @@ packages=(
 	iperf3 wireguard-tools
 )
 
+# Whoever comes second waits, and finds it built.
+mkdir -p "${box%/*}"
+exec 9>"$box.lock"
+flock 9
 if [ -e "$box/box.json" ]; then
 	echo "$box/box.json"
 	exit

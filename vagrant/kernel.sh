@@ -25,6 +25,7 @@ run() {
 for package; do
 	case $package in
 	e2e)
+		[ -n "$("$programs/e2e.test" -test.list "$scenarios")" ] || { echo "no end-to-end test is called $scenarios" >&2 && exit 2; }
 		OVERSPAN_E2E_RACE=0 OVERSPAN_E2E_PROGRAMS=$programs OVERSPAN_E2E_PATIENCE=${PATIENCE:-10} \
 			run e2e -test.v -test.parallel 1 -test.run "$scenarios"
 		;;
