@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -107,7 +108,9 @@ func (c *config) flags() *pflag.FlagSet {
 	return f
 }
 
-// parse reads the settings from arguments, environment and file.
+// parse reads the settings from arguments, environment and file. With --cleanup it
+// goes without settings of the last two that are wrong, and says so: nobody is to
+// mend a setting in order to take an agent off a host.
 func parse(args []string, env []string, usage io.Writer) (*config, error) {
 	c := &config{}
 	f := c.flags()
@@ -118,32 +121,23 @@ func parse(args []string, env []string, usage io.Writer) (*config, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	given := map[string]string{}
-	for _, kv := range env {
-		name, value, _ := strings.Cut(kv, "=")
-		if flag, ours := strings.CutPrefix(name, "OVERSPAN_"); ours {
-			given[strings.ToLower(strings.ReplaceAll(flag, "_", "-"))] = value
+	wrong := setUnset(f, fromEnv(env), "environment variable for")
+	file, err := readFile(c.ConfigFile)
+	if errors.Is(err, os.ErrNotExist) {
+		if f.Changed("config") {
+			return nil, err
 		}
+		err = nil
 	}
-	if err := setUnset(f, given, "environment variable for"); err != nil {
-		return nil, err
+	wrong = errors.Join(wrong, err, unknown(f, file, c.ConfigFile), setUnset(f, file, c.ConfigFile+":"))
+	if wrong != nil && !c.Cleanup {
+		return nil, wrong
 	}
-	file, err := readFile(c.ConfigFile, f.Changed("config"))
-	if err != nil {
-		return nil, err
+	if wrong != nil {
+		fmt.Fprintf(usage, "agent: what is wrong in the settings is passed over:\n%v\n", wrong)
 	}
-	for name := range file {
-		switch {
-		case f.Lookup(name) != nil:
-		case c.Cleanup:
-			// A setting of another version keeps nobody from removing this one.
-			fmt.Fprintf(usage, "agent: %s: unknown setting %q is passed over\n", c.ConfigFile, name)
-		default:
-			return nil, fmt.Errorf("%s: unknown setting %q", c.ConfigFile, name)
-		}
-	}
-	if err := setUnset(f, file, c.ConfigFile+":"); err != nil {
-		return nil, err
+	if len(c.Listen) == 0 {
+		c.Listen = []string{"unix://" + c.RunDir + "/agent.sock"}
 	}
 	if c.Version || c.Cleanup {
 		return c, nil
@@ -151,49 +145,92 @@ func parse(args []string, env []string, usage io.Writer) (*config, error) {
 	return c, c.check()
 }
 
-// setUnset sets the flags that nothing has set so far. Names of no flag are
-// passed over: OVERSPAN_HOST, for one, is ctl's.
+// fromEnv returns the variables that are flags, by the flags' names.
+func fromEnv(env []string) map[string]string {
+	given := map[string]string{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		if flag, ours := strings.CutPrefix(name, "OVERSPAN_"); ours {
+			given[strings.ToLower(strings.ReplaceAll(flag, "_", "-"))] = value
+		}
+	}
+	return given
+}
+
+// unknown names the settings of the file that are no flags.
+func unknown(f *pflag.FlagSet, file map[string]string, path string) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(file)) {
+		if f.Lookup(name) == nil {
+			errs = append(errs, fmt.Errorf("%s: unknown setting %q", path, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setUnset sets the flags that nothing has set so far, and goes on after one that
+// cannot be set. Names of no flag are passed over: OVERSPAN_HOST, for one, is ctl's.
 func setUnset(f *pflag.FlagSet, values map[string]string, where string) error {
-	for name, value := range values {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if f.Lookup(name) == nil || f.Changed(name) {
 			continue
 		}
-		if err := f.Set(name, value); err != nil {
-			return fmt.Errorf("%s %s: %w", where, name, err)
+		if err := f.Set(name, values[name]); err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", where, name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// readFile reads a YAML file of flag names and scalar or list values.
-func readFile(path string, must bool) (map[string]string, error) {
+// readFile reads a YAML file of flag names and scalar or list values. With an
+// error it returns the settings that it could read; of one that is given twice, the
+// last.
+func readFile(path string) (map[string]string, error) {
 	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) && !must {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}
-	var doc map[string]yaml.Node
+	var doc yaml.Node
 	if err := yaml.Unmarshal(raw, &doc); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	out := map[string]string{}
-	for name, node := range doc {
-		switch node.Kind {
-		case yaml.ScalarNode:
-			out[name] = node.Value
-		case yaml.SequenceNode:
-			var list []string
-			if err := node.Decode(&list); err != nil {
-				return nil, fmt.Errorf("read %s: %s: %w", path, name, err)
-			}
-			out[name] = strings.Join(list, ",")
-		default:
-			return nil, fmt.Errorf("read %s: %s: want a value or a list", path, name)
-		}
+	if len(doc.Content) == 0 || doc.Content[0].Tag == "!!null" {
+		return nil, nil
 	}
-	return out, nil
+	top := doc.Content[0]
+	if top.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("read %s: want lines such as \"interface: eth0\"", path)
+	}
+	var errs []error
+	out, lines := map[string]string{}, map[string]int{}
+	for i := 0; i < len(top.Content); i += 2 {
+		name := top.Content[i].Value
+		value, err := settingOf(top.Content[i+1])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read %s: %s: %w", path, name, err))
+			continue
+		}
+		line := top.Content[i].Line
+		if before, twice := lines[name]; twice {
+			errs = append(errs, fmt.Errorf("read %s: %s is given twice, in lines %d and %d", path, name, before, line))
+		}
+		out[name], lines[name] = value, line
+	}
+	return out, errors.Join(errs...)
+}
+
+// settingOf returns a value of the file as a flag takes it.
+func settingOf(node *yaml.Node) (string, error) {
+	switch node.Kind {
+	case yaml.ScalarNode:
+		return node.Value, nil
+	case yaml.SequenceNode:
+		var list []string
+		err := node.Decode(&list)
+		return strings.Join(list, ","), err
+	}
+	return "", errors.New("want a value or a list")
 }
 
 // check refuses what cannot work, before anything is touched.
@@ -227,9 +264,6 @@ func (c *config) check() error {
 	}
 	if err := checkEndpoints(c.EtcdEndpoints); err != nil {
 		return err
-	}
-	if len(c.Listen) == 0 {
-		c.Listen = []string{"unix://" + c.RunDir + "/agent.sock"}
 	}
 	return overspan.CheckName("node", c.NodeName)
 }

@@ -13,7 +13,11 @@ import (
 func TestCleanupNeedsNoCluster(t *testing.T) {
 	c, err := parse([]string{"--cleanup"}, nil, io.Discard)
 	if err != nil || !c.Cleanup || c.StateDir == "" {
-		t.Errorf("parse: %+v, %v", c, err)
+		t.Fatalf("parse: %+v, %v", c, err)
+	}
+	// It asks there whether an agent runs.
+	if want := "unix://" + c.RunDir + "/agent.sock"; len(c.Listen) != 1 || c.Listen[0] != want {
+		t.Errorf("listen %v, want %s", c.Listen, want)
 	}
 }
 
@@ -89,20 +93,59 @@ func TestBadSettingsAreRefused(t *testing.T) {
 	}
 }
 
-// What takes an agent off a host passes over the settings that it does not know,
-// and goes by those that it does.
-func TestCleanupPassesOverUnknownSettings(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "agent.yaml")
-	if err := os.WriteFile(file, []byte("colour: red\nstate-dir: /srv/overspan\n"), 0o600); err != nil {
-		t.Fatal(err)
+// What takes an agent off a host says what is wrong in its settings, and goes by
+// all that can be read.
+func TestCleanupPassesOverWrongSettings(t *testing.T) {
+	for _, test := range []struct {
+		name, text, env string
+		want            string // what is said
+		lost            bool   // nothing of the file can be read
+	}{
+		{name: "unknown", text: "colour: red\nstate-dir: /srv/overspan\n", want: `unknown setting "colour"`},
+		{name: "no number", text: "vxlan-port: many\nstate-dir: /srv/overspan\n", want: "vxlan-port"},
+		{name: "nested", text: "cluster: {a: b}\nstate-dir: /srv/overspan\n", want: "cluster: want a value"},
+		{name: "twice", text: "state-dir: /var/lib/former\nstate-dir: /srv/overspan\n", want: "state-dir is given twice, in lines 1 and 2"},
+		{name: "variable", text: "state-dir: /srv/overspan\n", env: "OVERSPAN_RESYNC=often", want: "resync"},
+		{name: "no YAML", text: "state-dir: [\n", want: "yaml", lost: true},
+		{name: "no settings", text: "state-dir\n", want: "want lines such as", lost: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "agent.yaml")
+			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want := "/srv/overspan"
+			if test.lost {
+				want = "/var/lib/overspan"
+			}
+			var told bytes.Buffer
+			c, err := parse([]string{"--cleanup", "--config", file}, []string{test.env}, &told)
+			if err != nil || c.StateDir != want {
+				t.Fatalf("settings %+v, %v; want the state directory %s", c, err, want)
+			}
+			if !strings.Contains(told.String(), "passed over") || !strings.Contains(told.String(), test.want) {
+				t.Errorf("told %q, want %q", told.String(), test.want)
+			}
+			if _, err := parse([]string{"--config", file}, []string{test.env}, io.Discard); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("without --cleanup: %v, want %q", err, test.want)
+			}
+		})
 	}
-	var told bytes.Buffer
-	c, err := parse([]string{"--cleanup", "--config", file}, nil, &told)
-	if err != nil || c.StateDir != "/srv/overspan" {
-		t.Fatalf("settings %+v, %v", c, err)
+	if _, err := parse([]string{"--cleanup", "--config", filepath.Join(t.TempDir(), "none")}, nil, io.Discard); err == nil {
+		t.Error("a file that was named and is not there is passed over")
 	}
-	if want := file + `: unknown setting "colour" is passed over`; !strings.Contains(told.String(), want) {
-		t.Errorf("told %q, want %q", told.String(), want)
+}
+
+// Files without any setting are as good as none.
+func TestFileWithoutSettings(t *testing.T) {
+	for _, text := range []string{"", "# all is commented out\n", "---\n"} {
+		file := filepath.Join(t.TempDir(), "agent.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readFile(file); err != nil || len(got) > 0 {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
 	}
 }
 

@@ -40,7 +40,9 @@ func run(args, env []string, stdout, stderr io.Writer) int {
 	log, err := newLogger(c, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "agent: %v\n", err)
-		return 2
+		if !c.Cleanup {
+			return 2
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -59,10 +61,12 @@ func run(args, env []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// newLogger returns one even with an error: of text, from info on.
 func newLogger(c *config, w io.Writer) (*slog.Logger, error) {
+	fallback := slog.New(slog.NewTextHandler(w, nil))
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", c.LogLevel)
+		return fallback, fmt.Errorf("--log-level %q: want debug, info, warn or error", c.LogLevel)
 	}
 	options := &slog.HandlerOptions{Level: level}
 	switch c.LogFormat {
@@ -71,7 +75,7 @@ func newLogger(c *config, w io.Writer) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	}
-	return nil, fmt.Errorf("--log-format %q: want text or json", c.LogFormat)
+	return fallback, fmt.Errorf("--log-format %q: want text or json", c.LogFormat)
 }
 
 // notify tells systemd how far the agent is, if systemd started it: sd_notify(3).

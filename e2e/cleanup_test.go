@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -51,6 +52,14 @@ func TestScenario38_CleanupLeavesTheHostAsFound(t *testing.T) {
 	c.must(err)
 	if res.Code != 1 || !strings.Contains(res.Stderr, "stop the agent first") {
 		t.Errorf("beside an agent: exit status %d, %s", res.Code, res.Stderr)
+	}
+	// Its journal is elsewhere, but it answers where every agent does by default.
+	bin, err := checkedBinaries()
+	c.must(err)
+	res, err = h1.Run(t.Context(), bin.Agent, "--cleanup", "--state-dir", filepath.Join(h1.Dir, "other"))
+	c.must(err)
+	if res.Code != 1 || !strings.Contains(res.Stderr, "it answers at /run/overspan/agent.sock") {
+		t.Errorf("beside an agent with another state directory: exit status %d, %s", res.Code, res.Stderr)
 	}
 	c.mesh(a, b) // nothing was touched
 
