@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -72,6 +73,27 @@ func TestCertificatesOfEtcd(t *testing.T) {
 		info, err := os.Stat(filepath.Join(dir, key))
 		if err != nil || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v, %v: want it to be root's alone", key, info.Mode(), err)
+		}
+	}
+}
+
+// TestHalfACA: whichever half is missing, nothing is made that nobody would trust.
+func TestHalfACA(t *testing.T) {
+	for _, missing := range []string{"ca.key", "ca.crt"} {
+		dir := t.TempDir()
+		if out, err := program(t, "etcd/certs.sh", dir, "h1"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if err := os.Remove(filepath.Join(dir, missing)); err != nil {
+			t.Fatal(err)
+		}
+		out, err := program(t, "etcd/certs.sh", dir, "h2")
+		if err == nil || !strings.Contains(out, "without "+missing) {
+			t.Errorf("without %s: %v\n%s", missing, err, out)
+		}
+		left, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil || len(left) != 4 { // half a CA, its serial number, and what h1 has
+			t.Errorf("without %s it leaves %v, %v", missing, left, err)
 		}
 	}
 }

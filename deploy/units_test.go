@@ -2,11 +2,13 @@
 package deploy
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -88,6 +90,20 @@ func TestComposeGivesWhatTheUnitGives(t *testing.T) {
 	want := strings.Fields(strings.ReplaceAll(settings(t, "systemd/overspan-agent.service")["CapabilityBoundingSet"], "CAP_", ""))
 	if !slices.Equal(agent.CapAdd, want) || !slices.Equal(agent.CapDrop, []string{"ALL"}) {
 		t.Errorf("compose drops %v and adds %v; the unit has %v", agent.CapDrop, agent.CapAdd, want)
+	}
+}
+
+// TestFollowWantsItsPrograms: what is not installed is named, with the status at
+// which the service does not try again.
+func TestFollowWantsItsPrograms(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	out, err := exec.Command("/bin/sh", "docker/follow.sh").CombinedOutput()
+	exit, exited := errors.AsType[*exec.ExitError](err)
+	if !exited || !strings.Contains(string(out), "ctl is not installed") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if code := strconv.Itoa(exit.ExitCode()); settings(t, "docker/overspan-docker.service")["RestartPreventExitStatus"] != code {
+		t.Errorf("the service tries again after status %s", code)
 	}
 }
 

@@ -4,6 +4,13 @@
 # runs it again, which begins with a look at all, so that none is missed.
 set -eu
 
+for program in ctl docker; do
+	command -v "$program" >/dev/null || {
+		echo "$program is not installed; after it is: systemctl restart overspan-docker" >&2
+		exit 127
+	}
+done
+
 # connect tries for a minute: the agent may be starting, somebody may be about to
 # make the network, and of a container that was started again the endpoint that has
 # ended may still bear the name.

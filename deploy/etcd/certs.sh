@@ -16,10 +16,20 @@ umask 077
 mkdir -p "$dir"
 cd "$dir"
 
+# One without the other would make a CA that nobody knows, or a second one.
+for missing in ca.key:ca.crt ca.crt:ca.key; do
+	if [ ! -e "${missing%:*}" ] && [ -e "${missing#*:}" ]; then
+		echo "certs.sh: $PWD has ${missing#*:} without ${missing%:*}: put that back; or, if this CA has signed nothing, delete ${missing#*:}" >&2
+		exit 1
+	fi
+done
+# A file bears its name when it is whole.
 if [ ! -e ca.key ]; then
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$days" \
-		-subj "/CN=overspan CA" -keyout ca.key -out ca.crt \
+		-subj "/CN=overspan CA" -keyout ca.key.part -out ca.crt.part \
 		-addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=critical,keyCertSign,cRLSign
+	mv ca.key.part ca.key
+	mv ca.crt.part ca.crt
 fi
 
 # sign NAME USAGE SAN…: a key and a certificate of NAME.
@@ -27,8 +37,9 @@ sign() {
 	local name=$1 usage=$2 san=$3
 	[ ! -e "$name.crt" ] || return 0
 	openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$name" -keyout "$name.key" -out "$name.csr"
-	openssl x509 -req -in "$name.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days "$days" -out "$name.crt" \
+	openssl x509 -req -in "$name.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days "$days" -out "$name.crt.part" \
 		-extfile <(echo "basicConstraints=critical,CA:FALSE"; echo "keyUsage=critical,digitalSignature"; echo "extendedKeyUsage=$usage"; [ -z "$san" ] || echo "subjectAltName=$san")
+	mv "$name.crt.part" "$name.crt"
 	rm "$name.csr"
 }
 

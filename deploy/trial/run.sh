@@ -39,7 +39,9 @@ VERSION=0.0.1 ARCH=amd64 DIST=$dist go tool -modfile=tools/go.mod nfpm package \
 	--config deploy/nfpm.yaml --packager deb --target "$old" >/dev/null
 
 # systemd wants a cgroup of the second version of its own.
-group=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)/overspan-trial
+groups=$(findmnt -n -t cgroup2 -o TARGET | head -n 1) ||
+	{ echo "control groups of version 2 are mounted nowhere; systemd in the machine wants one" >&2; exit 1; }
+group=$groups/overspan-trial
 work=$(mktemp -d)
 machine=
 finish() {

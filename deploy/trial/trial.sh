@@ -121,13 +121,25 @@ systemctl kill --signal KILL overspan-agent
 until [ "$(systemctl show -p NRestarts --value overspan-agent)" = 1 ] && systemctl is-active --quiet overspan-agent; do sleep 0.1; done
 ctl verify >/dev/null || fail "the kernel is not in line after a kill"
 
-say "purge"
+say "the service for Docker, where there is none"
+systemctl enable --quiet --now /usr/share/overspan/docker/overspan-docker.service
+until systemctl is-failed --quiet overspan-docker; do sleep 0.1; done
+[ "$(systemctl show -p NRestarts --value overspan-docker)" = 0 ] || fail "it tries again and again"
+
+say "purge, with mistakes in the settings and files of an administrator's own"
+# shellcheck disable=SC2016 # what a shell would execute
+printf 'OVERSPAN_ETCD_PASSWORD=a&touch /tmp/executed;$(touch /tmp/executed)(b\n' >>/etc/default/overspan
+printf 'advertise-address: 192.0.2.1\nembedded-etcd: true\n' >>/etc/overspan/agent.yaml # twice
+install -D -m 0600 /dev/null /etc/overspan/etcd/node.key
 kill "$sleeper"
 wait "$sleeper" 2>/dev/null || true
 umount /srv/private/ns
 rm -r /srv/private
 for name in a b c; do ip netns del "$name"; done
-apt-get purge -y -qq overspan >/dev/null
+apt-get purge -y -qq overspan >/tmp/purge 2>&1 || fail "purge: $(cat /tmp/purge)"
+[ ! -e /tmp/executed ] || fail "removing the package has executed a password"
+grep -q '/etc/overspan is kept' /tmp/purge || fail "purge does not say that keys are kept: $(cat /tmp/purge)"
+rm -r /etc/overspan
 host | still >/tmp/after
 diff /tmp/before /tmp/after || fail "purge leaves something (<: before, >: after)"
 say "nothing is left"
