@@ -24,7 +24,7 @@ for arch in $archs; do
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags "$flags" -o "$dist/linux-$arch/" ./agent ./ctl
 done
 # A program of this machine writes what shells want to know.
-CGO_ENABLED=0 go run ./ctl completion bash >"$dist/ctl.bash"
+CGO_ENABLED=0 go run -trimpath ./ctl completion bash >"$dist/ctl.bash"
 
 # What an operator copies or reads, in /usr/share of the package: etcd's files,
 # Docker's, alarms, the compose file; and the pages, which lead to each other.
@@ -36,6 +36,15 @@ cp -R deploy/etcd deploy/docker deploy/prometheus "$share/"
 install -D -m 0644 deploy/container/compose.yaml "$share/container/compose.yaml"
 install -m 0644 ./*.md "$doc/"
 cp -R docs "$doc/"
+# A page that leads to what is not among them leads to the repository instead.
+find "$doc" -name '*.md' | while read -r page; do
+	at=$(dirname "$page")
+	{ grep -oP '\]\(\K[^)#:\s]+(?=[)#])' "$page" || true; } | sort -u | while read -r link; do
+		[ ! -e "$at/$link" ] || continue
+		path=$(realpath -m --relative-to="$doc" "$at/$link")
+		sed -i "s|](${link//./\\.}\\([)#]\\)|](https://github.com/overspan/overspan/blob/main/$path\\1|g" "$page"
+	done
+done
 find "$share" "$doc" -type f -exec chmod u=rwX,go=rX {} + -o -type d -exec chmod 0755 {} +
 
 for arch in $archs; do

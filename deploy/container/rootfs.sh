@@ -30,4 +30,6 @@ for file in "$dir"/usr/sbin/xtables-*-multi "$dir$extensions"/*.so; do
 done | sort -u | while read -r file; do
 	put "$file"
 done
+# Docker's socket is looked for below /var/run, which is the host's /run.
 mkdir -p "$dir/run" "$dir/var/lib/overspan" "$dir/etc/overspan" "$dir/etc/netns" "$dir/tmp"
+ln -sfn ../run "$dir/var/run"
