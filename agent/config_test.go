@@ -149,6 +149,20 @@ func TestFileWithoutSettings(t *testing.T) {
 	}
 }
 
+// A log is written even if it cannot be the one that was asked for.
+func TestWrongLogSettings(t *testing.T) {
+	for _, c := range []*config{{LogLevel: "loud", LogFormat: "text"}, {LogLevel: "info", LogFormat: "verse"}} {
+		var out bytes.Buffer
+		log, err := newLogger(c, &out)
+		if err == nil {
+			t.Errorf("%s, %s: taken", c.LogLevel, c.LogFormat)
+		}
+		if log.Info("said"); !strings.Contains(out.String(), "said") {
+			t.Errorf("%s, %s: nothing is logged", c.LogLevel, c.LogFormat)
+		}
+	}
+}
+
 func TestExitStatus(t *testing.T) {
 	var out, errs bytes.Buffer
 	if code := run([]string{"--version"}, nil, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "overspan agent ") {

@@ -34,35 +34,19 @@ func TestRemovalCleansUpAsTheAgentRan(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
-			called := filepath.Join(dir, "called")
 			status := "1"
 			if test.chroot {
 				status = "0"
 			}
 			write(t, filepath.Join(dir, "agent"), `#!/bin/sh
-echo "$*${OVERSPAN_STATE_DIR+ state=$OVERSPAN_STATE_DIR}${OVERSPAN_RUN_DIR+ run=$OVERSPAN_RUN_DIR}${OVERSPAN_LISTEN+ listen=$OVERSPAN_LISTEN}" >`+called+"\n")
+echo "$*${OVERSPAN_STATE_DIR+ state=$OVERSPAN_STATE_DIR}${OVERSPAN_RUN_DIR+ run=$OVERSPAN_RUN_DIR}${OVERSPAN_LISTEN+ listen=$OVERSPAN_LISTEN}" >>called
+`)
 			write(t, filepath.Join(dir, "ischroot"), "#!/bin/sh\nexit "+status+"\n")
 			if test.settings != "" {
 				write(t, filepath.Join(dir, "default"), test.settings)
 			}
-			script, err := os.ReadFile("debian/prerm")
-			if err != nil {
-				t.Fatal(err)
-			}
-			text := strings.NewReplacer("/usr/sbin/agent", dir+"/agent", "/etc/default/overspan", dir+"/default",
-				"/run/systemd", dir+"/nowhere", "/etc/systemd", dir+"/nowhere").Replace(string(script))
-			write(t, filepath.Join(dir, "prerm"), text)
-			cmd := exec.Command("sh", "./prerm", test.action)
-			cmd.Dir = dir
-			cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			got, err := os.ReadFile(called)
-			if err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-			if strings.TrimSuffix(string(got), "\n") != test.want {
+			got := maintain(t, dir, "prerm", test.action)
+			if strings.TrimSuffix(got, "\n") != test.want {
 				t.Errorf("the agent is told %q, want %q", got, test.want)
 			}
 			if _, err := os.Stat(filepath.Join(dir, "executed")); err == nil {
@@ -70,6 +54,55 @@ echo "$*${OVERSPAN_STATE_DIR+ state=$OVERSPAN_STATE_DIR}${OVERSPAN_RUN_DIR+ run=
 			}
 		})
 	}
+}
+
+// TestInstallationTellsWhoReadsItsFiles runs postinst where the services of the
+// network run, each by itself, and where none does.
+func TestInstallationTellsWhoReadsItsFiles(t *testing.T) {
+	for running, want := range map[string]string{
+		"systemd-networkd": "networkctl reload\n",
+		"NetworkManager":   "nmcli general reload conf\n",
+		"none":             "",
+	} {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "run"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, quiet := range []string{"deb-systemd-helper", "deb-systemd-invoke"} {
+			write(t, filepath.Join(dir, quiet), "#!/bin/sh\n")
+		}
+		write(t, filepath.Join(dir, "systemctl"), "#!/bin/sh\ncase $* in *is-active\\ "+running+".service | *daemon-reload) ;; *) exit 3 ;; esac\n")
+		for _, told := range []string{"networkctl", "nmcli"} {
+			write(t, filepath.Join(dir, told), "#!/bin/sh\necho "+told+" $* >>called\n")
+		}
+		if got := maintain(t, dir, "postinst", "configure"); got != want {
+			t.Errorf("%s runs: %q, want %q", running, got, want)
+		}
+	}
+}
+
+// maintain runs a script of the package in a directory, which has stand-ins for
+// what it calls and for what it looks at. It returns the file "called".
+func maintain(t *testing.T, dir, script, action string) string {
+	t.Helper()
+	raw, err := os.ReadFile("debian/" + script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("/usr/sbin/agent", dir+"/agent", "/etc/default/overspan", dir+"/default",
+		"/run/systemd/system", dir+"/run", "/etc/systemd", dir+"/etc").Replace(string(raw))
+	write(t, filepath.Join(dir, script), text)
+	cmd := exec.Command("sh", "./"+script, action)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	called, err := os.ReadFile(filepath.Join(dir, "called"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return string(called)
 }
 
 // write makes a program, or any other file.
