@@ -317,8 +317,7 @@ func TestRestartChangesNothingInTheKernel(t *testing.T) {
 	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	kept := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	before := h1.kernel.State()
+	before := h1.atRest()
 	h1.stop()
 	if !h1.kernel.State().Equal(before) {
 		t.Error("stopping the agent changed the kernel")
@@ -408,8 +407,7 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	events := h1.Subscribe(t.Context(), Span{})
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
 	h1.awaits(events, "endpoint", "connect", far.Name) // no other comes after it
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	before := h1.kernel.State()
+	before := h1.atRest()
 	for name, spoil := range map[string]func(*kernel.State){
 		"neighbour deleted": func(s *kernel.State) {
 			delete(s.Neighs, kernel.NeighKey{Dev: overspan.VXLANName(net.ID), IP: far.IPv4})

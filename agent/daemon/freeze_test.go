@@ -108,8 +108,7 @@ func TestRollbackFreezesAndChangesNoKernel(t *testing.T) {
 	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("c")})
 	var before []kernel.State
 	for _, n := range c.nodes {
-		n.eventually("nothing is left to look at", n.rec.settled)
-		before = append(before, n.kernel.State())
+		before = append(before, n.atRest())
 	}
 	events := h3.Subscribe(t.Context(), Span{})
 
@@ -259,7 +258,7 @@ func TestRollbackWhileTheAgentIsDownIsNoticedBeforeItWrites(t *testing.T) {
 		}
 	}
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("b")})
-	before := h1.kernel.State()
+	before := h1.atRest()
 	h1.stop()
 	h2.stop()
 	c.etcd.Rollback(backup)
@@ -292,8 +291,7 @@ func TestRestartDuringAFreezeKeepsTheMemory(t *testing.T) {
 	a := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
 	b := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
 	h2.stop() // so that nobody publishes its endpoint
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	before := h1.kernel.State()
+	before := h1.atRest()
 	c.etcd.Rollback(backup)
 	c.frozen(h1)
 	for range 2 {
@@ -341,8 +339,7 @@ func TestRollbackIsPublishedAgainAndAccepted(t *testing.T) {
 			h3.connect(ConnectRequest{Network: "two", Target: h3.container("other")})
 			var before []kernel.State
 			for _, n := range c.nodes {
-				n.eventually("nothing is left to look at", n.rec.settled)
-				before = append(before, n.kernel.State())
+				before = append(before, n.atRest())
 			}
 
 			tt.spoil(c, backup)

@@ -83,8 +83,7 @@ func TestReturningNodePublishesWhatIsStillFree(t *testing.T) {
 	web := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web"), Name: "web"})
 	db := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("db"), Name: "db", MAC: "0a:00:00:00:00:01"})
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("peer"), Name: "peer"})
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	before := h1.kernel.State()
+	before := h1.atRest()
 	h1.stop()
 	c.remove(h1)
 	if left := c.keys("net/"); len(left) != 3 {

@@ -48,8 +48,7 @@ func TestRepairThatFailsIsNotTold(t *testing.T) {
 	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	before := h1.kernel.State()
+	before := h1.atRest()
 	events := h1.Subscribe(t.Context(), Span{})
 	vxlan := overspan.VXLANName(net.ID)
 	neigh := fmt.Sprintf("neighbour %s on %s lladdr %s missing → added", far.IPv4, vxlan, far.MAC)
@@ -64,4 +63,18 @@ func TestRepairThatFailsIsNotTold(t *testing.T) {
 	if told := []string{(<-events).Name, (<-events).Name}; !slices.Equal(told, []string{neigh, again}) {
 		t.Errorf("told %q, want first what did not fail and then the other", told)
 	}
+}
+
+// atRest returns the kernel once it is what etcd held at the call, and nothing is on
+// its way out.
+func (n *testNode) atRest() kernel.State {
+	n.t.Helper()
+	if err := n.Sync(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	n.eventually("the kernel is in line", func() bool {
+		_, drift, err := n.Verify(n.t.Context())
+		return err == nil && len(drift) == 0 && n.rec.settled() && len(n.kernel.State().Doomed) == 0
+	})
+	return n.kernel.State()
 }
