@@ -165,7 +165,7 @@ func TestWrongLogSettings(t *testing.T) {
 
 func TestExitStatus(t *testing.T) {
 	var out, errs bytes.Buffer
-	if code := run([]string{"--version"}, nil, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "overspan agent ") {
+	if code := run([]string{"--version"}, nil, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "overspan agent ") || !strings.Contains(out.String(), ", with etcd 3.") {
 		t.Errorf("--version: exit %d, %q", code, out.String())
 	}
 	if code := run([]string{"--help"}, nil, &out, &errs); code != 0 || !strings.Contains(errs.String(), "--embedded-etcd") {

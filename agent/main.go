@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/store"
 )
 
 func main() {
@@ -34,7 +35,7 @@ func run(args, env []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "agent: %v\nSee 'agent --help'.\n", err)
 		return 2
 	case c.Version:
-		fmt.Fprintln(stdout, "overspan agent", overspan.Version)
+		fmt.Fprintf(stdout, "overspan agent %s, with etcd %s\n", overspan.Version, store.EmbeddedVersion())
 		return 0
 	}
 	log, err := newLogger(c, stderr)

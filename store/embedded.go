@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -39,6 +40,9 @@ const (
 	// for none; etcd wants one in its member list.
 	noPeer = "http://localhost:2380"
 )
+
+// EmbeddedVersion returns the embedded server's version.
+func EmbeddedVersion() string { return version.Version }
 
 // EmbeddedConfig describes the etcd server inside an agent.
 type EmbeddedConfig struct {
