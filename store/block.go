@@ -159,29 +159,40 @@ func (s *Session) AskAck(ctx context.Context, n overspan.NetworkID, b overspan.B
 }
 
 // PutAck tells the cluster that this node has programmed everything of a
-// network up to a revision. It does not fly: what it says only grows truer, and
-// nobody else writes it.
-func (s *Session) PutAck(ctx context.Context, n *overspan.Network, revision int64) error {
+// network up to a revision. It does not fly, since nobody else writes it. One that
+// comes late, of which nobody knows whether it was carried out, takes back nothing
+// that was told after it: last, of the former call for the network, is the key's
+// mod-revision, 0 where there is none. It returns that of now.
+func (s *Session) PutAck(ctx context.Context, n *overspan.Network, revision, last int64) (now int64, err error) {
 	what := fmt.Sprintf("acknowledge network %s", n.Name)
-	res, err := s.kv.Txn(ctx, Txn{
-		If: []Cmp{
-			Created(s.keys.Node(s.cfg.Node.ID), s.registration),
-			Created(s.keys.Network(n.ID), n.CreateRevision),
-		},
-		Then: []Op{Put(s.keys.Ack(n.ID, s.cfg.Node.ID), mustMarshal(&overspanv1.Ack{Revision: revision}))},
-		Else: []Op{Get(Key(s.keys.Network(n.ID)))},
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	key := s.keys.Ack(n.ID, s.cfg.Node.ID)
+	for range maxRaces {
+		res, err := s.kv.Txn(ctx, Txn{
+			If: []Cmp{
+				Created(s.keys.Node(s.cfg.Node.ID), s.registration),
+				Created(s.keys.Network(n.ID), n.CreateRevision),
+				Unchanged(key, last),
+			},
+			Then: []Op{Put(key, mustMarshal(&overspanv1.Ack{Revision: revision}))},
+			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Node(s.cfg.Node.ID))), Get(Key(key))},
+		})
+		if err != nil {
+			return last, fmt.Errorf("%s: %w", what, err)
+		}
+		if res.OK {
+			return res.Revision, nil
+		}
+		kvs := found(res)
+		if kvs[s.keys.Network(n.ID)].CreateRevision != n.CreateRevision {
+			return last, overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
+		}
+		if kvs[s.keys.Node(s.cfg.Node.ID)].CreateRevision != s.registration {
+			s.Recheck()
+			return last, overspan.Errorf(overspan.ErrFenced, "%s: registration of this node is gone", what)
+		}
+		last = kvs[key].ModRevision
 	}
-	if res.OK {
-		return nil
-	}
-	if kv := found(res)[s.keys.Network(n.ID)]; kv.CreateRevision != n.CreateRevision {
-		return overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
-	}
-	s.Recheck()
-	return overspan.Errorf(overspan.ErrFenced, "%s: registration of this node is gone", what)
+	return last, overspan.Errorf(overspan.ErrConflict, "%s: it was changed meanwhile; will try again", what)
 }
 
 // Acks returns up to which revision each node has programmed a network.

@@ -92,7 +92,7 @@ func TestAcks(t *testing.T) {
 		if err != nil || again != asked {
 			t.Errorf("asked again: %+v, %v, want %+v", again, err, asked)
 		}
-		if err := r.PutAck(testContext(t), n, asked.ModRevision); err != nil {
+		if err := putAck(testContext(t), r, n, asked.ModRevision); err != nil {
 			t.Fatal(err)
 		}
 		acks, err := r.Acks(testContext(t), n.ID)
@@ -299,5 +299,36 @@ func checkDisjoint(t *rapid.T, keys Keys, kvs []KeyValue) {
 			}
 			lent[slot] = b
 		}
+	}
+}
+
+// putAck is PutAck of a session that has told nothing of the network yet.
+func putAck(ctx context.Context, r run, n *overspan.Network, revision int64) error {
+	_, err := r.PutAck(ctx, n, revision, 0)
+	return err
+}
+
+// An acknowledgement that was given up, and is carried out late, takes back nothing
+// that was told after it.
+func TestLateAckTakesNothingBack(t *testing.T) {
+	kv := NewFaulty(NewMemory(1))
+	r := open(t, kv, testConfig(1))
+	n := r.create(t, testNetwork(1))
+	last, err := r.PutAck(testContext(t), n, 5, 0)
+	mustDo(t, err)
+	kv.InjectTxn(TxnLate)
+	_, err = r.PutAck(testContext(t), n, 10, last)
+	wantClass(t, err, overspan.ErrUnavailable)
+	_, err = r.PutAck(testContext(t), n, 20, last)
+	mustDo(t, err)
+	late, err := kv.Deliver(testContext(t))
+	mustDo(t, err)
+	if len(late) != 1 || late[0].OK {
+		t.Errorf("late is %+v; want one transaction that did nothing", late)
+	}
+	acks, err := r.Acks(testContext(t), n.ID)
+	mustDo(t, err)
+	if acks[nodeID(1)] != 20 {
+		t.Errorf("acknowledged is %v, want 20", acks)
 	}
 }

@@ -55,7 +55,7 @@ func TestCreateAndRemoveNetwork(t *testing.T) {
 		}
 		b := r.claim(t, n, 0, 64)
 		e := r.attach(t, n, b, "web", 2)
-		if err := r.PutAck(testContext(t), n, b.CreateRevision); err != nil {
+		if err := putAck(testContext(t), r, n, b.CreateRevision); err != nil {
 			t.Fatal(err)
 		}
 		wantClass(t, r.RemoveNetwork(testContext(t), n), overspan.ErrInUse, "network net1 has active endpoints: web on h1; disconnect them first")
@@ -71,7 +71,7 @@ func TestCreateAndRemoveNetwork(t *testing.T) {
 		wantClass(t, r.RemoveNetwork(testContext(t), n), overspan.ErrNotFound, "network net1 not found")
 		_, err = r.Claim(testContext(t), n, overspan.Range{Size: 1}, false)
 		wantClass(t, err, overspan.ErrNotFound)
-		wantClass(t, r.PutAck(testContext(t), n, 1), overspan.ErrNotFound)
+		wantClass(t, putAck(testContext(t), r, n, 1), overspan.ErrNotFound)
 		r.create(t, testNetwork(1)) // all of it can be used again
 	})
 }

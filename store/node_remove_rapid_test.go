@@ -114,7 +114,7 @@ func (c *crowd) step(t *rapid.T) {
 			err = nil // of a node that was removed
 		}
 	case what == "ack":
-		err = r.PutAck(c.ctx, n, int64(rapid.IntRange(1, 9).Draw(t, "revision")))
+		err = putAck(c.ctx, r, n, int64(rapid.IntRange(1, 9).Draw(t, "revision")))
 	}
 	if err != nil && !errors.Is(err, overspan.ErrConflict) && !errors.Is(err, overspan.ErrInUse) && !errors.Is(err, overspan.ErrExists) {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ func populate(t *testing.T, connect func(*testing.T) KV, many int) *removalWorld
 	w.network = w.h1.create(t, testNetwork(1))
 	w.block = w.h1.claim(t, w.network, 0, 64)
 	w.h1.attach(t, w.network, w.block, "kept", 2)
-	mustDo(t, w.h1.PutAck(testContext(t), w.network, 1))
+	mustDo(t, putAck(testContext(t), w.h1, w.network, 1))
 	// It outlives the removal: the node has not heard of it.
 	mustTxn(t, w.kv, Txn{Then: []Op{Put(w.keys.Eviction(nodeID(2), overspan.EndpointID(overspan.NewID())), []byte("{}"))}})
 	w.without = dump(t, w.kv)
@@ -63,7 +63,7 @@ func (w *removalWorld) fill(t *testing.T, r run, many int) {
 	if _, err := r.PutWant(testContext(t), n, nodeID(1), nil); err != nil {
 		t.Fatal(err)
 	}
-	mustDo(t, r.PutAck(testContext(t), n, 1))
+	mustDo(t, putAck(testContext(t), r, n, 1))
 	local := testNetwork(9)
 	local.Driver, local.Node, local.VNI, local.Underlay = overspan.DriverBridge, r.cfg.Node.ID, 0, ""
 	own := r.create(t, local)

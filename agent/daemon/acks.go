@@ -23,6 +23,7 @@ const ackAgain = 250 * time.Millisecond
 // again.
 type lastAck struct {
 	revision int64
+	mod      int64 // of its key
 	again    time.Time
 }
 
@@ -70,8 +71,8 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
 		}
-		err := session.PutAck(ctx, n, rev)
-		if errors.Is(err, overspan.ErrUnavailable) {
+		mod, err := session.PutAck(ctx, n, rev, acked[id].mod)
+		if errors.Is(err, overspan.ErrUnavailable) || errors.Is(err, overspan.ErrConflict) {
 			d.log.Debug("cannot acknowledge; will try again", "network", n.Name, "error", err)
 			later(time.Now().Add(ackAgain))
 			continue
@@ -81,7 +82,7 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 			continue
 		}
 		pause := time.Duration(len(members(asked[id].segment))) * time.Second / acksPerSecond
-		acked[id] = lastAck{rev, time.Now().Add(pause)}
+		acked[id] = lastAck{rev, mod, time.Now().Add(pause)}
 	}
 	return again
 }
