@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -95,9 +96,9 @@ func (j *Journal) setUp() error {
 
 func readIdentity(b *bolt.Bucket) (Identity, error) {
 	id := Identity{
-		Node:     overspan.NodeID(b.Get([]byte(keyNode))),
-		Instance: string(b.Get([]byte(keyInstance))),
-		Machine:  string(b.Get([]byte(keyMachine))),
+		Node:      overspan.NodeID(b.Get([]byte(keyNode))),
+		Instances: string(b.Get([]byte(keyInstance))),
+		Machine:   string(b.Get([]byte(keyMachine))),
 	}
 	if !overspan.IsID(string(id.Node)) {
 		return Identity{}, corrupt(bucketIdentity, keyNode, fmt.Errorf("%q is not 64 hex digits", id.Node))
@@ -142,13 +143,21 @@ func readNumber(b *bolt.Bucket, key string) (uint64, error) {
 func (j *Journal) Close() error { return j.db.Close() }
 
 // Identity returns who the node is, as the journal said when it was opened: the
-// registration and the instance are those of the last run.
+// registration is the last that was noted, the instances are those of the runs since.
 func (j *Journal) Identity() Identity { return j.id }
 
-// SetInstance notes the instance of this run. It belongs before Open, so that a
+// maxInstances bounds how many runs a journal names that have noted no registration.
+const maxInstances = 32
+
+// AddInstance notes the instance of this run. It belongs before Open, so that a
 // registration of which the journal does not know yet is recognised by it.
-func (j *Journal) SetInstance(instance string) error {
-	return j.put(bucketIdentity, keyInstance, []byte(instance))
+func (j *Journal) AddInstance(instance string) error {
+	return j.update(bucketIdentity, keyInstance, func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketIdentity))
+		runs := append(strings.Fields(string(b.Get([]byte(keyInstance)))), instance)
+		runs = runs[max(0, len(runs)-maxInstances):]
+		return b.Put([]byte(keyInstance), []byte(strings.Join(runs, " ")))
+	})
 }
 
 // SetMachine notes the id of the machine that the journal is used on: on another
@@ -157,9 +166,16 @@ func (j *Journal) SetMachine(id string) error {
 	return j.put(bucketIdentity, keyMachine, []byte(id))
 }
 
-// SetRegistration notes the create-revision of the node's registration.
-func (j *Journal) SetRegistration(rev int64) error {
-	return j.put(bucketIdentity, keyRegistration, strconv.AppendInt(nil, rev, 10))
+// SetRegistration notes the create-revision of the node's registration, and the run
+// that has it: those before are of no more interest.
+func (j *Journal) SetRegistration(rev int64, instance string) error {
+	return j.update(bucketIdentity, keyRegistration, func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketIdentity))
+		if err := b.Put([]byte(keyInstance), []byte(instance)); err != nil {
+			return err
+		}
+		return b.Put([]byte(keyRegistration), strconv.AppendInt(nil, rev, 10))
+	})
 }
 
 // SetSeen notes of an identity what this node has seen of etcd: which one, how far,

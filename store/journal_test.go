@@ -52,7 +52,7 @@ func must[T any](v T, err error) func(*testing.T) T {
 func TestJournalRemembers(t *testing.T) {
 	j := openJournal(t, filepath.Join(t.TempDir(), "journal.db"))
 	id := j.Identity()
-	if !overspan.IsID(string(id.Node)) || id.Registration != 0 || id.Instance != "" {
+	if !overspan.IsID(string(id.Node)) || id.Registration != 0 || id.Instances != "" {
 		t.Errorf("identity of a new journal: %+v", id)
 	}
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -77,7 +77,7 @@ func TestJournalRemembers(t *testing.T) {
 	rewritten := attachment(2)
 	rewritten.Registration = 9
 	for _, err := range []error{
-		j.SetInstance("run 1"), j.SetMachine("machine 1"), j.SetRegistration(42), j.SetSeen(Identity{ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}),
+		j.AddInstance("run 1"), j.AddInstance("run2"), j.SetRegistration(42, "run2"), j.AddInstance("run3"), j.AddInstance("run4"), j.SetMachine("machine 1"), j.SetSeen(Identity{ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}),
 		j.PutSandbox(sandbox), j.PutSandbox(overspan.Sandbox{ID: "gone", Name: "gone"}), j.DeleteSandbox("gone"),
 		j.PutAttachmentIn(foreign, attachment(2)), j.PutAttachment(attachment(3)), j.PutAttachment(attachment(4)),
 		j.DeleteAttachmentIn(publishing, attachment(3).Endpoint.ID), j.Defer(attachment(4).Endpoint),
@@ -89,7 +89,7 @@ func TestJournalRemembers(t *testing.T) {
 	}
 	j = reopen(t, j)
 	addrs := cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
-	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instance: "run 1", Machine: "machine 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}, j.Identity()); diff != "" {
+	if diff := cmp.Diff(Identity{Node: id.Node, Registration: 42, Instances: "run2 run3 run4", Machine: "machine 1", ClusterID: 1<<63 + 1, Revision: 77, Accepted: 3, Claimed: 70}, j.Identity()); diff != "" {
 		t.Errorf("identity (-want +got):\n%s", diff)
 	}
 	wanted := []overspan.Sandbox{publishing, foreign}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -167,8 +168,8 @@ func (s *Session) withdraw(ctx context.Context, at standing) error {
 	return err
 }
 
-// mayAdopt refuses a registration that neither this state directory nor the
-// run before it has made. A journal without a registration adopts whatever
+// mayAdopt refuses a registration that neither this state directory knows nor one of
+// the runs since has made. A journal without a registration adopts whatever
 // stands: its agent died between registering and noting it, or lost its disk.
 func (s *Session) mayAdopt(at standing) error {
 	known := s.cfg.Known
@@ -177,8 +178,8 @@ func (s *Session) mayAdopt(at standing) error {
 	}
 	var last overspanv1.Flight
 	if at.flight.Key != "" && Unmarshal(at.flight.Value, &last) == nil {
-		switch last.GetInstance() {
-		case known.Instance, s.cfg.Presence.Instance: // an attempt of this run, whose answer was lost
+		own := append(strings.Fields(known.Instances), s.cfg.Presence.Instance) // an attempt of this run, whose answer was lost
+		if slices.Contains(own, last.GetInstance()) {
 			return nil
 		}
 	}

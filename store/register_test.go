@@ -53,12 +53,13 @@ func TestOpenAdoptsTheRegistration(t *testing.T) {
 		for name, known := range map[string]Identity{
 			"known":                         {Registration: first.Registration()},
 			"empty journal":                 {},
-			"died before it was noted":      {Registration: 1, Instance: first.cfg.Presence.Instance},
-			"known, and another run behind": {Registration: first.Registration(), Instance: "other"},
+			"died before it was noted":      {Registration: 1, Instances: first.cfg.Presence.Instance},
+			"two died before":               {Registration: 1, Instances: "earlier " + first.cfg.Presence.Instance + " later"},
+			"known, and another run behind": {Registration: first.Registration(), Instances: "earlier other"},
 		} {
 			cfg := testConfig(1)
 			cfg.Known = known
-			cfg.Presence.Instance = first.cfg.Presence.Instance // as the next row knows it
+			cfg.Presence.Instance = first.cfg.Presence.Instance // as other rows know it
 			r := open(t, kv, cfg)
 			if r.Registration() != first.Registration() {
 				t.Errorf("%s: registration %d, want %d", name, r.Registration(), first.Registration())
@@ -68,7 +69,7 @@ func TestOpenAdoptsTheRegistration(t *testing.T) {
 			}
 		}
 		cfg := testConfig(1)
-		cfg.Known = Identity{Registration: 1, Instance: "another"}
+		cfg.Known = Identity{Registration: 1, Instances: "another"}
 		_, err := Open(testContext(t), kv, cfg)
 		wantClass(t, err, overspan.ErrInUse, "this state directory is a copy")
 	})
@@ -79,7 +80,7 @@ func TestOpenAdoptsTheRegistration(t *testing.T) {
 func TestOpenKnowsItsOwnRegistrationWithoutAnAnswer(t *testing.T) {
 	kv := NewFaulty(NewMemory(1))
 	cfg := testConfig(1)
-	cfg.Known = Identity{Registration: 1, Instance: "last run"}
+	cfg.Known = Identity{Registration: 1, Instances: "last run"}
 	kv.InjectTxn(TxnPasses, TxnPasses, TxnUnanswered) // settings, look, registration
 	if s, err := Open(testContext(t), kv, cfg); err == nil {
 		t.Fatalf("opened as registration %d without an answer", s.Registration())

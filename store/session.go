@@ -54,7 +54,7 @@ type Config struct {
 type Identity struct {
 	Node         overspan.NodeID
 	Registration int64  // create-revision of the last registration; 0: none yet
-	Instance     string // of the last run
+	Instances    string // of the run that noted it and of those since, with spaces between
 	Machine      string // id of the machine that it ran on; "": not known
 	ClusterID    uint64 // etcd's; 0: none seen yet
 	Revision     int64  // the highest that was seen of that etcd

@@ -123,7 +123,7 @@ func (r *registrar) heed(s *overspan.Snapshot) {
 // keep registers the node, and again whenever it has lost its registration,
 // until ctx ends. Nothing is sent to an etcd that is not trusted.
 func (r *registrar) keep(ctx context.Context) error {
-	if err := r.journal.SetInstance(r.process.Instance); err != nil {
+	if err := r.journal.AddInstance(r.process.Instance); err != nil {
 		return err
 	}
 	if id := r.process.MachineID; id != "" {
@@ -258,8 +258,12 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.known = store.Identity{Node: r.self, Registration: session.Registration(), Instance: r.process.Instance}
-	return session, r.journal.SetRegistration(session.Registration())
+	r.known = store.Identity{Node: r.self, Registration: session.Registration(), Instances: r.process.Instance}
+	if err := r.journal.SetRegistration(session.Registration(), r.process.Instance); err != nil {
+		// The next run knows it by the instance.
+		r.log.Error("cannot note in the journal which registration this node has", "error", err)
+	}
+	return session, nil
 }
 
 // describe reads what the registration says of this host.
