@@ -258,8 +258,9 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	}
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
-	if err := d.journal.DeleteAttachmentIn(before, a.Endpoint.ID); err != nil {
-		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", err)
+	noted := d.journal.DeleteAttachmentIn(before, a.Endpoint.ID)
+	if noted != nil {
+		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", noted)
 	}
 	steps.At(steps.UndoForgotten)
 	switch {
@@ -267,7 +268,9 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 		// A transaction of unknown outcome is settled, and undone if need be,
 		// by the session itself.
 		d.releaser.free(a.Endpoint, errors.Is(flown, overspan.ErrUnavailable) || errors.Is(flown, overspan.ErrInUse))
-	case off != nil:
+	case off != nil, noted != nil:
+		// Nor is the record released while the journal has the attachment: the next
+		// run would take its absence for a sign that etcd has lost its past.
 		d.releaser.postpone(a.Endpoint)
 	case d.releaser.release(ctx, session, a.Endpoint) != nil:
 		d.releaser.postpone(a.Endpoint)

@@ -218,6 +218,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.history.run,
 		d.registrar.keep,
 		d.followSnapshots,
+		d.keepJournal,
 		d.followKernel,
 		d.watchSandboxes,
 		d.answerWants,
@@ -249,9 +250,19 @@ func (d *Daemon) restore() error {
 		d.follows.keep(id)
 	}
 	for _, a := range d.local.allAttachments() {
-		d.alloc.Adopt(a.Endpoint.Network, a.Endpoint.Slots)
-		d.releaser.lent.add(a.Endpoint.ID)
+		d.releaser.adopt(a.Endpoint)
 		d.follows.keep(a.Endpoint.Network)
+	}
+	pending, err := d.journal.Releases()
+	if err != nil {
+		return err
+	}
+	for _, e := range pending {
+		// Its port may be there yet. Where its slot is another's already it was freed
+		// before this agent died.
+		if !d.local.has(e.Network, e.Slots) {
+			d.releaser.adopt(e)
+		}
 	}
 	for _, sb := range d.local.allSandboxes() {
 		d.ports.Restore(sb.ID, sb.Name, sb.Ports)

@@ -30,6 +30,7 @@ func (d *Daemon) drain(ctx context.Context) error {
 		for _, id := range d.follows.all() {
 			if err := d.alloc.Drain(ctx, id, d.giveBack); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 				d.log.Warn("cannot give back blocks; will try again", "network", overspan.ShortID(id), "error", err)
+				wakeIn(d.emptied, releaseEvery)
 			}
 		}
 		d.leaveIdle(ctx)

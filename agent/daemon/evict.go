@@ -85,6 +85,7 @@ func (d *Daemon) heedEvictions(ctx context.Context) error {
 		}
 		if err := d.takeOffEvicted(ctx, session); err != nil {
 			d.log.Warn("cannot take off what was disconnected by force; will try again", "error", err)
+			wakeIn(d.evictionsDue, releaseEvery)
 		}
 	}
 }

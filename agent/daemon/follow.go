@@ -175,15 +175,10 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 	defer fallback.Stop()
 	call := time.NewTimer(callAfter)
 	defer call.Stop()
-	save := time.NewTicker(journalEvery)
-	defer save.Stop()
-	var last, saved *overspan.Snapshot
-	var seen store.Identity
+	var last *overspan.Snapshot
 	for {
 		select {
 		case <-ctx.Done():
-			d.saveSnapshot(last, saved)
-			d.history.noteSeen(seen)
 			return nil
 		case <-call.C:
 			if d.history.allowCalling(); last == nil {
@@ -196,10 +191,6 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 				d.snapshots.fire()
 				d.awaken(ctx)
 			}
-		case <-save.C:
-			d.saveSnapshot(last, saved)
-			saved = last
-			seen = d.history.noteSeen(seen)
 		case <-d.mirror.Changed():
 			last = d.followed(ctx, last)
 		case <-d.history.changed:
@@ -262,11 +253,35 @@ func (d *Daemon) awaken(ctx context.Context) {
 	wake(d.deaths)
 }
 
-func (d *Daemon) saveSnapshot(s, saved *overspan.Snapshot) {
+// keepJournal notes every now and then, and at the end, what this node goes by, and
+// then which etcd told it: a disk may be slow, and nothing else waits for it.
+func (d *Daemon) keepJournal(ctx context.Context) error {
+	again := time.NewTicker(journalEvery)
+	defer again.Stop()
+	var saved *overspan.Snapshot
+	var seen store.Identity
+	for {
+		select {
+		case <-ctx.Done():
+			d.saveSnapshot(saved)
+			d.history.noteSeen(seen)
+			return nil
+		case <-again.C:
+			saved = d.saveSnapshot(saved)
+			seen = d.history.noteSeen(seen)
+		}
+	}
+}
+
+// saveSnapshot returns the snapshot that the journal has; saved is the one before.
+func (d *Daemon) saveSnapshot(saved *overspan.Snapshot) *overspan.Snapshot {
+	s := d.history.told()
 	if s == nil || s == saved {
-		return
+		return saved
 	}
 	if err := d.journal.SaveSnapshot(s, d.Self()); err != nil {
-		d.log.Error("cannot keep the snapshot in the journal", "error", err)
+		d.log.Error("cannot keep the snapshot in the journal; will try again", "error", err)
+		return saved
 	}
+	return s
 }

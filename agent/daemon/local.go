@@ -239,6 +239,13 @@ func (l *local) allAttachments() []overspan.Attachment {
 	return l.attachments.all()
 }
 
+// has reports whether an endpoint here owns one of some slots of a network.
+func (l *local) has(network overspan.NetworkID, slots []overspan.Slot) bool {
+	return slices.ContainsFunc(l.inNetwork(network), func(a overspan.Attachment) bool {
+		return slices.ContainsFunc(a.Endpoint.Slots, func(s overspan.Slot) bool { return slices.Contains(slots, s) })
+	})
+}
+
 // inNetwork returns the attachments to one network, oldest first.
 func (l *local) inNetwork(id overspan.NetworkID) []overspan.Attachment {
 	return l.filter(func(a overspan.Attachment) bool { return a.Endpoint.Network == id })

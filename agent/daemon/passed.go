@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -15,6 +18,7 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 		wake(d.deaths)
 	}
 	d.health.applied(res.Segments)
+	d.unrealise(scope, res.input)
 	for _, r := range repairs {
 		d.log.Warn("repaired", "what", r.String(), "cause", cause)
 		d.events.Publish(Event{Type: "kernel", Action: "repair", Name: r.String(), Attributes: d.whose(res, r.Dev, cause)})
@@ -26,6 +30,23 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err er
 	for _, c := range res.Ended {
 		d.log.Info("conflict is over", "what", c.Text)
 		d.events.Publish(Event{Type: "kernel", Action: "resolve", Name: c.Object, Attributes: d.whose(res, c.dev, cause)})
+	}
+}
+
+// unrealise forgets of the networks in a pass that this node is no member of any more
+// that their devices are there.
+func (d *Daemon) unrealise(scope kernel.Scope, in planInput) {
+	if in.Snapshot == nil {
+		return // the pass planned nothing
+	}
+	networks := scope.Networks
+	if scope.All {
+		networks = slices.Collect(maps.Keys(in.Snapshot.Segments))
+	}
+	for _, id := range networks {
+		if d.realised.has(id) && !in.member(id) {
+			d.realised.drop(id)
+		}
 	}
 }
 

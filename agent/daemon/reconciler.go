@@ -97,10 +97,10 @@ type reconciler struct {
 	moved     partSet       // what was changed here and not looked at since
 	seen      planInput     // what the last pass was planned from
 	bases     map[overspan.NetworkID]basis
-	looked    bool // everything was once brought in line
-	doomed    int  // links that wait for the reaper
-	unreaped  bool // the reaper has failed
-	fresh     bool // something failed for the first time
+	looked    bool      // everything was once brought in line
+	doomed    int       // links that wait for the reaper
+	notBefore time.Time // the reaper has failed: it is not called again before
+	fresh     bool      // something failed for the first time
 }
 
 type passRequest struct {
@@ -176,18 +176,15 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case <-idle.C:
 			r.reap(ctx)
 		}
-		if r.doomed >= reapAtMost && !r.unreaped {
+		if r.doomed >= reapAtMost && !time.Now().Before(r.notBefore) {
 			r.reap(ctx)
 		}
 		if r.fresh {
 			r.fresh, r.delay = false, retryFirst
 			retry.Reset(r.delay)
 		}
-		switch {
-		case r.unreaped:
-			idle.Reset(reapAgain)
-		case r.doomed > 0:
-			idle.Reset(reapAfter)
+		if r.doomed > 0 {
+			idle.Reset(max(reapAfter, time.Until(r.notBefore)))
 		}
 	}
 }
@@ -294,8 +291,8 @@ func (r *reconciler) reap(ctx context.Context) error {
 		return nil
 	}
 	err := r.kernel.Reap(ctx)
-	r.unreaped = err != nil
 	if err != nil {
+		r.notBefore = time.Now().Add(reapAgain)
 		r.log.Warn("cannot delete doomed links; will try again", "error", err)
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/ipam"
@@ -37,6 +38,55 @@ func TestPassThatTheEndCutsShortSaysSo(t *testing.T) {
 	}
 	if !r.settled() {
 		t.Error("the pass is to be tried again")
+	}
+}
+
+// A stubbornKernel has a doomed link that the first reaper does not delete.
+type stubbornKernel struct {
+	Kernel
+	reaped chan struct{} // size 2
+}
+
+func (stubbornKernel) Read(context.Context, kernel.Scope) (kernel.State, error) {
+	return kernel.State{Doomed: map[string]struct{}{"osv-0123456789": {}}}, nil
+}
+
+func (stubbornKernel) Apply(context.Context, []kernel.Op) error { return nil }
+
+func (k stubbornKernel) Reap(context.Context) error {
+	k.reaped <- struct{}{}
+	if len(k.reaped) == 1 {
+		return errors.New("not today")
+	}
+	return nil
+}
+
+// A reaper that has failed is called again, also where the reconciler is never idle
+// for as long as it takes to try again.
+func TestReaperThatFailedIsCalledAgain(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	k := stubbornKernel{reaped: make(chan struct{}, 2)}
+	r := newReconciler(k, slog.New(slog.DiscardHandler), func(kernel.Scope) (planInput, bool) {
+		return planInput{Snapshot: &overspan.Snapshot{}}, true
+	})
+	done := make(chan struct{})
+	r.passed = func(kernel.Scope, string, passResult, error) {}
+	r.reaped = func() { close(done) }
+	go r.run(ctx, time.Hour)
+	deadline, busy := time.After(20*time.Second), time.NewTicker(reapAgain/4)
+	defer busy.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-deadline:
+			t.Fatalf("the reaper was called %d times; want once more after it had failed", len(k.reaped))
+		case <-busy.C:
+			if err := r.do(ctx, kernel.Scope{All: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
@@ -73,8 +123,11 @@ func (n *testNode) atRest() kernel.State {
 		n.t.Fatal(err)
 	}
 	n.eventually("the kernel is in line", func() bool {
+		if !n.rec.settled() || len(n.kernel.State().Doomed) > 0 {
+			return false // and the reaper waits until nobody asks for anything
+		}
 		_, drift, err := n.Verify(n.t.Context())
-		return err == nil && len(drift) == 0 && n.rec.settled() && len(n.kernel.State().Doomed) == 0
+		return err == nil && len(drift) == 0
 	})
 	return n.kernel.State()
 }

@@ -128,6 +128,12 @@ func (r *releaser) awaitName(ctx context.Context, network overspan.NetworkID, na
 	}
 }
 
+// adopt keeps an endpoint's slots from others until they are freed.
+func (r *releaser) adopt(e overspan.Endpoint) {
+	r.alloc.Adopt(e.Network, e.Slots)
+	r.lent.add(e.ID)
+}
+
 // free gives an endpoint's slots back to the allocator, once: by the second
 // time they may be another's.
 func (r *releaser) free(e overspan.Endpoint, rest bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -169,16 +170,39 @@ func (d *Daemon) reap(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		s, self := d.believed(), d.shown()
-		_, stale := d.Stale()
-		session, err := d.registrar.session()
-		if err != nil || stale != "" || s == nil || s.Frozen != nil || self == nil || self.Presence == nil {
-			continue // what it shows may be of the past
+		if s, _, clear := d.sight(); clear {
+			seen.look(time.Now(), s)
+			d.reapDue(ctx, &seen)
 		}
-		seen.look(time.Now(), s)
-		for _, n := range seen.due(s, d.Self(), d.cfg.ReapAfter) {
-			d.reapNode(ctx, session, n)
+	}
+}
+
+// sight returns what this node may judge others by, and the session to do so; false
+// where what it sees may be of the past.
+func (d *Daemon) sight() (*overspan.Snapshot, *store.Session, bool) {
+	s, self := d.believed(), d.shown()
+	_, stale := d.Stale()
+	session, err := d.registrar.session()
+	return s, session, err == nil && stale == "" && s != nil && s.Frozen == nil && self != nil && self.Presence != nil
+}
+
+// reapDue removes the nodes that are due. One may take long: the next is judged by
+// what is seen then.
+func (d *Daemon) reapDue(ctx context.Context, seen *absences) {
+	tried := map[overspan.NodeID]bool{}
+	for {
+		s, session, clear := d.sight()
+		if !clear {
+			return
 		}
+		seen.see(s)
+		due := seen.due(s, d.Self(), d.cfg.ReapAfter)
+		next := slices.IndexFunc(due, func(n *overspan.Node) bool { return !tried[n.ID] })
+		if next < 0 {
+			return
+		}
+		tried[due[next].ID] = true
+		d.reapNode(ctx, session, due[next])
 	}
 }
 

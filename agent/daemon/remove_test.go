@@ -261,6 +261,26 @@ func TestDrain(t *testing.T) {
 	h2.clean()
 }
 
+// A network whose devices have gone from a node is not taken for one that is in line
+// there: what the next attach needs is made first.
+func TestDevicesThatHaveGoneAreMissed(t *testing.T) {
+	c := newTestCluster(t, 2)
+	h1, h2 := c.nodes[0], c.nodes[1]
+	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	e := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("one")})
+	if _, _, err := h1.Disconnect(t.Context(), "demo", e.Name); err != nil {
+		t.Fatal(err)
+	}
+	if !h1.realised.has(net.ID) {
+		t.Fatal("the network is not known to be in line")
+	}
+	if _, err := h2.RemoveNode(t.Context(), "h1", true); err != nil {
+		t.Fatal(err)
+	}
+	h1.eventually("the network's devices are gone", func() bool { return len(h1.kernel.State().Links) == 0 })
+	h1.eventually("that is known", func() bool { return !h1.realised.has(net.ID) })
+}
+
 func TestEndpointOfAnAbsentNodeIsFreedByForce(t *testing.T) {
 	c := newTestCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]

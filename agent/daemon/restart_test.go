@@ -82,6 +82,45 @@ func TestReleaseOfTheLastRunTakesThePortOffFirst(t *testing.T) {
 	n.clean()
 }
 
+// An endpoint was freed by force, and the agent died before its port was off: nobody
+// else has its address until it is.
+func TestSlotOfAPendingReleaseIsNotLent(t *testing.T) {
+	c := newTestCluster(t, 1)
+	n := c.nodes[0]
+	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
+	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
+	n.stop()
+	j, err := store.OpenJournal(n.cfg.JournalPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Defer(e), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range c.keys("net/") {
+		if !strings.Contains(key, "/blocks/") {
+			c.txn(store.Delete(store.Key("/overspan/test/v1/" + key)))
+		}
+	}
+	n.kernel.FailNext("doom link osv-", overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	n.line.SetDown(true)
+	n.start()
+	if !n.releaser.lent.has(e.ID) {
+		t.Error("the address may be lent though the port is there still")
+	}
+	n.line.SetDown(false)
+	n.eventually("the port is off, and the address lent", func() bool {
+		_, err := n.Connect(t.Context(), ConnectRequest{Network: "demo", Target: n.container("other"), IP: e.IPv4.String()})
+		if err != nil {
+			return false
+		}
+		if n.kernel.State().Links[overspan.VethName(e.ID)].Master != "" {
+			t.Error("the address was lent while the port was there still")
+		}
+		return true
+	})
+}
+
 // watchedTxns is a line to etcd whose transactions a test sees before they go.
 type watchedTxns struct {
 	store.KV

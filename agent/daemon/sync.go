@@ -166,6 +166,11 @@ func wake(c chan struct{}) {
 	}
 }
 
+// wakeIn wakes after a while: what has failed is tried again.
+func wakeIn(c chan struct{}, after time.Duration) {
+	time.AfterFunc(after, func() { wake(c) })
+}
+
 // sleep waits for a while, or until ctx ends: then it returns why.
 func sleep(ctx context.Context, how time.Duration) error {
 	timer := time.NewTimer(how)
