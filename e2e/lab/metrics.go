@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // metricsAddr is where the lab's agents serve their metrics, each on its host.
@@ -28,17 +30,52 @@ func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
 func (e *Etcd) Requests(ctx context.Context) (map[string]int, error) {
 	out := map[string]int{}
 	for _, m := range e.able() {
-		metrics, err := m.metrics(ctx, m.URL)
+		n, err := m.requests(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("read the metrics of %s: %w", m.Name, err)
+			return nil, err
 		}
-		for name, value := range metrics {
-			if strings.HasPrefix(name, "grpc_server_started_total{") {
-				out[m.Name] += int(value)
-			}
-		}
+		out[m.Name] = n
 	}
 	return out, nil
+}
+
+// soonEnough bounds a question to a member that may not be able to answer.
+const soonEnough = 200 * time.Millisecond
+
+// Answered returns the same of the members that do answer soon, whatever is being
+// done to the others meanwhile: it may be called while members start and end.
+func (e *Etcd) Answered(ctx context.Context) map[string]int {
+	ctx, cancel := WithTimeout(ctx, soonEnough)
+	defer cancel()
+	counts := make([]int, len(e.Members))
+	errs := make([]error, len(e.Members))
+	var all sync.WaitGroup
+	for i, m := range e.Members {
+		all.Go(func() { counts[i], errs[i] = m.requests(ctx) })
+	}
+	all.Wait()
+	out := map[string]int{}
+	for i, m := range e.Members {
+		if errs[i] == nil {
+			out[m.Name] = counts[i]
+		}
+	}
+	return out
+}
+
+// requests returns how many calls the member has had since it started.
+func (m *Member) requests(ctx context.Context) (int, error) {
+	metrics, err := m.metrics(ctx, m.URL)
+	if err != nil {
+		return 0, fmt.Errorf("read the metrics of %s: %w", m.Name, err)
+	}
+	sum := 0
+	for name, value := range metrics {
+		if strings.HasPrefix(name, "grpc_server_started_total{") {
+			sum += int(value)
+		}
+	}
+	return sum, nil
 }
 
 // metrics reads what a program on the host serves.

@@ -259,6 +259,23 @@ func (n *Node) Cut() error { return n.lab.segment.set(n.Host, false) }
 // Heal puts the cable back in.
 func (n *Node) Heal() error { return n.lab.segment.set(n.Host, true) }
 
+// Hides drops all packets between the node and etcd's servers, without a word to
+// anybody, or lets them pass again. All others still reach the node.
+func (n *Node) Hides(ctx context.Context, e *Etcd, hidden bool) error {
+	change := "-D"
+	if hidden {
+		change = "-I"
+	}
+	for _, m := range e.Members {
+		for _, rule := range [][]string{{"INPUT", "-s"}, {"OUTPUT", "-d"}} {
+			if _, err := n.Exec(ctx, "iptables", "-w", change, rule[0], rule[1], m.Addrs[0].String(), "-j", "DROP"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // LogTail returns the last lines of the agent's log.
 func (n *Node) LogTail(lines int) string {
 	raw, err := os.ReadFile(n.LogPath())
