@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,14 @@ func TestScenario16_RestartUnderTraffic(t *testing.T) {
 	traffic.stop()
 	t.Run("spoilt meanwhile", func(t *testing.T) {
 		c.in(t).restartSpoilt(a, b)
+	})
+	t.Run("spoilt without etcd", func(t *testing.T) {
+		c.in(t)
+		c.must(c.Etcd.Kill(t.Context()))
+		c.restartSpoilt(a, b)
+		c.must(c.Etcd.Start(t.Context()))
+		c.eventually(settleWithin, func(ctx context.Context) error { return a.Node.SeesAll(ctx) })
+		c.countsSpoilings(a.Node) // and nothing since
 	})
 	t.Run("spoilt unheard", func(t *testing.T) {
 		c.in(t).repairedUnheard(a, b)
@@ -133,19 +142,20 @@ func (c *cluster) changedNothing(n *lab.Node) {
 	}
 }
 
-// reachesSoon waits at most 2 s until a sandbox reaches others.
+// reachesSoon waits at most 2 s until a sandbox reaches all of some others.
 func (c *cluster) reachesSoon(from *lab.Sandbox, others ...*lab.Sandbox) {
 	c.t.Helper()
+	var addrs []netip.Addr
 	for _, box := range others {
-		addr := c.addr(box)
-		c.eventually(2*time.Second, func(context.Context) error {
-			lost, err := from.PingOnce(addr)
-			if err == nil && len(lost) > 0 {
-				err = fmt.Errorf("%s has no answer from %s", from.Name, addr)
-			}
-			return err
-		})
+		addrs = append(addrs, c.addr(box))
 	}
+	c.eventually(2*time.Second, func(context.Context) error {
+		lost, err := from.PingOnce(addrs...)
+		if err == nil && len(lost) > 0 {
+			err = fmt.Errorf("%s has no answer from %v", from.Name, lost)
+		}
+		return err
+	})
 }
 
 // traffic is a 1 kHz ping in both directions and a TCP stream between two

@@ -13,13 +13,13 @@ import (
 )
 
 // A spoiling is something that others do to a node's kernel, the one change that
-// puts it right, and the kind by which the metric of repairs counts that.
-type spoiling struct{ do, op, kind string }
+// puts it right, and the labels by which the metric of repairs counts that.
+type spoiling struct{ do, op, kind, change string }
 
 var spoilings = []spoiling{
-	{"bridge link set dev VETH learning on", "set link VETH learning off", "link"},
-	{"bridge fdb del REMOTEMAC dev VXLAN", "add fdb REMOTEMAC dev VXLAN dst REMOTEVTEP", "fdb"},
-	{"iptables -w -D FORWARD -j OVERSPAN-FORWARD", "add jump ipv4 filter OVERSPAN-FORWARD from FORWARD", "jump"},
+	{"bridge link set dev VETH learning on", "set link VETH learning off", "link", "set"},
+	{"bridge fdb del REMOTEMAC dev VXLAN", "add fdb REMOTEMAC dev VXLAN dst REMOTEVTEP", "fdb", "added"},
+	{"iptables -w -D FORWARD -j OVERSPAN-FORWARD", "add jump ipv4 filter OVERSPAN-FORWARD from FORWARD", "jump", "set"},
 }
 
 // spoil does all spoilings to a node.
@@ -70,10 +70,17 @@ func (c *cluster) restartSpoilt(a, b *lab.Sandbox) {
 			c.t.Errorf("the new agent has carried out %q %d times; want once:\n%s", objects.Expand(s.op), n, strings.Join(applied, "\n"))
 		}
 	}
-	if n := c.sum(a.Node, "overspan_kernel_ops_total", ""); n != float64(len(spoilings)) {
-		c.t.Errorf("the new agent counts %v ops; want %d", n, len(spoilings))
-	}
+	c.countsSpoilings(a.Node)
 	c.mesh(a, b)
+}
+
+// countsSpoilings checks that a node's agent has changed the kernel as often as there
+// are spoilings.
+func (c *cluster) countsSpoilings(n *lab.Node) {
+	c.t.Helper()
+	if got := c.sum(n, "overspan_kernel_ops_total", ""); got != float64(len(spoilings)) {
+		c.t.Errorf("the new agent counts %v ops; want %d", got, len(spoilings))
+	}
 }
 
 // appliedOps returns the ops of which an agent's log says that they were carried out.
@@ -122,7 +129,7 @@ func (c *cluster) repairedUnheard(a, b *lab.Sandbox) {
 		c.spoil(node, objects)
 		c.eventually(shortResync+repairWithin, func(context.Context) error {
 			for _, s := range spoilings {
-				labels := fmt.Sprintf(`{cause=%q,kind=%q}`, cause, s.kind)
+				labels := fmt.Sprintf(`{cause=%q,change=%q,kind=%q}`, cause, s.change, s.kind)
 				if n := c.sum(node, "overspan_kernel_repairs_total", labels); n != 1 {
 					return fmt.Errorf("%v repairs are counted with %s; want 1", n, labels)
 				}

@@ -20,6 +20,20 @@ type Repair struct {
 // String returns "osx-0123456789 down → up".
 func (r Repair) String() string { return r.Object + " " + r.Change }
 
+// Verb returns "added", "deleted" or "set": what was done to the object, for those who
+// count.
+func (r Repair) Verb() string {
+	switch {
+	case r.Kind == "inside": // its addresses and routes come and go, it stays
+		return "set"
+	case strings.HasSuffix(r.Change, added) || strings.HasSuffix(r.Change, made):
+		return "added"
+	case strings.HasSuffix(r.Change, deleted):
+		return "deleted"
+	}
+	return "set"
+}
+
 // entriesTold is how many entries of a device are told one by one: a flushed
 // table is one event, not thousands.
 const entriesTold = 4

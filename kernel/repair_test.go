@@ -14,7 +14,7 @@ import (
 func told(ops ...Op) []string {
 	var lines []string
 	for _, r := range Repairs(ops) {
-		lines = append(lines, r.Kind+": "+r.String())
+		lines = append(lines, r.Kind+" "+r.Verb()+": "+r.String())
 	}
 	return lines
 }
@@ -50,22 +50,22 @@ func TestRepairsInWords(t *testing.T) {
 		AddJump{forward, "FORWARD"},
 	)...)
 	if diff := cmp.Diff([]string{
-		"neighbour: 64 neighbours on osx-0000000007 missing → added",
-		"link: osx-0000000007 mtu 1300 → 1400, down → up, master none → osb-0000000007",
-		"link: osx-0000000007 made otherwise → made anew",
-		"link: osb-0000000007 missing → made",
-		"link: osv-0000000099 not wanted → deleted",
-		"fdb: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.2 missing → added",
-		"fdb: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.9 → 192.0.2.2",
-		"fdb: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.9 not wanted → deleted",
-		"neighbour: neighbour 10.77.0.65 on osx-0000000007 lladdr 02:42:0a:4d:00:09 → 02:42:0a:4d:00:41",
-		"static: static bridge entry 02:42:0a:4d:00:41 on osx-0000000007 missing → added",
-		"address: address 10.77.0.1/16 on osb-0000000007 missing → added",
-		"inside: eth0 in /run/netns/web (osv-0000000001) down → up, address 10.77.0.2/16 missing → added",
-		"sysctl: sysctl net/ipv4/conf/osb-0000000007/arp_ignore 0 → 1",
-		"set entry: ipset overspan-vtep4 entry 192.0.2.2 missing → added",
-		"chain: chain ipv4 filter OVERSPAN-FORWARD missing or changed → loaded",
-		"jump: jump from FORWARD to ipv4 filter OVERSPAN-FORWARD missing or not first → first",
+		"neighbour added: 64 neighbours on osx-0000000007 missing → added",
+		"link set: osx-0000000007 mtu 1300 → 1400, down → up, master none → osb-0000000007",
+		"link set: osx-0000000007 made otherwise → made anew",
+		"link added: osb-0000000007 missing → made",
+		"link deleted: osv-0000000099 not wanted → deleted",
+		"fdb added: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.2 missing → added",
+		"fdb set: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.9 → 192.0.2.2",
+		"fdb deleted: fdb 02:42:0a:4d:00:41 on osx-0000000007 dst 192.0.2.9 not wanted → deleted",
+		"neighbour set: neighbour 10.77.0.65 on osx-0000000007 lladdr 02:42:0a:4d:00:09 → 02:42:0a:4d:00:41",
+		"static added: static bridge entry 02:42:0a:4d:00:41 on osx-0000000007 missing → added",
+		"address added: address 10.77.0.1/16 on osb-0000000007 missing → added",
+		"inside set: eth0 in /run/netns/web (osv-0000000001) down → up, address 10.77.0.2/16 missing → added",
+		"sysctl set: sysctl net/ipv4/conf/osb-0000000007/arp_ignore 0 → 1",
+		"set entry added: ipset overspan-vtep4 entry 192.0.2.2 missing → added",
+		"chain set: chain ipv4 filter OVERSPAN-FORWARD missing or changed → loaded",
+		"jump set: jump from FORWARD to ipv4 filter OVERSPAN-FORWARD missing or not first → first",
 	}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

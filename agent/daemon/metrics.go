@@ -19,7 +19,7 @@ var (
 	descOps = prometheus.NewDesc("overspan_kernel_ops_total",
 		"Changes made to the kernel, by what led to the pass that made them.", []string{"cause"}, nil)
 	descRepairs = prometheus.NewDesc("overspan_kernel_repairs_total",
-		"Changes that undid what others had done, by the kind of object and what led to the pass that found them.", []string{"kind", "cause"}, nil)
+		"Changes that undid what others had done, by the kind of object, what was done to it, and what led to the pass that found it.", []string{"kind", "change", "cause"}, nil)
 	descConflicts = prometheus.NewDesc("overspan_kernel_conflicts",
 		"Changes that the kernel refuses again and again: something else stands in the way.", nil, nil)
 	descRevision = prometheus.NewDesc("overspan_snapshot_revision",
@@ -42,12 +42,12 @@ type meter struct {
 	passes    map[[2]string]float64
 	took      map[string]float64
 	ops       map[string]float64
-	repairs   map[[2]string]float64
+	repairs   map[[3]string]float64
 	conflicts int
 }
 
 func newMeter() *meter {
-	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}, repairs: map[[2]string]float64{}}
+	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}, repairs: map[[3]string]float64{}}
 }
 
 func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err error) {
@@ -61,7 +61,7 @@ func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err
 	m.took[cause] += res.Took.Seconds()
 	m.ops[cause] += float64(len(res.Done))
 	for _, r := range repairs {
-		m.repairs[[2]string{r.Kind, cause}] += float64(r.Count)
+		m.repairs[[3]string{r.Kind, r.Verb(), cause}] += float64(r.Count)
 	}
 	m.conflicts = len(res.Conflicts)
 }
@@ -130,7 +130,7 @@ func (m *meter) collect(c chan<- prometheus.Metric) {
 		counter(descOps, n, cause)
 	}
 	for key, n := range m.repairs {
-		counter(descRepairs, n, key[0], key[1])
+		counter(descRepairs, n, key[0], key[1], key[2])
 	}
 	c <- prometheus.MustNewConstMetric(descConflicts, prometheus.GaugeValue, float64(m.conflicts))
 }
