@@ -273,11 +273,28 @@ func TestScenario17_NodeIsReaped(t *testing.T) {
 	c.mesh(a, b, far, dead)
 	again := c.netns(h1, "web")
 	traffic := c.traffic(a, b)
+	events, err := h2.Events(t.Context())
+	c.must(err)
 	c.die(h3)
-	c.movesTo(again, addr, c.removed(downWithin(ttl)+reapAfter, id), a, b, far)
+	c.lists(downWithin(ttl), h3, "down active", h1)
+	down := time.Now()
+	if left, err := c.keys(t.Context(), "nodes/"+id); err != nil || len(left) != 1 {
+		t.Errorf("of h3, which is down since just now, etcd holds the registrations %v, %v", left, err)
+	}
+	removed := c.removed(reapAfter+2*time.Second, id)
+	// It was listed some time after its presence had ended.
+	if after := removed.Sub(down); after < reapAfter-time.Second {
+		t.Errorf("h3 was removed %s after it was listed as down; want %s", after, reapAfter)
+	}
+	c.movesTo(again, addr, removed, a, b, far)
 	c.forgotten(settleWithin, h3, id, h1, h2, h4)
 	c.lists(settleWithin, h3, "", h1, h2, h4)
 	traffic.stop()
+	c.must(events.Stop(t.Context()))
+	told := []string{"node down h3", "node remove h3", "endpoint disconnect web", "endpoint connect web"}
+	if diff := cmp.Diff(told, nodeEvents(events.Seen())); diff != "" {
+		t.Errorf("told on h2 (-want +got):\n%s", diff)
+	}
 	c.must(h3.Start(t.Context()))
 	c.lists(settleWithin, h3, "up active", h1, h2)
 	c.eventually(settleWithin, c.verified)
