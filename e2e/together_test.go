@@ -20,13 +20,13 @@ const (
 )
 
 // meshWithin is how long it may take from the start of the agents until all
-// reach all. The machine may be busy: it holds for half of the times at least.
+// reach all. The machine may be busy with something else: two times may take longer,
+// up to twice as long.
 const meshWithin = 3 * time.Second
 
 // Scenario 19, first two sentences: "Twenty times: three agents started at the
 // same instant: full mesh within 3 s. Identical hostnames on all three: works."
 func TestScenario19_StartTogether(t *testing.T) {
-	t.Parallel()
 	c := build(t, lab.Options{Nodes: 3})
 	for _, n := range c.Nodes {
 		_, err := n.Exec(t.Context(), "hostname", "twin")
@@ -55,10 +55,10 @@ func TestScenario19_StartTogether(t *testing.T) {
 		c.end()
 	}
 	slices.Sort(took)
-	half, most := took[len(took)/2], took[len(took)-1]
-	t.Logf("%d times full mesh, half of them within %s, all within %s", len(took), half, most)
-	if half > meshWithin {
-		t.Errorf("half of the times full mesh took longer than %s; want at most %s", half, meshWithin)
+	half, nearly, most := took[len(took)/2], took[len(took)-3], took[len(took)-1]
+	t.Logf("%d times full mesh, half of them within %s, all but two within %s, all within %s", len(took), half, nearly, most)
+	if within := meshWithin * lab.Patience; nearly > within || most > 2*within {
+		t.Errorf("want all but two within %s, all within %s", within, 2*within)
 	}
 }
 
