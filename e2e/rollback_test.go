@@ -56,6 +56,10 @@ func TestScenario21_EtcdForgets(t *testing.T) {
 			// Of what was written since the backup, an endpoint's record, a claim or a flight.
 			[]string{"etcd was rolled back: what node", "and nobody took it", "its last claim is of revision", "is gone from etcd"},
 		},
+		{
+			"one record gone", func(c *cluster, _ lab.Backup) { c.forgets("late3") },
+			[]string{"the record of late3 ("},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +131,21 @@ func (c *cluster) restoreAhead(backup lab.Backup) {
 	}
 	c.must(c.Etcd.Compact(ctx))
 	c.must(c.Etcd.Heal(ctx))
+}
+
+// forgets takes an endpoint's record out of etcd, and nothing else.
+func (c *cluster) forgets(endpoint string) {
+	c.t.Helper()
+	all, err := c.Etcd.Dump(c.t.Context(), lab.Prefix+"net/")
+	c.must(err)
+	for key, value := range all {
+		if strings.Contains(key, "/endpoints/") && strings.Contains(value, `"name":"`+endpoint+`"`) {
+			_, err := c.etcd().Delete(c.t.Context(), key)
+			c.must(err)
+			return
+		}
+	}
+	c.t.Fatalf("etcd has no record of %s", endpoint)
 }
 
 // amnesia is a cluster of which etcd is about to forget the last ten endpoints
