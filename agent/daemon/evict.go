@@ -142,17 +142,22 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 }
 
 // recordMissing reports whether the record of an endpoint that this node serves is
-// missing from a snapshot.
-func recordMissing(s *overspan.Snapshot, attachments []overspan.Attachment) bool {
-	return slices.ContainsFunc(attachments, func(a overspan.Attachment) bool {
-		e := a.Endpoint
-		seg := s.Segments[e.Network]
-		if !a.Committed || seg == nil || seg.Bad > 0 || e.CreateRevision > seg.Revision {
-			return false
+// missing from a snapshot. Networks that are as in the one before are not looked at.
+func recordMissing(before, now *overspan.Snapshot, attachments []overspan.Attachment) bool {
+	for i := range attachments {
+		a := &attachments[i]
+		seg := now.Segments[a.Endpoint.Network]
+		if !a.Committed || seg == nil || seg.Bad > 0 || a.Endpoint.CreateRevision > seg.Revision {
+			continue
 		}
-		now := seg.Endpoints.Get(e.Slot)
-		return now == nil || now.ID != e.ID
-	})
+		if before != nil && before.Segments[a.Endpoint.Network] == seg {
+			continue
+		}
+		if at := seg.Endpoints.Get(a.Endpoint.Slot); at == nil || at.ID != a.Endpoint.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // shownEvictions is how many evictions status tells of.

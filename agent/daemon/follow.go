@@ -231,9 +231,11 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	}
 	d.registrar.heed(new)
 	for _, id := range d.follows.all() {
-		d.reconsider(id)
+		if new.Networks[id] == nil {
+			d.reconsider(id)
+		}
 	}
-	if recordMissing(new, d.local.allAttachments()) {
+	if recordMissing(old, new, d.local.allAttachments()) {
 		wake(d.evictionsDue)
 	}
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {

@@ -19,9 +19,8 @@ func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 		return nil
 	}
 	out := slices.Concat(freezeEvents(old, new), nodeEvents(old, new), networkEvents(old, new, self))
-	for _, id := range slices.Sorted(maps.Keys(new.Segments)) {
-		was, is := old.Segments[id], new.Segments[id]
-		if was != nil && was != is { // what is in a network that is new here is no news
+	for _, id := range slices.Sorted(overspan.Changes(old.Segments, new.Segments)) {
+		if old.Segments[id] != nil && new.Segments[id] != nil { // what is in a network that is new here is no news
 			out = append(out, remoteEvents(old, new, id, self)...)
 		}
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -280,7 +281,9 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 // and last endpoint of a network may bring or take its devices and rules.
 func (s partSet) addLocal(old, new planInput) {
 	lost := func(a *overspan.Attachment) bool { return old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID] } // or found again
+	networks := map[overspan.NetworkID]struct{}{}
 	touch := func(a *overspan.Attachment) {
+		networks[a.Endpoint.Network] = struct{}{}
 		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
 		if len(old.Ports[a.Sandbox])+len(new.Ports[a.Sandbox]) > 0 {
 			s.add(publishedPorts)
@@ -305,7 +308,7 @@ func (s partSet) addLocal(old, new planInput) {
 	for _, a := range was {
 		touch(a)
 	}
-	s.addMembership(old, new)
+	s.addMembership(old, new, networks)
 	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
 		s.add(part{})
 	}
@@ -318,13 +321,18 @@ func samePlug(a, b *overspan.Attachment) bool {
 		a.Endpoint.ModRevision == b.Endpoint.ModRevision
 }
 
-// addMembership adds the networks that this node has joined or left.
-func (s partSet) addMembership(old, new planInput) {
-	before, now := old.members(), new.members()
-	for _, id := range slices.Concat(before, now) {
-		_, was := slices.BinarySearch(before, id)
-		if _, is := slices.BinarySearch(now, id); was != is {
-			s.add(part{}, subnets, part{network: id})
+// addMembership adds the networks that this node has joined or left, among those of
+// endpoints that have changed and those of which the snapshots differ.
+func (s partSet) addMembership(old, new planInput, networks map[overspan.NetworkID]struct{}) {
+	for _, differ := range []iter.Seq[overspan.NetworkID]{
+		maps.Keys(networks),
+		overspan.Changes(old.Snapshot.Segments, new.Snapshot.Segments),
+		overspan.Changes(old.Snapshot.Networks, new.Snapshot.Networks),
+	} {
+		for id := range differ {
+			if old.member(id) != new.member(id) {
+				s.add(part{}, subnets, part{network: id})
+			}
 		}
 	}
 }

@@ -106,9 +106,12 @@ func (in planInput) member(id overspan.NetworkID) bool {
 	if seg := in.Snapshot.Segments[id]; seg != nil && holds(seg, in.Self) {
 		return true
 	}
-	return slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool {
-		return a.Endpoint.Network == id && !in.adrift(a)
-	})
+	for i := range in.Attachments {
+		if a := &in.Attachments[i]; a.Endpoint.Network == id && !in.adrift(*a) {
+			return true
+		}
+	}
+	return false
 }
 
 // frontiers returns up to which revision each network of a scope is known.
@@ -294,6 +297,9 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 	global = len(elsewhere) > 0
 	for id, seg := range new.Segments {
 		was := old.Segments[id]
+		if was == seg && old.Networks[id] == new.Networks[id] && len(elsewhere) == 0 {
+			continue
+		}
 		if was == nil || was != seg && holds(was, self) != holds(seg, self) {
 			global = true
 		}

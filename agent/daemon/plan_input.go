@@ -31,7 +31,8 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 	}
 	here := d.local.view()
 	in.Local, in.Sandboxes, in.Attachments, in.Siblings, in.Ports = here.version, here.sandboxes, here.attachments, here.siblings, here.ports
-	for _, a := range in.Attachments {
+	for i := range in.Attachments {
+		a := &in.Attachments[i]
 		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}
 		}
@@ -67,6 +68,14 @@ func (d *Daemon) lookForShortcut(s *overspan.Snapshot) {
 	}
 }
 
-func inScope(scope kernel.Scope, a overspan.Attachment) bool {
-	return scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) || slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return k.Endpoint == a.Endpoint.ID })
+func inScope(scope kernel.Scope, a *overspan.Attachment) bool {
+	if scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) {
+		return true
+	}
+	for i := range scope.Endpoints {
+		if scope.Endpoints[i].Endpoint == a.Endpoint.ID {
+			return true
+		}
+	}
+	return false
 }
