@@ -297,6 +297,15 @@ func endpointKey(a overspan.Attachment) kernel.EndpointKey {
 	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
 }
 
+// endsOf returns the keys of endpoints, containers' ends included.
+func endsOf(attachments []overspan.Attachment) []kernel.EndpointKey {
+	out := make([]kernel.EndpointKey, 0, len(attachments))
+	for _, a := range attachments {
+		out = append(out, endpointKey(a))
+	}
+	return out
+}
+
 // attachmentEvent tells of an endpoint of this node.
 func (d *Daemon) attachmentEvent(action string, a overspan.Attachment) Event {
 	return endpointEvent(action, a.Endpoint, networkNameOf(a), d.cfg.NodeName)

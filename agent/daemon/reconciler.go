@@ -31,6 +31,10 @@ const (
 	reapAtMost = 64
 )
 
+// insidesAtOnce is how many containers' ends a pass looks at where nobody waits for
+// it: each takes entering a namespace.
+const insidesAtOnce = 32
+
 // reapAgain is when the reaper is called again after it has failed.
 const reapAgain = time.Second
 
@@ -97,10 +101,11 @@ type reconciler struct {
 	moved     partSet       // what was changed here and not looked at since
 	seen      planInput     // what the last pass was planned from
 	bases     map[overspan.NetworkID]basis
-	looked    bool      // everything was once brought in line
-	doomed    int       // links that wait for the reaper
-	notBefore time.Time // the reaper has failed: it is not called again before
-	fresh     bool      // something failed for the first time
+	looked    bool                 // everything was once brought in line
+	insides   []kernel.EndpointKey // containers' ends that this resync has not looked at yet
+	doomed    int                  // links that wait for the reaper
+	notBefore time.Time            // the reaper has failed: it is not called again before
+	fresh     bool                 // something failed for the first time
 }
 
 type passRequest struct {
@@ -145,7 +150,8 @@ const (
 	causeRetry   = "retry"   // something failed before
 )
 
-// run reconciles until ctx ends. A full pass runs every resync.
+// run reconciles until ctx ends. A full pass runs every resync, and after it those
+// over the containers' ends, a few at a time: others may ask between them.
 func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 	defer close(r.stopped)
 	ticker := time.NewTicker(resync)
@@ -165,7 +171,12 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 				r.passOver(ctx, scope, changed, cause)
 			}
 		case <-ticker.C:
-			r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
+			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
+			r.insides = endsOf(res.input.Attachments)
+		case <-ready(len(r.insides) > 0):
+			n := min(len(r.insides), insidesAtOnce)
+			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, causeResync)
+			r.insides = r.insides[n:]
 		case <-retry.C:
 			r.retry(ctx)
 			retry.Reset(r.delay)
@@ -314,9 +325,7 @@ func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
 func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	scope := kernel.Scope{All: true, Global: true}
 	if in, ok := r.input(scope); ok {
-		for _, a := range in.Attachments {
-			scope.Endpoints = append(scope.Endpoints, endpointKey(a))
-		}
+		scope.Endpoints = endsOf(in.Attachments)
 	}
 	return r.ask(ctx, passRequest{scope: scope, dry: true})
 }
