@@ -121,9 +121,9 @@ func says(text string, words []string) bool {
 	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 }
 
-// countEvery is how often counts looks: reading the metrics of three members takes
-// a processor some milliseconds.
-const countEvery = 250 * time.Millisecond
+// countEvery is how often counts looks: reading the metrics of three members takes a
+// processor a good part of a second where they run with the race detector.
+const countEvery = time.Second
 
 // counts are what etcd was asked over a time in which its members come and go.
 type counts struct {
