@@ -13,8 +13,8 @@ import (
 
 // BenchmarkAttachBeside measures one attach on a node that knows much else:
 // ghosts' blocks and endpoints in the same network, or other networks; turn and
-// turn about with one on a node that knows nothing else. The others are ghosts,
-// so that nothing but the node's own work can grow.
+// turn about with one on a node that knows nothing else; and what a look at all of
+// that costs. The others are ghosts, so that nothing but the node's own work can grow.
 func BenchmarkAttachBeside(b *testing.B) {
 	for _, slots := range whole([]int{10_000, 50_000}, []int{1000}) {
 		b.Run(fmt.Sprintf("entries=%d", slots), func(b *testing.B) { attachBeside(b, slots, 1) })
@@ -36,7 +36,25 @@ func attachBeside(b *testing.B, slots, networks int) {
 		floor.report(b, "alone")
 		took.report(b, "attach")
 		b.ReportMetric(float64(took.quantile(0.5))/float64(floor.quantile(0.5)), "attach-p50-µs:alone-p50-µs≤1.5")
+		metric(b, float64(beside.timePass().quantile(0.5).Microseconds()), "full-pass-µs")
 	}
+}
+
+// timePass measures what a resync does where nothing differs: everything is read,
+// planned and compared.
+func (b *bed) timePass() times {
+	b.Helper()
+	var out times
+	for range whole(20, 2) {
+		begin := time.Now()
+		_, drift, err := b.Nodes[0].Verify(b.ctx)
+		out = append(out, time.Since(begin))
+		b.must(err)
+		if len(drift) > 0 {
+			b.Fatalf("the kernel is not in line: %v", drift)
+		}
+	}
+	return out
 }
 
 // lone starts one node, with a network "demo" in which it has an endpoint.
