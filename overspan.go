@@ -251,11 +251,21 @@ type SandboxSettings struct {
 	Hosts    []HostName
 }
 
-// A NetnsID identifies a network namespace while it lives: device and inode of
-// its nsfs file, see namespaces(7).
+// A NetnsID identifies a network namespace: device and inode of its nsfs file, see
+// namespaces(7), which another one has as soon as it is gone; and what no other
+// one ever has, the boot of the host and the kernel's own count in it.
 type NetnsID struct {
-	Dev uint64
-	Ino uint64
+	Dev    uint64
+	Ino    uint64
+	Boot   string // "" of a record from before it was noted
+	Cookie uint64 // SO_NETNS_COOKIE; 0 of such a record, and before Linux 5.14
+}
+
+// Is reports whether both identify the same namespace, as far as both tell.
+func (n NetnsID) Is(other NetnsID) bool {
+	return n.Dev == other.Dev && n.Ino == other.Ino &&
+		(n.Boot == other.Boot || n.Boot == "" || other.Boot == "") &&
+		(n.Cookie == other.Cookie || n.Cookie == 0 || other.Cookie == 0)
 }
 
 // An Attachment is an endpoint of this node together with where it is plugged

@@ -22,7 +22,7 @@ type Fake struct {
 	mu       sync.Mutex // guards all below
 	state    State
 	spaces   map[string]fakeNetns // by path
-	inodes   uint64               // the last one that was given to a namespace
+	cookies  uint64               // how many namespaces were made
 	faults   []fault
 	watchers map[*pending]struct{}
 	remade   int // how often the underlay device was made anew

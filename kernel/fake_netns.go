@@ -20,10 +20,26 @@ func (f *Fake) MakeNetns(path string, interfaces ...string) overspan.NetnsID {
 }
 
 func (f *Fake) makeNetns(path string, interfaces ...string) overspan.NetnsID {
-	f.inodes++
-	id := overspan.NetnsID{Dev: fakeNsfs, Ino: f.inodes}
+	f.cookies++
+	id := overspan.NetnsID{Dev: fakeNsfs, Ino: f.freeInode(path), Boot: "fake", Cookie: f.cookies}
 	f.spaces[path] = fakeNetns{id: id, foreign: append([]string{"lo"}, interfaces...)}
 	return id
+}
+
+// freeInode returns the lowest inode that no namespace has but that at path, which
+// is about to go: nsfs, too, lends them again.
+func (f *Fake) freeInode(path string) uint64 {
+	taken := map[uint64]struct{}{}
+	for other, space := range f.spaces {
+		if other != path {
+			taken[space.id.Ino] = struct{}{}
+		}
+	}
+	ino := uint64(1)
+	for _, found := taken[ino]; found; _, found = taken[ino] {
+		ino++
+	}
+	return ino
 }
 
 // LoseNetns ends a namespace, and the veths into it, as the end of its last

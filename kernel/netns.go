@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
+	"sync"
 
 	"github.com/overspan/overspan"
 	"github.com/vishvananda/netns"
@@ -17,6 +19,12 @@ import (
 // OwnNetns is the path of this host's own namespace: that of the calling thread,
 // as the process's first one, /proc/self, may be on a visit elsewhere.
 const OwnNetns = "/proc/thread-self/ns/net"
+
+// bootID is the kernel's name of this boot, which does not change while we run.
+var bootID = sync.OnceValues(func() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text)), err
+})
 
 // Netns says which network namespace a path names. The error is of class
 // ErrNotFound if there is nothing, ErrInvalid if it is something else.
@@ -30,7 +38,33 @@ func (h *Host) Netns(path string) (overspan.NetnsID, error) {
 	if err := unix.Fstat(int(ns), &st); err != nil {
 		return overspan.NetnsID{}, fmt.Errorf("stat %s: %w", path, err)
 	}
-	return overspan.NetnsID{Dev: st.Dev, Ino: st.Ino}, nil
+	id := overspan.NetnsID{Dev: st.Dev, Ino: st.Ino}
+	if id.Boot, err = bootID(); err != nil {
+		return overspan.NetnsID{}, fmt.Errorf("tell network namespace %s from those of other boots: %w", path, err)
+	}
+	if id.Cookie, err = netnsCookie(ns); err != nil {
+		return overspan.NetnsID{}, fmt.Errorf("tell network namespace %s from those before it: %w", path, err)
+	}
+	return id, nil
+}
+
+// netnsCookie returns the number that the kernel gives to one namespace of a boot
+// alone; 0 before Linux 5.14. A socket in the namespace tells it, of the kind that
+// costs least to make and to close.
+func netnsCookie(ns netns.NsHandle) (cookie uint64, err error) {
+	err = do(ns, func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open socket: %w", err)
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if errors.Is(err, unix.ENOPROTOOPT) {
+			return nil
+		}
+		return err
+	})
+	return cookie, err
 }
 
 // Interfaces returns the sorted names of all interfaces in the namespace at
@@ -152,7 +186,8 @@ func (h *Host) readPins() (map[string]struct{}, error) {
 	for _, e := range entries {
 		// A file without a mount is what a reboot leaves behind: not a pin.
 		path := filepath.Join(h.config.NetnsDir, e.Name())
-		if _, err := h.Netns(path); err == nil {
+		if ns, err := openNetns(path); err == nil {
+			ns.Close()
 			pins[path] = struct{}{}
 		}
 	}
@@ -162,8 +197,8 @@ func (h *Host) readPins() (map[string]struct{}, error) {
 // addPin makes a network namespace and keeps it alive by a bind mount at path,
 // as ip-netns(8) does. Its loopback is up.
 func (h *Host) addPin(path string) error {
-	if _, err := h.Netns(path); err == nil {
-		return nil
+	if ns, err := openNetns(path); err == nil {
+		return ns.Close()
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("add netns %s: %w", path, err)

@@ -50,6 +50,42 @@ func TestNetns(t *testing.T) {
 	}
 }
 
+// TestNumberOfADeadNetns: the kernel gives it to a new one, which is another one
+// all the same.
+func TestNumberOfADeadNetns(t *testing.T) {
+	h := newTestHost(t)
+	first, err := h.Netns(newTestNetns(t, h, "c1"))
+	if err != nil || first.Boot == "" || first.Cookie == 0 {
+		t.Fatalf("Netns = %+v, %v", first, err)
+	}
+	apply(t, h, DelNetns{filepath.Join(h.config.NetnsDir, "c1")})
+	// The number is free some time after the namespace has gone; until then, and
+	// where others get it, further ones are made.
+	for i := range 1000 {
+		now, err := h.Netns(newTestNetns(t, h, fmt.Sprint("again", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Ino != first.Ino {
+			continue
+		}
+		if now.Is(first) || now.Boot != first.Boot {
+			t.Errorf("%+v is taken for %+v", now, first)
+		}
+		return
+	}
+	t.Fatal("no namespace got the number of one that is gone")
+}
+
+func BenchmarkNetns(b *testing.B) {
+	h := &Host{}
+	for b.Loop() {
+		if _, err := h.Netns(OwnNetns); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // TestPins makes, doubles and removes namespaces; a file that a reboot left
 // behind is no pin, and in nobody's way.
 func TestPins(t *testing.T) {

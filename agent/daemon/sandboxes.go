@@ -208,25 +208,34 @@ func (d *Daemon) watchSandboxes(ctx context.Context) error {
 // the namespace was deleted or is another one now.
 func (d *Daemon) buryDead(ctx context.Context) {
 	for _, sb := range d.local.allSandboxes() {
-		if d.namespaceGone(sb.ID) {
-			d.bury(ctx, sb)
+		if !d.namespaceGone(sb.ID) {
+			continue
+		}
+		if err := d.bury(ctx, sb); err != nil && ctx.Err() == nil {
+			d.log.Error("cannot end what a sandbox had that is gone", "sandbox", sb.Name, "error", err)
 		}
 	}
 }
 
-func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) {
+// bury ends the endpoints of a sandbox that is gone, and forgets it.
+func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) error {
 	unlock, err := d.lockSandbox(ctx, sb.ID, sb.Name)
 	if err != nil {
-		return // the agent is stopping
+		return err
 	}
 	defer unlock()
+	if _, known := d.local.sandbox(sb.ID); !known {
+		return nil // others were faster
+	}
 	d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
+	var errs []error
 	for _, a := range d.local.inSandbox(sb.ID) {
-		if _, err := d.detach(ctx, a); err != nil {
-			d.log.Error("cannot end an endpoint", "endpoint", a.Endpoint.Name, "error", err)
+		if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+			errs = append(errs, err)
 		}
 	}
 	d.forgetIfUnused(sb)
+	return errors.Join(errs...)
 }
 
 // namespaceGone reports whether a sandbox's namespace is known to be gone: after
@@ -242,7 +251,7 @@ func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
 	if err != nil {
 		return errors.Is(err, overspan.ErrNotFound)
 	}
-	return inode != sb.Inode
+	return !inode.Is(sb.Inode)
 }
 
 func (d *Daemon) sandboxEvent(action string, sb overspan.Sandbox) Event {

@@ -19,30 +19,49 @@ var netnsDirs = []string{"/run/netns", "/var/run/netns"}
 
 // target finds the sandbox that a user means, and registers one that is met
 // for the first time. The journal hears of that one with its first attachment:
-// without any it is nothing to remember.
+// without any it is nothing to remember. One that is gone by now, and has not been
+// looked for since, is ended first: its name and its path may be another's.
 func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, error) {
-	found, err := d.resolve(ctx, ref)
-	if err != nil {
-		return overspan.Sandbox{}, err
+	for {
+		found, err := d.resolve(ctx, ref)
+		if err != nil {
+			return overspan.Sandbox{}, err
+		}
+		inode, err := d.host.Netns(found.Netns)
+		if err != nil {
+			return overspan.Sandbox{}, fmt.Errorf("target %s: %w", ref, err)
+		}
+		if own, err := d.host.Netns(kernel.OwnNetns); err != nil {
+			return overspan.Sandbox{}, err
+		} else if own.Is(inode) {
+			return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "target %s is this host's own network namespace: only containers' namespaces can be connected", ref)
+		}
+		sb, err := d.known(found, inode)
+		if err != nil || !d.namespaceGone(sb.ID) {
+			return sb, err
+		}
+		if err := d.bury(ctx, sb); err != nil {
+			return overspan.Sandbox{}, fmt.Errorf("target %s: end what was there before it: %w", ref, err)
+		}
 	}
-	inode, err := d.host.Netns(found.Netns)
-	if err != nil {
-		return overspan.Sandbox{}, fmt.Errorf("target %s: %w", ref, err)
-	}
-	if own, err := d.host.Netns(kernel.OwnNetns); err != nil {
-		return overspan.Sandbox{}, err
-	} else if own == inode {
-		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrInvalid, "target %s is this host's own network namespace: only containers' namespaces can be connected", ref)
-	}
+}
+
+// known returns the sandbox whose namespace a target names, and registers it if
+// there is none.
+func (d *Daemon) known(found overspan.Sandbox, inode overspan.NetnsID) (overspan.Sandbox, error) {
 	d.admit.Lock()
 	defer d.admit.Unlock()
 	for _, sb := range d.local.allSandboxes() {
-		if sb.Inode == inode {
+		if sb.Inode.Is(inode) {
 			return sb, nil
 		}
 	}
-	if found.ID != "" {
+	switch {
+	case found.ID == "":
+	case found.Kind == overspan.SandboxMade:
 		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrConflict, "sandbox %s: %s is not the namespace that it was; remove the sandbox and make it again", found.Name, found.Netns)
+	default:
+		return found, nil // another namespace has its path
 	}
 	found.ID = overspan.SandboxID(overspan.NewID())
 	found.Inode = inode
@@ -218,7 +237,7 @@ func (d *Daemon) knownSandbox(ctx context.Context, ref string) (overspan.Sandbox
 	}
 	inode, inodeErr := d.host.Netns(sb.Netns)
 	for _, known := range d.local.allSandboxes() {
-		if inodeErr == nil && known.Inode == inode || inodeErr != nil && known.Netns == sb.Netns {
+		if inodeErr == nil && known.Inode.Is(inode) || inodeErr != nil && known.Netns == sb.Netns {
 			return known.ID, nil
 		}
 	}

@@ -21,6 +21,9 @@ func SandboxRecord(s overspan.Sandbox) *Sandbox {
 		Resolver: ResolverRecord(s.Resolver),
 		Hosts:    HostNameRecords(s.Hosts),
 		Ports:    portRecords(s.Ports),
+
+		NetnsBoot:   s.Inode.Boot,
+		NetnsCookie: s.Inode.Cookie,
 	}
 }
 
@@ -32,7 +35,7 @@ func (x *Sandbox) Noun() (overspan.Sandbox, error) {
 		Name:    r.name("sandbox", x.GetName()),
 		Kind:    overspan.SandboxKind(x.GetKind()),
 		Netns:   x.GetNetns(),
-		Inode:   overspan.NetnsID{Dev: x.GetNetnsDev(), Ino: x.GetNetnsIno()},
+		Inode:   overspan.NetnsID{Dev: x.GetNetnsDev(), Ino: x.GetNetnsIno(), Boot: x.GetNetnsBoot(), Cookie: x.GetNetnsCookie()},
 		PID:     r.pid("pid", x.GetPid()),
 		Created: r.time("created", x.GetCreated()),
 		Ports:   r.publications(x.GetPorts()),

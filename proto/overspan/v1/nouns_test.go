@@ -66,7 +66,7 @@ func testEndpoint() overspan.Endpoint {
 func testSandbox() overspan.Sandbox {
 	return overspan.Sandbox{
 		ID: overspan.SandboxID(id("b")), Name: "web1", Kind: overspan.SandboxDocker, Netns: "/proc/7/ns/net",
-		Inode: overspan.NetnsID{Dev: 4, Ino: 1 << 63}, PID: 7, Created: created,
+		Inode: overspan.NetnsID{Dev: 4, Ino: 1 << 63, Boot: "a boot", Cookie: 1 << 63}, PID: 7, Created: created,
 		Ports: []overspan.Port{{Protocol: overspan.UDP, Port: 53, HostIP: netip.IPv6Unspecified(), HostPort: 5300}},
 		SandboxSettings: overspan.SandboxSettings{
 			Hostname: "web",

@@ -1513,7 +1513,12 @@ type Sandbox struct {
 	// Further lines of /etc/hosts.
 	Hosts []*HostName `protobuf:"bytes,11,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// That are published at its node.
-	Ports         []*Port `protobuf:"bytes,12,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*Port `protobuf:"bytes,12,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The boot of the host, and the namespace's number in it that is given once;
+	// unset in records from before they were noted.
+	NetnsBoot string `protobuf:"bytes,13,opt,name=netns_boot,json=netnsBoot,proto3" json:"netns_boot,omitempty"`
+	// 0 on kernels before Linux 5.14, too.
+	NetnsCookie   uint64 `protobuf:"varint,14,opt,name=netns_cookie,json=netnsCookie,proto3" json:"netns_cookie,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1630,6 +1635,20 @@ func (x *Sandbox) GetPorts() []*Port {
 		return x.Ports
 	}
 	return nil
+}
+
+func (x *Sandbox) GetNetnsBoot() string {
+	if x != nil {
+		return x.NetnsBoot
+	}
+	return ""
+}
+
+func (x *Sandbox) GetNetnsCookie() uint64 {
+	if x != nil {
+		return x.NetnsCookie
+	}
+	return 0
 }
 
 // Resolver is how names are looked up: resolv.conf(5).
@@ -2057,7 +2076,7 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xfe\x02\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc0\x03\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2071,7 +2090,10 @@ const file_overspan_v1_records_proto_rawDesc = "" +
 	"\bresolver\x18\n" +
 	" \x01(\v2\x15.overspan.v1.ResolverR\bresolver\x12+\n" +
 	"\x05hosts\x18\v \x03(\v2\x15.overspan.v1.HostNameR\x05hosts\x12'\n" +
-	"\x05ports\x18\f \x03(\v2\x11.overspan.v1.PortR\x05ports\"V\n" +
+	"\x05ports\x18\f \x03(\v2\x11.overspan.v1.PortR\x05ports\x12\x1d\n" +
+	"\n" +
+	"netns_boot\x18\r \x01(\tR\tnetnsBoot\x12!\n" +
+	"\fnetns_cookie\x18\x0e \x01(\x04R\vnetnsCookie\"V\n" +
 	"\bResolver\x12\x18\n" +
 	"\aservers\x18\x01 \x03(\tR\aservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
