@@ -17,8 +17,8 @@ const (
 	retryMost  = 30 * time.Second
 )
 
-// conflictsMost is how many conflicts are kept: where more than that fails, each
-// of them says the same.
+// conflictsMost is how many conflicts are told: where more than that fails, each
+// of them says the same. All are kept: what is known to fail is tried more rarely.
 const conflictsMost = 64
 
 // A conflict is an op that fails again and again: as a rule something that is
@@ -29,7 +29,7 @@ type conflict struct {
 	Text   string // object, cause, and what to try
 	dev    string // that it is about; "" for none
 	part   part
-	told   bool // it has failed twice: it was no race
+	told   bool // it has failed twice, so it was no race, and it is among the first conflictsMost
 }
 
 // conflicts is the ops that fail, by their text.
@@ -44,28 +44,37 @@ func (c conflicts) holds(op kernel.Op) bool {
 	return failing
 }
 
-// fail notes an op that failed. Fresh says that it had not before; begun that
-// it is to be told now: it has failed twice, or for another reason than before.
-func (c conflicts) fail(f kernel.OpError, p part, now time.Time) (_ conflict, begun, fresh bool) {
-	key := f.Op.String()
-	was, known := c[key]
-	if !known && len(c) >= conflictsMost {
-		return conflict{}, false, false
+// fail notes ops that failed, and what part each is of. Fresh says that some had
+// not before; begun are to be told now: they have failed twice, or for another
+// reason than before.
+func (c conflicts) fail(failed []kernel.OpError, of func(kernel.Op) part, now time.Time) (begun []conflict, fresh bool) {
+	told := len(c.standing())
+	for _, f := range failed {
+		key := f.Op.String()
+		was, known := c[key]
+		r := kernel.Repairs([]kernel.Op{f.Op})[0]
+		is := conflict{
+			Since:  now,
+			Object: r.Object,
+			Text:   fmt.Sprintf("%s (%s) cannot be put right: %v", r.Object, r.Change, f.Err),
+			dev:    r.Dev,
+			part:   of(f.Op),
+			told:   was.told,
+		}
+		if known {
+			is.Since = was.Since
+		}
+		if known && !was.told && told < conflictsMost {
+			is.told = true
+			told++
+		}
+		c[key] = is
+		if is.told && (!was.told || was.Text != is.Text) {
+			begun = append(begun, is)
+		}
+		fresh = fresh || !known
 	}
-	r := kernel.Repairs([]kernel.Op{f.Op})[0]
-	is := conflict{
-		Since:  now,
-		Object: r.Object,
-		Text:   fmt.Sprintf("%s (%s) cannot be put right: %v", r.Object, r.Change, f.Err),
-		dev:    r.Dev,
-		part:   p,
-		told:   known,
-	}
-	if known {
-		is.Since = was.Since
-	}
-	c[key] = is
-	return is, known && (!was.told || was.Text != is.Text), !known
+	return begun, fresh
 }
 
 // end drops the conflicts within a scope but those whose ops are left, and

@@ -140,13 +140,9 @@ func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passRes
 func (r *reconciler) contend(scope kernel.Scope, cause string, res *passResult, failed error) {
 	var not *kernel.ApplyError
 	if cause != causeRequest && errors.As(failed, &not) {
-		for _, f := range not.Failed {
-			is, begun, fresh := r.conflicts.fail(f, res.find.of(f.Op), time.Now())
-			if begun {
-				res.Begun = append(res.Begun, is)
-			}
-			r.fresh = r.fresh || fresh
-		}
+		begun, fresh := r.conflicts.fail(not.Failed, res.find.of, time.Now())
+		res.Begun = begun
+		r.fresh = r.fresh || fresh
 	}
 	if !res.partial {
 		res.Ended = r.conflicts.end(scope, textsOf(res.left))
