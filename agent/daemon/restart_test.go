@@ -52,21 +52,27 @@ func TestRestartReapsWhatItsPredecessorDoomed(t *testing.T) {
 	n.eventually("the doomed veth is gone", func() bool { return len(n.kernel.State().Doomed) == 0 })
 }
 
+// diesReleasing ends the agent as if it had been killed right after it had noted a
+// release.
+func (n *testNode) diesReleasing(e overspan.Endpoint) {
+	n.t.Helper()
+	n.stop()
+	j, err := store.OpenJournal(n.cfg.JournalPath())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := errors.Join(j.Defer(e), j.Close()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 func TestReleaseOfTheLastRunTakesThePortOffFirst(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
 	n.eventually("nothing is left to look at", n.rec.settled)
-	n.stop()
-	// The agent was killed right after it had noted the release.
-	j, err := store.OpenJournal(n.cfg.JournalPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(j.Defer(e), j.Close()); err != nil {
-		t.Fatal(err)
-	}
+	n.diesReleasing(e)
 	n.kv = watchedTxns{KV: n.line, before: func(txn store.Txn) {
 		for _, op := range txn.Then {
 			if op.Kind == store.OpTxn && strings.Contains(op.Txn.Then[0].Range.Key, "/endpoints/") && n.kernel.State().Links[overspan.VethName(e.ID)].Master != "" {
@@ -89,14 +95,7 @@ func TestSlotOfAPendingReleaseIsNotLent(t *testing.T) {
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
-	n.stop()
-	j, err := store.OpenJournal(n.cfg.JournalPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(j.Defer(e), j.Close()); err != nil {
-		t.Fatal(err)
-	}
+	n.diesReleasing(e)
 	for _, key := range c.keys("net/") {
 		if !strings.Contains(key, "/blocks/") {
 			c.txn(store.Delete(store.Key("/overspan/test/v1/" + key)))
