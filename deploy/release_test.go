@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -31,9 +30,7 @@ var packaged = []string{
 // TestRelease builds what is released for one architecture, and looks at what a
 // user gets.
 func TestRelease(t *testing.T) {
-	if _, err := exec.LookPath("dpkg-deb"); err != nil && os.Getenv("CI") == "" {
-		t.Skip("dpkg-deb is not installed")
-	}
+	needs(t, "dpkg-deb")
 	dist := t.TempDir()
 	t.Setenv("VERSION", "v1.2.3")
 	t.Setenv("ARCHS", "amd64")

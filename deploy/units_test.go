@@ -15,8 +15,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// program runs one that tools/deps.sh installs, and returns what it says.
-func program(t *testing.T, name string, args ...string) (string, error) {
+// needs skips a test where a program is missing that tools/deps.sh installs; in CI it
+// fails.
+func needs(t *testing.T, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		if os.Getenv("CI") != "" {
@@ -24,6 +25,12 @@ func program(t *testing.T, name string, args ...string) (string, error) {
 		}
 		t.Skipf("%s is not installed", name)
 	}
+}
+
+// program runs one, and returns what it says.
+func program(t *testing.T, name string, args ...string) (string, error) {
+	t.Helper()
+	needs(t, name)
 	out, err := exec.Command(name, args...).CombinedOutput()
 	return string(out), err
 }
