@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/overspan/overspan"
@@ -58,23 +59,28 @@ func TestNumberOfADeadNetns(t *testing.T) {
 	if err != nil || first.Boot == "" || first.Cookie == 0 {
 		t.Fatalf("Netns = %+v, %v", first, err)
 	}
-	apply(t, h, DelNetns{filepath.Join(h.config.NetnsDir, "c1")})
-	// The number is free some time after the namespace has gone; until then, and
-	// where others get it, further ones are made.
-	for i := range 1000 {
-		now, err := h.Netns(newTestNetns(t, h, fmt.Sprint("again", i)))
+	// A number is free some time after its namespace has gone, and others on the
+	// machine may get it. So each that is made goes again, until one comes with the
+	// number of any before it.
+	path := filepath.Join(h.config.NetnsDir, "c1")
+	dead := map[uint64]overspan.NetnsID{first.Ino: first}
+	apply(t, h, DelNetns{path})
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		apply(t, h, AddNetns{path})
+		now, err := h.Netns(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if now.Ino != first.Ino {
-			continue
+		apply(t, h, DelNetns{path})
+		if before, again := dead[now.Ino]; again {
+			if now.Is(before) || now.Boot != before.Boot {
+				t.Errorf("%+v is taken for %+v", now, before)
+			}
+			return
 		}
-		if now.Is(first) || now.Boot != first.Boot {
-			t.Errorf("%+v is taken for %+v", now, first)
-		}
-		return
+		dead[now.Ino] = now
 	}
-	t.Fatal("no namespace got the number of one that is gone")
+	t.Fatalf("none of %d namespaces got the number of one that is gone", len(dead))
 }
 
 func BenchmarkNetns(b *testing.B) {
