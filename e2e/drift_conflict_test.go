@@ -42,7 +42,7 @@ func thefts() []theft {
 func TestScenario22_ConflictsAreNamedAndHealed(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 2})
 	for _, n := range c.Nodes {
-		n.Flags = []string{"--resync", longResync.String()}
+		n.Flags = resync(longResync)
 	}
 	c.start()
 	c.create(c.Nodes[0], "--ipv6", "-o", "vni=70000", "demo")
@@ -105,7 +105,7 @@ func (s *site) statusSays(words string, want bool) error {
 func TestScenario22_LostEventsAreMadeUpFor(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 2})
 	h1 := c.Nodes[0]
-	h1.Flags = []string{"--resync", longResync.String()}
+	h1.Flags = resync(longResync)
 	_, err := h1.Exec(t.Context(), "ip", "link", "add", "foreign", "type", "bridge")
 	c.must(err)
 	c.start()

@@ -99,7 +99,7 @@ func foreign(ctx context.Context, n *lab.Node) ([]string, error) {
 func TestScenario22_ThousandRandomMutations(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 3})
 	for _, n := range c.Nodes {
-		n.Flags = []string{"--resync", shortResync.String()}
+		n.Flags = resync(shortResync)
 		_, err := n.Exec(t.Context(), "sh", "-ec", furnish)
 		c.must(err)
 	}

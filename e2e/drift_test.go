@@ -238,14 +238,18 @@ func (s *site) told(from int, action, words string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("no event %s says %q; told were:\n%s", action, words, strings.Join(others, "\n"))
 }
 
+// resync returns the flags of an agent that looks at everything so often.
+func resync(every time.Duration) []string {
+	return []string{"--resync", (every * lab.Patience).String()}
+}
+
 // Scenario 22: "Device deleted, bridge deleted, FDB flushed, neighbours flushed,
 // link set down, MAC changed, MTU changed, jump rule removed: repaired in under
 // 1 s each, event names it."
 func TestScenario22_DriftIsRepaired(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 2})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
-	h1.Flags = []string{"--resync", longResync.String()}
-	h2.Flags = []string{"--resync", shortResync.String()}
+	h1.Flags, h2.Flags = resync(longResync), resync(shortResync)
 	c.start()
 	c.create(h1, "--ipv6", "demo")
 	a, b := c.attach(h1, "demo", "a"), c.attach(h2, "demo", "b")

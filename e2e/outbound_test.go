@@ -136,7 +136,7 @@ func TestScenario28_OutboundIsMasqueraded(t *testing.T) {
 func TestScenario29_RulesHeal(t *testing.T) {
 	c := build(t, lab.Options{Nodes: 1, ForwardDrop: true})
 	h1 := c.Nodes[0]
-	h1.Flags = []string{"--resync", longResync.String()}
+	h1.Flags = resync(longResync)
 	c.start()
 	c.create(h1, "demo")
 	box := c.attach(h1, "demo", "web")

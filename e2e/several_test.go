@@ -30,7 +30,7 @@ func TestScenario35_SeveralNetworks(t *testing.T) {
 	t.Parallel()
 	c := build(t, lab.Options{Nodes: 2, Underlay: lab.UnderlayDual})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
-	h1.Flags = []string{"--resync", shortResync.String()}
+	h1.Flags = resync(shortResync)
 	c.start()
 	c.ctl(h1, "network", "create", "-d", "bridge", "one")
 	c.ctl(h1, "network", "create", "-d", "bridge", "two")

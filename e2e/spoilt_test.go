@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,8 +120,8 @@ func (c *cluster) repairedUnheard(a, b *lab.Sandbox) {
 	defer func() { node.Flags = flags }()
 	ctx, cancel := lab.WithTimeout(c.t.Context(), startWithin)
 	defer cancel()
-	for cause, resync := range map[string]time.Duration{"hint": longResync, "resync": shortResync} {
-		node.Flags = append(flags[:len(flags):len(flags)], "--resync", resync.String())
+	for cause, every := range map[string]time.Duration{"hint": longResync, "resync": shortResync} {
+		node.Flags = slices.Concat(flags, resync(every))
 		c.must(node.Restart(ctx))
 		c.must(c.verified(ctx))
 		if cause == "resync" {

@@ -5,7 +5,7 @@
 # machine may be emulated, ten times as slow as another, and has no Go. As root;
 # everything runs, and then it says what has failed.
 #
-#     kernel.sh [PACKAGE...]      SCENARIOS='REGEXP...'
+#     kernel.sh [PACKAGE...]      SCENARIOS='REGEXP...' TIMEOUT=20m (of each package)
 set -eu
 tree=/overspan
 programs=$tree/vagrant/programs
@@ -20,7 +20,7 @@ run() {
 	shift
 	echo "== $package"
 	cd "$tree/$package"
-	"$programs/$package.test" -test.timeout 20m "$@" || failed="$failed $package"
+	"$programs/$package.test" -test.timeout "${TIMEOUT:-20m}" "$@" || failed="$failed $package"
 }
 # Each names a test, before any is run: one that was renamed would be missed by nobody.
 case " $* " in *" e2e "*)

@@ -48,7 +48,7 @@ if [ "${1-}" = --within ]; then
 		;;
 	kernel)
 		up node1
-		vagrant ssh node1 -c "sudo systemctl stop overspan-agent && sudo SCENARIOS='${SCENARIOS-}' /overspan/vagrant/kernel.sh $*"
+		vagrant ssh node1 -c "sudo systemctl stop overspan-agent && sudo SCENARIOS='${SCENARIOS-}' TIMEOUT='${TIMEOUT-}' /overspan/vagrant/kernel.sh $*"
 		;;
 	esac
 	vagrant destroy --force >/dev/null

@@ -24,10 +24,11 @@ type Kernel interface {
 }
 
 // reapAfter is how long the reconciler must have been idle before it deletes
-// doomed links, and reapAtMost how many may wait: deleting blocks the kernel's
-// RTNL lock for 20 to 50 ms, however many go at once.
+// doomed links, reapWithin how long they wait for that, and reapAtMost how many may:
+// deleting blocks the kernel's RTNL lock for 20 to 50 ms, however many go at once.
 const (
 	reapAfter  = 50 * time.Millisecond
+	reapWithin = time.Second
 	reapAtMost = 64
 )
 
@@ -104,6 +105,7 @@ type reconciler struct {
 	looked    bool                 // everything was once brought in line
 	insides   []kernel.EndpointKey // containers' ends that this resync has not looked at yet
 	doomed    int                  // links that wait for the reaper
+	since     time.Time            // when the first of them was seen to wait
 	notBefore time.Time            // the reaper has failed: it is not called again before
 	fresh     bool                 // something failed for the first time
 }
@@ -187,9 +189,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case <-idle.C:
 			r.reap(ctx)
 		}
-		if r.doomed >= reapAtMost && !time.Now().Before(r.notBefore) {
-			r.reap(ctx)
-		}
+		r.reapIfDue(ctx)
 		if r.fresh {
 			r.fresh, r.delay = false, retryFirst
 			retry.Reset(r.delay)
@@ -297,6 +297,18 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	return res, err
 }
 
+// reapIfDue deletes doomed links that are not to wait for an idle moment any more.
+func (r *reconciler) reapIfDue(ctx context.Context) {
+	now := time.Now()
+	if r.doomed > 0 && r.since.IsZero() {
+		r.since = now
+	}
+	due := r.doomed >= reapAtMost || r.doomed > 0 && now.Sub(r.since) >= reapWithin
+	if due && !now.Before(r.notBefore) {
+		r.reap(ctx)
+	}
+}
+
 func (r *reconciler) reap(ctx context.Context) error {
 	if r.doomed == 0 {
 		return nil
@@ -307,7 +319,7 @@ func (r *reconciler) reap(ctx context.Context) error {
 		r.log.Warn("cannot delete doomed links; will try again", "error", err)
 		return err
 	}
-	r.doomed = 0
+	r.doomed, r.since = 0, time.Time{}
 	r.reaped()
 	return nil
 }

@@ -61,9 +61,9 @@ func (k stubbornKernel) Reap(context.Context) error {
 	return nil
 }
 
-// A reaper that has failed is called again, also where the reconciler is never idle
-// for as long as it takes to try again.
-func TestReaperThatFailedIsCalledAgain(t *testing.T) {
+// The reaper is called, and again once it has failed, also where the reconciler is
+// never idle for as long as the reaper waits for.
+func TestReaperDoesNotWaitForEver(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	k := stubbornKernel{reaped: make(chan struct{}, 2)}
@@ -74,7 +74,7 @@ func TestReaperThatFailedIsCalledAgain(t *testing.T) {
 	r.passed = func(kernel.Scope, string, passResult, error) {}
 	r.reaped = func() { close(done) }
 	go r.run(ctx, time.Hour)
-	deadline, busy := time.After(20*time.Second), time.NewTicker(reapAgain/4)
+	deadline, busy := time.After(20*time.Second), time.NewTicker(reapAfter/5)
 	defer busy.Stop()
 	for {
 		select {

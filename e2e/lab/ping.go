@@ -166,7 +166,8 @@ func (s *Sandbox) pingFamily(v6 bool, addrs []netip.Addr) (lost []netip.Addr, er
 	return lost, nil
 }
 
-// A Pinger sends a packet every millisecond from a sandbox until it is stopped.
+// A Pinger sends a packet every millisecond, times Patience, from a sandbox until
+// it is stopped.
 type Pinger struct {
 	e        *echoer
 	to       netip.Addr
@@ -181,10 +182,10 @@ type Pinger struct {
 	failed   error
 }
 
-// pingEvery is the distance of a Pinger's packets.
+// pingEvery is the distance of a Pinger's packets, on a machine of the usual speed.
 const pingEvery = time.Millisecond
 
-// StartPing starts a 1 kHz ping from the sandbox.
+// StartPing starts a ping from the sandbox: 1 kHz where Patience is 1.
 func (s *Sandbox) StartPing(to netip.Addr) (*Pinger, error) {
 	e, err := newEchoer(s.net, to.Is6(), uint64(time.Now().UnixNano()))
 	if err != nil {
@@ -199,15 +200,16 @@ func (s *Sandbox) StartPing(to netip.Addr) (*Pinger, error) {
 
 // send keeps to the schedule: ticks that came late are made up for.
 func (p *Pinger) send(ctx context.Context) {
+	every := pingEvery * Patience
 	begin := time.Now()
-	tick := time.NewTicker(pingEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for due := uint64(now.Sub(begin) / pingEvery); p.Sent() < due; {
+			for due := uint64(now.Sub(begin) / every); p.Sent() < due; {
 				err := p.e.send(p.to, p.Sent())
 				p.mu.Lock()
 				p.sent++
