@@ -18,8 +18,8 @@ import (
 var packaged = []string{
 	"-rw------- /etc/default/overspan",
 	"-rw-r--r-- /etc/overspan/agent.yaml",
-	"-rw-r--r-- /lib/systemd/network/10-overspan.link",
-	"-rw-r--r-- /lib/systemd/network/10-overspan.network",
+	"-rw-r--r-- /lib/systemd/network/01-overspan.link",
+	"-rw-r--r-- /lib/systemd/network/01-overspan.network",
 	"-rw-r--r-- /lib/systemd/system/overspan-agent.service",
 	"-rw-r--r-- /usr/lib/NetworkManager/conf.d/10-overspan.conf",
 	"-rw-r--r-- /usr/share/bash-completion/completions/ctl",
@@ -46,7 +46,7 @@ func TestRelease(t *testing.T) {
 		must(t, "tar", "-C", tree, "--strip-components", "1", "-xf", archive)
 		for _, name := range []string{
 			"agent", "ctl", "ctl.bash", "agent.yaml", "LICENSE", "systemd/overspan-agent.service",
-			"network/10-overspan.network", "share/etcd/certs.sh", "doc/docs/install.md",
+			"network/01-overspan.network", "share/etcd/certs.sh", "doc/docs/install.md",
 		} {
 			if _, err := os.Stat(filepath.Join(tree, name)); err != nil {
 				t.Error(err)

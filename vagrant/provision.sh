@@ -44,8 +44,8 @@ fi
 put 0755 "$tree/vagrant/programs/agent" /usr/sbin/agent
 put 0755 "$tree/vagrant/programs/ctl" /usr/bin/ctl
 put 0644 "$tree/deploy/systemd/overspan-agent.service" /etc/systemd/system/overspan-agent.service
-put 0644 "$tree/deploy/network/10-overspan.network" /etc/systemd/network/10-overspan.network
-put 0644 "$tree/deploy/network/10-overspan.link" /etc/systemd/network/10-overspan.link
+put 0644 "$tree/deploy/network/01-overspan.network" /etc/systemd/network/01-overspan.network
+put 0644 "$tree/deploy/network/01-overspan.link" /etc/systemd/network/01-overspan.link
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -7,7 +7,7 @@ set -eu
 other=192.168.56.12
 work=$(mktemp -d)
 ping=
-catchall=/etc/systemd/network/90-demo.network
+catchall=/etc/systemd/network/10-all.network
 finish() {
 	[ -z "$ping" ] || kill "$ping" 2>/dev/null || true
 	ssh -q -o "ControlPath=$work/ssh" -O exit "$other" 2>/dev/null || true
