@@ -34,19 +34,29 @@ const seenBound = time.Second
 // finished in the background.
 const undoBound = 800 * time.Millisecond
 
+// An attaching is an attach that is asked for: of which sandbox to which network,
+// and by which session.
+type attaching struct {
+	session *store.Session
+	network *overspan.Network
+	sandbox overspan.Sandbox // as it is before
+	want    connectWant
+}
+
 // attach makes an endpoint; the caller holds the sandbox's gate. Ctx bounds the work
 // in etcd. Once the record is committed, the rest goes on until caller ends.
-func (d *Daemon) attach(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Attachment, error) {
-	if err := d.follow(ctx, n.ID); err != nil {
+func (d *Daemon) attach(ctx, caller context.Context, at attaching) (overspan.Attachment, error) {
+	id := at.network.ID
+	if err := d.follow(ctx, id); err != nil {
 		return overspan.Attachment{}, err
 	}
-	defer d.settle(n.ID)
-	e, err := d.describe(ctx, n, sb, want)
+	defer d.settle(id)
+	e, err := d.describe(ctx, at)
 	if err == nil {
-		err = d.releaser.awaitName(ctx, n.ID, e.Name)
+		err = d.releaser.awaitName(ctx, id, e.Name)
 	}
 	if err == nil {
-		err = d.publisher.reserve(n, e.Name, session.Registration())
+		err = d.publisher.reserve(at.network, e.Name, at.session.Registration())
 	}
 	if err != nil {
 		return overspan.Attachment{}, err
@@ -54,22 +64,23 @@ func (d *Daemon) attach(ctx, caller context.Context, session *store.Session, n *
 	for range attachTries {
 		var a overspan.Attachment
 		var lost bool
-		a, lost, err = d.attachOnce(ctx, caller, session, n, sb, e, want)
+		a, lost, err = d.attachOnce(ctx, caller, at, e)
 		if !lost {
 			return a, err
 		}
 		if err := d.Sync(ctx); err != nil {
 			return a, err
 		}
-		if n, err = d.network(ctx, string(n.ID)); err != nil {
+		if at.network, err = d.network(ctx, string(id)); err != nil {
 			return a, err
 		}
 	}
-	return overspan.Attachment{}, overspan.Errorf(overspan.ErrConflict, "network %s: its addresses change hands faster than one could be taken; try again: %w", n.Name, err)
+	return overspan.Attachment{}, overspan.Errorf(overspan.ErrConflict, "network %s: its addresses change hands faster than one could be taken; try again: %w", at.network.Name, err)
 }
 
 // describe fills in all of an endpoint but its id and its addresses.
-func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.Sandbox, want connectWant) (overspan.Endpoint, error) {
+func (d *Daemon) describe(ctx context.Context, at attaching) (overspan.Endpoint, error) {
+	n, sb := at.network, at.sandbox
 	here := d.local.inSandbox(sb.ID)
 	for _, a := range here {
 		if a.Endpoint.Network == n.ID {
@@ -89,19 +100,15 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 	for _, a := range here {
 		taken = append(taken, a.Endpoint.Interface)
 	}
-	ifname, err := chooseInterface(want.ifname, taken, sb.Name)
+	ifname, err := chooseInterface(at.want.ifname, taken, sb.Name)
 	if err != nil {
 		return overspan.Endpoint{}, err
-	}
-	name := want.name
-	if name == "" {
-		name = sb.Name
 	}
 	return overspan.Endpoint{
 		Network:   n.ID,
 		Node:      d.Self(),
-		Name:      name,
-		Aliases:   want.aliases,
+		Name:      cmp.Or(at.want.name, sb.Name),
+		Aliases:   at.want.aliases,
 		Sandbox:   sb.Name,
 		Interface: ifname,
 		Created:   time.Now().UTC(),
@@ -111,18 +118,18 @@ func (d *Daemon) describe(ctx context.Context, n *overspan.Network, sb overspan.
 // attachOnce takes a slot and brings the endpoint up in etcd and in the kernel
 // at the same time. On error nothing of it is left; lost says that the error is
 // somebody's being faster, and no reason not to try again.
-func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session, n *overspan.Network, sb overspan.Sandbox, e overspan.Endpoint, want connectWant) (_ overspan.Attachment, lost bool, _ error) {
+func (d *Daemon) attachOnce(ctx, caller context.Context, at attaching, e overspan.Endpoint) (_ overspan.Attachment, lost bool, _ error) {
 	steps.At(steps.AttachBegun)
+	n, want := at.network, at.want
 	// An id for each try: the release of an earlier one may be pending.
 	e.ID = overspan.EndpointID(overspan.NewID())
-	before := sb
-	sb, taken, err := d.takePorts(before, want.publish, n.Families()...)
+	sb, taken, err := d.takePorts(at.sandbox, want.publish, n.Families()...)
 	if err != nil {
 		return overspan.Attachment{}, false, err
 	}
 	lease, err := d.alloc.Acquire(ctx, n.ID, ipam.Addrs{IPv4: want.ip, IPv6: want.ip6})
 	if err != nil {
-		d.ports.Keep(sb.ID, before.Ports)
+		d.ports.Keep(sb.ID, at.sandbox.Ports)
 		return overspan.Attachment{}, errors.Is(err, overspan.ErrConflict), err
 	}
 	steps.At(steps.AttachChosen)
@@ -145,12 +152,12 @@ func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session,
 	defer stop()
 	var beside errgroup.Group
 	beside.Go(func() error { return d.prepare(patient, a) })
-	stored, flown := session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
+	stored, flown := at.session.Attach(ctx, store.AttachRequest{Endpoint: e, Network: n, Blocks: lease.Blocks})
 	if flown != nil {
 		stop() // the rest is in vain
 	}
 	if err := cmp.Or(flown, beside.Wait()); err != nil {
-		d.undo(ctx, session, a, before, taken, flown)
+		d.undo(ctx, at, a, taken, flown)
 		// An address that nobody asked for may be in use by what an earlier attach
 		// has left on its way, and the snapshot does not show yet.
 		lost := errors.Is(flown, overspan.ErrConflict) || errors.Is(flown, overspan.ErrInUse) && want.chooses()
@@ -159,9 +166,9 @@ func (d *Daemon) attachOnce(ctx, caller context.Context, session *store.Session,
 	e = stored
 
 	steps.At(steps.AttachCommitted)
-	a.Endpoint, a.Committed, a.Registration = e, true, session.Registration()
+	a.Endpoint, a.Committed, a.Registration = e, true, at.session.Registration()
 	if err := d.putInForce(ctx, patient, sb, a, portScope(a, taken), want.waitLocal); err != nil {
-		d.undo(ctx, session, a, before, taken, nil)
+		d.undo(ctx, at, a, taken, nil)
 		return a, false, err
 	}
 	return a, false, nil
@@ -246,11 +253,11 @@ func refusedSetting(a overspan.Attachment, err error) error {
 // undo takes back an attach that failed: off the kernel first, then out of
 // etcd. The sandbox is as it was before, without the ports that were taken. Flown
 // is what became of the transaction; nil if it was committed.
-func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.Attachment, before overspan.Sandbox, taken []overspan.Port, flown error) {
+func (d *Daemon) undo(ctx context.Context, at attaching, a overspan.Attachment, taken []overspan.Port, flown error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
 	steps.At(steps.UndoBegun)
-	d.local.dropAttachmentIn(before, a.Endpoint.ID)
+	d.local.dropAttachmentIn(at.sandbox, a.Endpoint.ID)
 	off := d.unplug(ctx, a, taken)
 	steps.At(steps.UndoUnplugged)
 	if off != nil {
@@ -258,7 +265,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 	}
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
-	noted := d.journal.DeleteAttachmentIn(before, a.Endpoint.ID)
+	noted := d.journal.DeleteAttachmentIn(at.sandbox, a.Endpoint.ID)
 	if noted != nil {
 		d.log.Error("cannot take an attachment out of the journal", "endpoint", a.Endpoint.Name, "error", noted)
 	}
@@ -272,7 +279,7 @@ func (d *Daemon) undo(ctx context.Context, session *store.Session, a overspan.At
 		// Nor is the record released while the journal has the attachment: the next
 		// run would take its absence for a sign that etcd has lost its past.
 		d.releaser.postpone(a.Endpoint)
-	case d.releaser.release(ctx, session, a.Endpoint) != nil:
+	case d.releaser.release(ctx, at.session, a.Endpoint) != nil:
 		d.releaser.postpone(a.Endpoint)
 	}
 }

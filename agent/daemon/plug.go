@@ -31,7 +31,7 @@ func (d *Daemon) plug(ctx, caller context.Context, n *overspan.Network, sb overs
 		return ConnectResult{}, err
 	}
 	begun := time.Now()
-	a, err := d.attach(ctx, caller, session, n, sb, want)
+	a, err := d.attach(ctx, caller, attaching{session: session, network: n, sandbox: sb, want: want})
 	if err != nil && !errors.Is(err, overspan.ErrFenced) {
 		if over := d.over(caller, session, begun); over != nil { // such as that the time was up
 			err = overspan.Errorf(overspan.ErrFenced, "%w: %w", over, err)
