@@ -21,19 +21,6 @@ import (
 // for another node between the choice of the slot and the transaction.
 const attachTries = 8
 
-// kernelBound is how long the kernel's part of a request may take; etcd's part has
-// requestBound. A host that is busy booting may be slow.
-const kernelBound = 15 * time.Second
-
-// seenBound is how long the mirror has to show what etcd has taken, where the
-// kernel has used up the request's time.
-const seenBound = time.Second
-
-// undoBound is how long the undoing of half an attach may take before the
-// caller hears of it, which must be within 5 s of the request; what is left is
-// finished in the background.
-const undoBound = 800 * time.Millisecond
-
 // An attaching is an attach that is asked for: of which sandbox to which network,
 // and by which session.
 type attaching struct {

@@ -2,16 +2,12 @@ package daemon
 
 import (
 	"context"
-	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
 )
-
-// askBound is how long a node waits for a holder to answer its want.
-const askBound = 2 * time.Second
 
 // claims lets the allocator see and change who holds what: it is ipam.Claims
 // over the mirror and the session.

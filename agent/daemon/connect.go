@@ -2,14 +2,9 @@ package daemon
 
 import (
 	"context"
-	"time"
 
 	"github.com/overspan/overspan"
 )
-
-// requestBound is how long a request may take that needs etcd: what cannot be
-// done by then is undone and said.
-const requestBound = 4 * time.Second
 
 // A ConnectRequest is what a user says about a new endpoint; all but Network
 // and Target may be empty.

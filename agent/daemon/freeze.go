@@ -10,10 +10,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// trustBound is how long a node waits for an etcd that it can trust before it
-// says that it has to.
-const trustBound = 3 * time.Second
-
 // A NodeReport is how far a node is in a freeze.
 type NodeReport = store.NodeReport
 

@@ -13,9 +13,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// peersBound is how long connect waits for the peers.
-const peersBound = 2 * time.Second
-
 // The peers' acknowledgements are read again after pollFirst, then ever more
 // rarely up to pollMost: nobody watches them, so that they cost nothing when
 // nobody waits.

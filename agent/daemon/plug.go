@@ -10,15 +10,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// An attach that took longer than standstill may have stood still, with the whole
-// process: what it knows may be old then. A look at etcd takes standstillLook at
-// most, and what is left until answerWithin, unless that has passed as well.
-const (
-	standstill     = time.Second
-	standstillLook = 500 * time.Millisecond
-	answerWithin   = 4900 * time.Millisecond
-)
-
 // plug attaches a sandbox whose gate the caller holds, and waits for what the
 // user wants to be waited for. Ctx has etcd's time, which may be up before the peers
 // are asked.

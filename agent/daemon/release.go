@@ -18,9 +18,6 @@ import (
 // releaseEvery is how often pending releases are tried again.
 const releaseEvery = time.Second
 
-// releaseBound is how long a user waits for etcd to hear of a disconnect.
-const releaseBound = time.Second
-
 // releaser takes endpoints out of etcd whose ports are off their networks, and
 // gives their slots back: at once, or when etcd is there again.
 type releaser struct {

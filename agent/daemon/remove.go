@@ -11,10 +11,6 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// removeBound is how long it may take to free what a removed node held before its
-// caller hears of it: what is left then is freed by housekeeping.
-const removeBound = 20 * time.Second
-
 // A RemovedNode is what a removal has freed.
 type RemovedNode struct {
 	ID        overspan.NodeID
