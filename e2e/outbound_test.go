@@ -160,7 +160,7 @@ func TestScenario29_RulesHeal(t *testing.T) {
 			at, err = s.told(seen, "repair", "→ loaded")
 			return err
 		})
-		c.eventually(repairWithin-time.Since(begin), c.verified)
+		c.eventually(repairWithin-time.Since(begin)/lab.Patience, c.verified)
 		t.Logf("%-30s repaired in %4d ms", spoil.name, at.Sub(begin).Milliseconds())
 		if got := c.seenAs(box, world.Addrs[0], world); got != h1.Addrs[0] {
 			t.Errorf("after %s: seen as %s; want %s", spoil.name, got, h1.Addrs[0])
