@@ -72,7 +72,7 @@ func TestScenario22_ConflictsAreNamedAndHealed(t *testing.T) {
 		_, err = s.node.Exec(t.Context(), "sh", "-ec", s.objects.Expand(th.back))
 		c.must(err)
 		begin := time.Now()
-		c.eventually(repairWithin, s.whole)
+		c.must(s.asBefore(t.Context(), repairWithin))
 		t.Logf("%s: healed %d ms after the way was free", th.name, time.Since(begin).Milliseconds())
 		s.eventuallyTold(seen, "resolve", "")
 		c.eventually(settleWithin, func(context.Context) error { return s.statusSays(say, false) })
@@ -119,7 +119,7 @@ func TestScenario22_LostEventsAreMadeUpFor(t *testing.T) {
 		bridge fdb del REMOTEMAC dev VXLAN; ip link set VETH nomaster`))
 	c.must(h1.Resume())
 	c.must(err)
-	c.eventually(repairWithin+time.Second, s.whole)
+	c.must(s.asBefore(t.Context(), repairWithin+time.Second))
 	c.mesh(a, b)
 	if !strings.Contains(h1.LogTail(10000), "kernel events lost") {
 		t.Error("no events were lost: the test tests nothing")
