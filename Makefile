@@ -24,6 +24,10 @@ demo: build ## three hosts, an overlay, a full mesh of pings; gone afterwards (r
 	@tools/deps.sh demo
 	$(GO) run ./e2e/demo
 
+# A program with the race detector waits before it ends, for races that its other
+# goroutines may still have: a second, unless it is told otherwise, and tests end
+# thousands of programs.
+test: export GORACE ?= atexit_sleep_ms=10
 test: deps lint ## everything that a change must pass (root)
 	$(GO) test -race -p $(P) -parallel 3 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e$$)
 	@# By themselves: agents have bounds to keep, and no other package takes the processors.
