@@ -169,12 +169,12 @@ func (m *Member) Status(ctx context.Context) (*clientv3.StatusResponse, error) {
 	return status, nil
 }
 
-// close ends client and server.
+// close ends client and server, whose data nobody wants any more.
 func (m *Member) close(ctx context.Context) error {
 	if m.client != nil {
 		m.client.Close()
 	}
-	err := m.Stop(ctx)
+	err := m.Kill(ctx)
 	if m.log != nil {
 		m.log.Close()
 	}

@@ -204,11 +204,16 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.opts.EmbeddedEtcd && len(l.Nodes) > 0 {
 		ends[0] = l.Nodes[0].close(ctx)
 	}
-	for _, h := range l.hosts {
-		ends = append(ends, h.close(ctx))
+	hostEnds := make([]error, len(l.hosts))
+	for i, h := range l.hosts {
+		errs.Go(func() error {
+			hostEnds[i] = h.close(ctx)
+			return nil
+		})
 	}
+	errs.Wait()
 	if l.segment != nil {
 		l.segment.close()
 	}
-	return errors.Join(append(ends, os.RemoveAll(l.Dir))...)
+	return errors.Join(errors.Join(ends...), errors.Join(hostEnds...), os.RemoveAll(l.Dir))
 }
