@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -71,7 +72,7 @@ var (
 		if dir := os.Getenv(programsVar); dir != "" {
 			return lab.Binaries{Agent: dir + "/agent", Ctl: dir + "/ctl"}, nil
 		}
-		return lab.Build(context.Background(), binDir+"/fast")
+		return buildAgent("fast")
 	})
 	steppedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
 		return buildChecked("stepped", "-tags=steps")
@@ -81,10 +82,26 @@ var (
 	})
 )
 
-// buildChecked builds with the race detector, unless it is switched off.
+// besideAgents are what runs beside all of those agents: ctl, and the labs' parts.
+var besideAgents = sync.OnceValues(func() (lab.Binaries, error) {
+	bin := lab.Binaries{Ctl: binDir + "/ctl", Part: binDir + "/part"}
+	err := lab.BuildProgram(context.Background(), bin.Ctl, "./ctl")
+	return bin, errors.Join(err, lab.BuildProgram(context.Background(), bin.Part, "./e2e/part"))
+})
+
+// buildChecked builds an agent with the race detector, unless it is switched off.
 func buildChecked(name string, flags ...string) (lab.Binaries, error) {
 	if os.Getenv(raceVar) != "0" {
 		flags = append(flags, "-race")
 	}
-	return lab.Build(context.Background(), binDir+"/"+name, flags...)
+	return buildAgent(name, flags...)
+}
+
+func buildAgent(name string, flags ...string) (lab.Binaries, error) {
+	bin, err := besideAgents()
+	if err != nil {
+		return lab.Binaries{}, err
+	}
+	bin.Agent = fmt.Sprintf("%s/%s/agent", binDir, name)
+	return bin, lab.BuildProgram(context.Background(), bin.Agent, "./agent", flags...)
 }

@@ -22,9 +22,10 @@ type Etcd struct {
 	URL     string // as agents are told: of all members, separated by commas
 	Members []*Member
 
-	quota   int64 // of the database in bytes; 0: etcd's default
-	lives   int   // how often Replace was called
-	ballast int   // values that Fill has written
+	quota   int64  // of the database in bytes; 0: etcd's default
+	part    string // program that plays the servers; empty: this one
+	lives   int    // how often Replace was called
+	ballast int    // values that Fill has written
 	client  *clientv3.Client
 }
 

@@ -26,10 +26,6 @@ type etcdPart struct {
 
 // command returns the command that runs a member's server.
 func (e *Etcd) command(m *Member) (*exec.Cmd, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	var members []string
 	for _, other := range e.Members {
 		members = append(members, other.Name+"="+etcdURL(other.Addrs[0], etcdPeerPort))
@@ -46,9 +42,7 @@ func (e *Etcd) command(m *Member) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, string(part))
-	cmd.Env = append(os.Environ(), roleVar+"="+roleEtcd)
-	return cmd, nil
+	return roleCommand(e.part, roleEtcd, string(part))
 }
 
 // config translates the part for the server.

@@ -38,13 +38,13 @@ type Host struct {
 	inborn map[mount]struct{} // the mounts that the host has from its birth
 }
 
-// newHost makes a host without any interface.
-func newHost(ctx context.Context, name, dir string) (*Host, error) {
+// newHost makes a host without any interface, whose first process a program plays.
+func newHost(ctx context.Context, name, dir, part string) (*Host, error) {
 	h := &Host{Name: name, Dir: filepath.Join(dir, name), pidfd: -1}
 	if err := minihost.Prepare(name, h.Dir); err != nil {
 		return nil, err
 	}
-	if err := h.boot(ctx); err != nil {
+	if err := h.boot(ctx, part); err != nil {
 		h.close(ctx)
 		return nil, fmt.Errorf("boot host %s: %w", name, err)
 	}
@@ -55,13 +55,11 @@ func newHost(ctx context.Context, name, dir string) (*Host, error) {
 func (h *Host) SetMachineID(of *Host) error { return minihost.SetMachineID(h.Dir, of.Name) }
 
 // boot starts the host's first process and gets hold of its namespaces.
-func (h *Host) boot(ctx context.Context) error {
-	self, err := os.Executable()
+func (h *Host) boot(ctx context.Context, part string) error {
+	cmd, err := roleCommand(part, roleHost, h.Name, h.Dir)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, h.Name, h.Dir)
-	cmd.Env = append(os.Environ(), roleVar+"="+roleHost)
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: minihost.Namespaces,
 	}

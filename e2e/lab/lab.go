@@ -88,7 +88,7 @@ func (l *Lab) build(ctx context.Context) error {
 
 // buildEtcd makes etcd's hosts and starts its servers.
 func (l *Lab) buildEtcd(ctx context.Context) error {
-	l.Etcd = &Etcd{quota: l.opts.EtcdQuota}
+	l.Etcd = &Etcd{quota: l.opts.EtcdQuota, part: l.bin.Part}
 	if l.opts.EmbeddedEtcd {
 		first := l.Nodes[0].Host
 		l.Etcd.URL = etcdURL(first.Addrs[0], etcdClientPort)
@@ -118,7 +118,7 @@ func (l *Lab) buildEtcd(ctx context.Context) error {
 
 // addHost makes a host and plugs it in.
 func (l *Lab) addHost(ctx context.Context, name string, number uint8, mtu int) (*Host, error) {
-	h, err := newHost(ctx, name, l.Dir)
+	h, err := newHost(ctx, name, l.Dir, l.bin.Part)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -21,6 +22,20 @@ const (
 
 // ready is what a role prints once it stands.
 const ready = "ready\n"
+
+// roleCommand returns the command with which a program plays a role; without one,
+// this program does.
+func roleCommand(program, role string, args ...string) (*exec.Cmd, error) {
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), roleVar+"="+role)
+	return cmd, nil
+}
 
 // RunRole must be the first thing that a program with a lab does, in main or
 // TestMain. It returns at once, unless the lab has started the program anew as
