@@ -7,8 +7,13 @@ import (
 	"time"
 )
 
-// pollEvery is how often Eventually looks again.
-const pollEvery = 10 * time.Millisecond
+// pollEvery is how long Eventually waits between two looks at first, pollSeldom what
+// it comes to when it waits for seconds: a look may start a program on each node, and
+// others want the processors.
+const (
+	pollEvery  = 10 * time.Millisecond
+	pollSeldom = 100 * time.Millisecond
+)
 
 // Patience is how many times as long as tests say they wait: more than once on a
 // machine that is much slower than any that agents are for, such as one that is
@@ -25,8 +30,7 @@ func WithTimeout(ctx context.Context, within time.Duration) (context.Context, co
 func Eventually(ctx context.Context, within time.Duration, cond func(context.Context) error) error {
 	ctx, cancel := WithTimeout(ctx, within)
 	defer cancel()
-	again := time.NewTicker(pollEvery)
-	defer again.Stop()
+	begin := time.Now()
 	var last error
 	for {
 		err := cond(ctx)
@@ -38,9 +42,16 @@ func Eventually(ctx context.Context, within time.Duration, cond func(context.Con
 			last = err
 		}
 		select {
-		case <-again.C:
+		case <-time.After(pause(time.Since(begin), within*Patience)):
 		case <-ctx.Done():
 			return fmt.Errorf("not within %s: %w", within*Patience, errors.Join(last))
 		}
 	}
+}
+
+// pause returns how long to wait for the next look of one who has waited for some
+// time of at most a while: a twentieth more, and less as the end comes near, so that
+// what comes true before it is seen.
+func pause(waited, within time.Duration) time.Duration {
+	return max(pollEvery, min(waited/20, pollSeldom, (within-waited)/2))
 }
