@@ -9,9 +9,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // ICMP echo messages: RFC 792 and RFC 4443 section 4.
@@ -116,20 +119,25 @@ const answerWithin = time.Second
 // PingOnce sends exactly one packet to each address at the same time, and
 // returns the addresses that did not answer within a second.
 func (s *Sandbox) PingOnce(addrs ...netip.Addr) (lost []netip.Addr, err error) {
-	for _, v6 := range []bool{false, true} {
-		var family []netip.Addr
-		for _, a := range addrs {
-			if a.Is6() == v6 {
-				family = append(family, a)
-			}
+	var families, silent [2][]netip.Addr // IPv4, IPv6
+	for _, a := range addrs {
+		i := 0
+		if a.Is6() {
+			i = 1
 		}
-		silent, err := s.pingFamily(v6, family)
-		if err != nil {
-			return nil, fmt.Errorf("ping from %s on %s: %w", s.Name, s.Node.Name, err)
-		}
-		lost = append(lost, silent...)
+		families[i] = append(families[i], a)
 	}
-	return lost, nil
+	var both errgroup.Group
+	for i, family := range families {
+		both.Go(func() (err error) {
+			silent[i], err = s.pingFamily(i == 1, family)
+			return err
+		})
+	}
+	if err := both.Wait(); err != nil {
+		return nil, fmt.Errorf("ping from %s on %s: %w", s.Name, s.Node.Name, err)
+	}
+	return slices.Concat(silent[:]...), nil
 }
 
 func (s *Sandbox) pingFamily(v6 bool, addrs []netip.Addr) (lost []netip.Addr, err error) {
