@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -138,34 +139,54 @@ type source struct {
 	ast       *ast.File
 }
 
-// sources parses every Go file of the module.
+// sources returns every Go file of the module, which nobody may change.
 func sources(t *testing.T) []source {
 	t.Helper()
+	all, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// parsed parses every Go file of the module, once for all tests.
+var parsed = sync.OnceValues(func() ([]source, error) {
+	all, err := walk()
+	if err != nil {
+		return nil, err
+	}
 	var out []source
-	for _, p := range files(t) {
+	for _, p := range all {
 		if !strings.HasSuffix(p, ".go") {
 			continue
 		}
 		text, err := os.ReadFile(p)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		s := source{path: filepath.ToSlash(p), test: strings.HasSuffix(p, "_test.go"), fset: token.NewFileSet()}
 		if s.ast, err = parser.ParseFile(s.fset, p, text, parser.ParseComments|parser.SkipObjectResolution); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		s.generated = ast.IsGenerated(s.ast)
 		s.lines = strings.Count(string(text), "\n")
 		out = append(out, s)
 	}
-	return out
-}
+	return out, nil
+})
 
 // files lists the repository's files, without what is built or kept by git.
 func files(t *testing.T) []string {
 	t.Helper()
-	var out []string
-	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+	out, err := walk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func walk() (out []string, err error) {
+	err = filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -176,8 +197,5 @@ func files(t *testing.T) []string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return out, err
 }
