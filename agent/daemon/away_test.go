@@ -109,6 +109,7 @@ func TestSandboxIsPluggedInAgainWhileItsReleaseIsPending(t *testing.T) {
 }
 
 func TestHalfRemovedNetworkGoesWhenEtcdIsBack(t *testing.T) {
+	t.Parallel()
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})

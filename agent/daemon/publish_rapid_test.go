@@ -131,6 +131,7 @@ func (s *saga) end() {
 // TestNodesComeAndGo lets nodes leave, be removed and return at random, while
 // others take their addresses, their names, and the network itself.
 func TestNodesComeAndGo(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSaga(t)
 		defer s.end()
@@ -145,6 +146,7 @@ func TestNodesComeAndGo(t *testing.T) {
 // history: once all is published again and that is accepted, the same holds, and
 // no endpoint was lost by it.
 func TestEtcdForgetsARandomPast(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSaga(t)
 		defer s.end()

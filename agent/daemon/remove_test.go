@@ -170,6 +170,7 @@ func (b *breaker) Txn(ctx context.Context, txn store.Txn) (store.Result, error) 
 // What was carried out is told as that, though etcd does not answer any more when
 // this node wants to see it.
 func TestChangeStandsThoughNobodySeesIt(t *testing.T) {
+	t.Parallel()
 	c := newTestCluster(t, 3)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h1.stop()
