@@ -26,14 +26,14 @@ demo: build ## three hosts, an overlay, a full mesh of pings; gone afterwards (r
 
 # A program with the race detector waits before it ends, for races that its other
 # goroutines may still have: a second, unless it is told otherwise, and tests end
-# thousands of programs.
+# thousands of programs. Vet is a part of lint.
 test: export GORACE ?= atexit_sleep_ms=10
 test: deps lint ## everything that a change must pass (root)
-	$(GO) test -race -p $(P) -parallel 3 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e$$)
+	$(GO) test -vet=off -race -p $(P) -parallel 3 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e$$)
 	@# By themselves: agents have bounds to keep, and no other package takes the processors.
-	$(GO) test -race -parallel 3 -timeout $(TIMEOUT) ./e2e
+	$(GO) test -vet=off -race -parallel 3 -timeout $(TIMEOUT) ./e2e
 	@# Each benchmark once and small, so that none rots; nobody reads the times.
-	$(GO) test -short -run '^$$' -bench . -benchtime 1x -p 1 -timeout $(TIMEOUT) ./...
+	$(GO) test -vet=off -short -run '^$$' -bench . -benchtime 1x -p $(P) -timeout $(TIMEOUT) ./...
 
 lint: ## format, vet, staticcheck, and generated code against its sources
 	@unformatted=$$($(TOOL) gofumpt -l .); if [ -n "$$unformatted" ]; then \

@@ -168,7 +168,7 @@ func (b *bed) start() startCost {
 // idle measures what agents that have nothing to do ask of etcd.
 func (b *bed) idle(report *testing.B) {
 	b.Helper()
-	const span = 10 * time.Second
+	span := whole(10*time.Second, time.Second)
 	before, begin := b.counters(), time.Now()
 	select {
 	case <-time.After(span):
@@ -248,15 +248,15 @@ func (b *bed) join(network string) {
 // all nodes in one that they share, so that each is told of all.
 func (b *bed) attachRates(report *testing.B) {
 	b.Helper()
-	const together = 1000
+	together := whole(1000, 100)
 	callers := func(node, count, each int) (out []attacher) {
 		for range count {
 			out = append(out, attacher{node: node, count: each})
 		}
 		return out
 	}
-	b.attachAll("large", 1, callers(0, 1, 200)).report(report, "one-by-one")
-	b.attachAll("large", 32, callers(0, 32, 30)).report(report, "one-node")
+	b.attachAll("large", 1, callers(0, 1, whole(200, 20))).report(report, "one-by-one")
+	b.attachAll("large", 32, callers(0, 32, whole(30, 3))).report(report, "one-node")
 	var all []attacher
 	for i := range b.Nodes {
 		all = append(all, callers(i, 1, max(1, together/len(b.Nodes)))...)
