@@ -31,6 +31,7 @@ func (c *cluster) asFound(n *lab.Node) []string {
 // Scenario 38: "agent --cleanup leaves ip link, ip netns, iptables-save, sysctl
 // as before the first start."
 func TestScenario38_CleanupLeavesTheHostAsFound(t *testing.T) {
+	t.Parallel()
 	c := build(t, lab.Options{Nodes: 2})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	_, err := h1.Exec(t.Context(), "sh", "-ec", "iptables -w -A FORWARD -p 253 -j DROP; ip6tables -w -t mangle -N FOREIGN; ip netns add foreign")

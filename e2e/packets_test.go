@@ -335,6 +335,7 @@ func TestScenario13_InternalReachesPeersOnly(t *testing.T) {
 // A cable that is pulled stops the packets to its node and no others; back in,
 // they go on with nothing done by anyone.
 func TestCableIsPulled(t *testing.T) {
+	t.Parallel()
 	c := three(t)
 	c.create(c.Nodes[0], "demo")
 	var boxes []*lab.Sandbox
