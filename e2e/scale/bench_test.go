@@ -80,7 +80,9 @@ const (
 )
 
 // manyBlocks of the larger network are a ghost's, with 50 endpoints in each: 50,000.
-var manyBlocks = overspan.Range{First: 1 << 19, Size: 1000 * overspan.MaxBlockSize}
+func manyBlocks() overspan.Range {
+	return overspan.Range{First: 1 << 19, Size: whole[uint64](1000, 20) * overspan.MaxBlockSize}
+}
 
 // atOnce is how many of so many agents attach at the same moment where all of them
 // do: more would only wait for each other's turn on the processors, for longer than
@@ -103,7 +105,7 @@ func BenchmarkCluster(b *testing.B) {
 				m.join("shared")
 				m.converge(b, n)
 				large := m.createIn("large", largeSubnet, "")
-				m.haunt(scale.Ghosts{Network: large, Each: 50, Blocks: manyBlocks, One: true})
+				m.haunt(scale.Ghosts{Network: large, Each: 50, Blocks: manyBlocks(), One: true})
 				m.attachRates(b)
 				m.must(m.Close())
 				m.must(m.Expire(m.ctx))
