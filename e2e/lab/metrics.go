@@ -40,7 +40,7 @@ func (e *Etcd) Requests(ctx context.Context) (map[string]int, error) {
 }
 
 // soonEnough bounds a question to a member that may not be able to answer.
-const soonEnough = 200 * time.Millisecond
+const soonEnough = 500 * time.Millisecond
 
 // Answered returns the same of the members that do answer soon, whatever is being
 // done to the others meanwhile: it may be called while members start and end.
