@@ -68,7 +68,7 @@ func TestAttachOfANodeThatIsRemovedMeanwhile(t *testing.T) {
 	if got := c.keys(endpoints); len(got) != 1 {
 		t.Errorf("etcd has the endpoints %v; want that of h3 alone", got)
 	}
-	h1.clean()
+	h1.atRest() // once it has seen all of its own removal
 	h3.line.SetDown(false)
 }
 
