@@ -91,7 +91,7 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 // newer than what was told asks for it. In asked it notes what it has looked at.
 func (d *Daemon) owedAcks(asked map[overspan.NetworkID]ackDemand, acked map[overspan.NetworkID]lastAck) map[overspan.NetworkID]int64 {
 	owed := map[overspan.NetworkID]int64{}
-	s := d.believed()
+	s := d.knowledge().Etcd
 	if s == nil {
 		return owed
 	}

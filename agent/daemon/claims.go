@@ -15,7 +15,7 @@ type claims struct{ d *Daemon }
 
 // View returns what the newest snapshot says of a network that is followed.
 func (c claims) View(_ context.Context, id overspan.NetworkID) (ipam.View, error) {
-	s := c.d.Snapshot()
+	s := c.d.knowledge().Shown
 	if s == nil {
 		return ipam.View{}, errNoSnapshot
 	}
@@ -79,7 +79,7 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 	defer cancel()
 	for {
 		changed := c.d.snapshots.wait()
-		if answered(c.d.Snapshot(), want) {
+		if answered(c.d.knowledge().Shown, want) {
 			steps.At(steps.WantMet)
 			return nil
 		}
@@ -93,7 +93,7 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 			if err := c.d.Sync(ctx); err != nil {
 				return err
 			}
-			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", nodeName(c.d.Snapshot(), holder), askBound, n.Name)
+			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", nodeName(c.d.knowledge().Shown, holder), askBound, n.Name)
 		}
 	}
 }

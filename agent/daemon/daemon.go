@@ -173,7 +173,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.releaser = newReleaser(d)
 	d.publisher = newPublisher(d)
 	d.history = newHistory(d, saved)
-	d.publisher.memory, d.publisher.told = d.history.remembered, d.report
+	d.publisher.told = d.report
 	d.connectRegistrar()
 	return d, nil
 }
@@ -182,7 +182,8 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 func (d *Daemon) connectRegistrar() {
 	r := d.registrar
 	r.joined, r.fenced, r.shown = d.joined, d.fenced, d.shown
-	r.trusted, r.forgiving, r.suspect = d.awaitTrust, d.history.forgiving, d.history.forgotten
+	r.trusted, r.suspect = d.awaitTrust, d.history.forgotten
+	r.forgiving = func() bool { return d.knowledge().Anew }
 	r.settings, r.pause = d.settings, d.mirror.RetryPause
 	r.failed, r.stale = d.health.changed.fire, d.mirror.Stale
 	r.claimed = d.mirror.Claimed
@@ -288,7 +289,7 @@ func (d *Daemon) fenced() {
 
 // shown returns this node as the newest snapshot shows it; nil if it does not.
 func (d *Daemon) shown() *overspan.Node {
-	if s := d.Snapshot(); s != nil {
+	if s := d.knowledge().Shown; s != nil {
 		return s.Nodes[d.Self()]
 	}
 	return nil
@@ -300,10 +301,11 @@ func (d *Daemon) Self() overspan.NodeID { return d.journal.Identity().Node }
 // Cluster returns the cluster's name.
 func (d *Daemon) Cluster() string { return d.cfg.Cluster }
 
-// Snapshot returns the newest snapshot: the mirror's, beside what is remembered
-// where etcd may have lost its past, else the journal's once etcd has had its
-// chance; nil before the first.
-func (d *Daemon) Snapshot() *overspan.Snapshot { return d.history.snapshot() }
+// knowledge returns what this node knows of the cluster now.
+func (d *Daemon) knowledge() knowledge { return d.history.knowledge() }
+
+// Snapshot returns what this node serves and lists; nil before anything is known.
+func (d *Daemon) Snapshot() *overspan.Snapshot { return d.knowledge().Shown }
 
 // Stale tells since when nothing was heard from etcd; zero if all is fresh.
 func (d *Daemon) Stale() (time.Time, string) {
@@ -311,7 +313,7 @@ func (d *Daemon) Stale() (time.Time, string) {
 	switch {
 	case err == nil:
 		return time.Time{}, ""
-	case d.mirror.Snapshot() == nil && d.Snapshot() != nil:
+	case d.mirror.Snapshot() == nil && d.knowledge().Shown != nil:
 		return since, err.Error() + "; this agent has started since: of other nodes' endpoints it knows what its journal holds"
 	}
 	return since, err.Error()
@@ -344,16 +346,12 @@ func (d *Daemon) Ready(ctx context.Context) bool {
 	}
 }
 
-// believed returns what etcd alone tells, for those who write there; nil while
-// it is not trusted, or nothing is known.
-func (d *Daemon) believed() *overspan.Snapshot { return d.history.believed() }
-
-// latest is believed, at least as new as the moment of the call.
+// latest returns what etcd alone tells, at least as new as the moment of the call.
 func (d *Daemon) latest(ctx context.Context) (*overspan.Snapshot, error) {
 	if err := d.Sync(ctx); err != nil {
 		return nil, err
 	}
-	if s := d.believed(); s != nil {
+	if s := d.knowledge().Etcd; s != nil {
 		return s, nil
 	}
 	return nil, errNoSnapshot
@@ -366,7 +364,7 @@ func (d *Daemon) Sync(ctx context.Context) error {
 	}
 	for {
 		changed := d.snapshots.wait()
-		if !d.history.holds() {
+		if !d.knowledge().Held {
 			return nil
 		}
 		select {
@@ -392,7 +390,7 @@ func (d *Daemon) awaitSeen(ctx context.Context, change string) bool {
 
 // Segment returns the interior of a network, also of one that is not followed.
 func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
-	if s := d.Snapshot(); s != nil && s.Segments[id] != nil {
+	if s := d.knowledge().Shown; s != nil && s.Segments[id] != nil {
 		return s.Segments[id], nil
 	}
 	return d.mirror.Segment(ctx, id)
@@ -400,7 +398,7 @@ func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.
 
 // InUse reports whether a network, also one that is not followed, has endpoints.
 func (d *Daemon) InUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
-	if s := d.Snapshot(); s != nil && s.Segments[id] != nil {
+	if s := d.knowledge().Shown; s != nil && s.Segments[id] != nil {
 		return s.Segments[id].Endpoints.Len() > 0, nil
 	}
 	return d.mirror.InUse(ctx, id)
@@ -442,7 +440,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		wake(d.emptied)
 		wake(d.evictionsDue)
 		wake(d.halfRemoved)
-		s := d.believed()
+		s := d.knowledge().Etcd
 		if _, err := d.registrar.session(); err != nil || s == nil || s.Frozen != nil {
 			continue
 		}

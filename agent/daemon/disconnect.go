@@ -98,7 +98,7 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 // last, and the snapshot without it is reason enough; not so when the node was
 // removed from the cluster.
 func (d *Daemon) departed(id overspan.NetworkID) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	if s == nil || s.Segments[id] == nil || holds(s.Segments[id], d.Self()) || len(d.local.inNetwork(id)) > 0 {
 		return
 	}

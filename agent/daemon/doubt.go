@@ -17,7 +17,7 @@ const freezeEvery = time.Second
 func (h *history) run(ctx context.Context) error {
 	for {
 		doubted := h.mirror.Doubted()
-		h.snapshot()
+		h.knowledge()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -115,7 +115,7 @@ func (h *history) judge(ctx context.Context, shown, held *overspan.Snapshot, lac
 	if err != nil {
 		return verdict{}, err
 	}
-	if frozen != nil || accepted > h.known() {
+	if frozen != nil || accepted > h.knowledge().Accepted {
 		return verdict{told: true}, nil
 	}
 	if node != nil && shown != nil && shown.Nodes[h.self] != nil && node.CreateRevision < shown.Nodes[h.self].CreateRevision {

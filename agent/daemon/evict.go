@@ -46,8 +46,8 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err := session.Evict(ctx, n.Name, e); err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.Snapshot(), e.Node))
-	d.events.Publish(endpointEvent("evict", e, n.Name, nodeName(d.Snapshot(), e.Node)))
+	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.knowledge().Shown, e.Node))
+	d.events.Publish(endpointEvent("evict", e, n.Name, nodeName(d.knowledge().Shown, e.Node)))
 	d.awaitSeen(ctx, "the disconnecting of "+e.Name)
 	return e, false, nil
 }

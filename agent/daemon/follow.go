@@ -78,7 +78,7 @@ func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
 	d.follows.count(id, 1)
 	for {
 		changed := d.snapshots.wait()
-		s := d.believed()
+		s := d.knowledge().Etcd
 		if s != nil && s.Segments[id] != nil {
 			return nil
 		}
@@ -104,7 +104,7 @@ func (d *Daemon) settle(id overspan.NetworkID) {
 // reconsider stops following a network that was removed, unless an attach is
 // at work there.
 func (d *Daemon) reconsider(id overspan.NetworkID) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	if s == nil || s.Networks[id] != nil || len(s.Bad) > 0 {
 		return // an unreadable record is not an absent one
 	}
@@ -133,7 +133,7 @@ func (d *Daemon) leaveIdle(ctx context.Context) {
 // idleNetworks returns the followed networks that the snapshot shows nothing of
 // this node's in.
 func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	if s == nil || s.Frozen != nil {
 		return nil
 	}
@@ -202,7 +202,7 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 // followed looks at what there is to go by now, and returns it; last is what it
 // was before.
 func (d *Daemon) followed(ctx context.Context, last *overspan.Snapshot) *overspan.Snapshot {
-	s := d.history.told()
+	s := d.knowledge().Told
 	if s == nil || s == last {
 		return last
 	}
@@ -277,7 +277,7 @@ func (d *Daemon) keepJournal(ctx context.Context) error {
 
 // saveSnapshot returns the snapshot that the journal has; saved is the one before.
 func (d *Daemon) saveSnapshot(saved *overspan.Snapshot) *overspan.Snapshot {
-	s := d.history.told()
+	s := d.knowledge().Told
 	if s == nil || s == saved {
 		return saved
 	}

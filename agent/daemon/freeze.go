@@ -31,9 +31,8 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 	}
 	for {
 		changed := d.snapshots.wait()
-		doubted, ok := d.history.trusts()
-		if ok {
-			return doubted, nil
+		if now := d.knowledge(); now.writable() {
+			return now.Doubted, nil
 		}
 		select {
 		case <-changed:
@@ -59,7 +58,7 @@ func (d *Daemon) beginAnew(ctx context.Context) {
 
 // settings returns what the cluster is set up with, as far as this node knows.
 func (d *Daemon) settings() overspan.Meta {
-	if s := d.Snapshot(); s != nil {
+	if s := d.knowledge().Shown; s != nil {
 		return s.Meta
 	}
 	return overspan.Meta{}
@@ -68,7 +67,7 @@ func (d *Daemon) settings() overspan.Meta {
 // refuseFrozen returns an error while the cluster is frozen, before anything is
 // tried that etcd would refuse.
 func (d *Daemon) refuseFrozen() error {
-	if s := d.Snapshot(); s != nil && s.Frozen != nil {
+	if s := d.knowledge().Shown; s != nil && s.Frozen != nil {
 		return s.Frozen.Refusal()
 	}
 	return nil
@@ -76,12 +75,12 @@ func (d *Daemon) refuseFrozen() error {
 
 // freezeStatus returns nil while the cluster is not frozen.
 func (d *Daemon) freezeStatus(ctx context.Context) (*FreezeStatus, error) {
-	s := d.Snapshot()
-	if s == nil || s.Frozen == nil {
+	now := d.knowledge()
+	if now.Shown == nil || now.Shown.Frozen == nil {
 		return nil, nil
 	}
-	reports, err := store.Reports(ctx, d.kv, d.keys, d.history.remembered())
-	return &FreezeStatus{Freeze: *s.Frozen, Reports: reports}, err
+	reports, err := store.Reports(ctx, d.kv, d.keys, now.Memory)
+	return &FreezeStatus{Freeze: *now.Shown.Frozen, Reports: reports}, err
 }
 
 // Accept ends a freeze: what etcd holds now is the truth from then on. Unless
@@ -89,10 +88,11 @@ func (d *Daemon) freezeStatus(ctx context.Context) (*FreezeStatus, error) {
 func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []NodeReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
+	now := d.knowledge()
 	count, reports, err := store.Accept(ctx, d.kv, d.keys, store.AcceptRequest{
 		By:     d.Self(),
-		Known:  d.history.known(),
-		Memory: d.history.remembered(),
+		Known:  now.Accepted,
+		Memory: now.Memory,
 		Force:  force,
 	})
 	if err != nil {
@@ -107,7 +107,7 @@ func (d *Daemon) Accept(ctx context.Context, force bool) (uint64, []NodeReport, 
 // has lost, where that has changed. A report does not outlive its session: etcd
 // may have gone back again.
 func (d *Daemon) report(ctx context.Context, state publicationState) error {
-	s := d.believed()
+	s := d.knowledge().Etcd
 	session, err := d.registrar.session()
 	if err != nil || s == nil || s.Frozen == nil || s.Frozen.Revision != state.Freeze {
 		return nil // there is none, or the next pass tells more

@@ -30,7 +30,7 @@ func (c *testCluster) frozen(nodes ...*testNode) {
 		n.eventually("it is frozen", func() bool {
 			s := n.mirror.Trusted()
 			_, err := n.registrar.session()
-			return s != nil && s.Frozen != nil && n.history.remembered() != nil && err == nil
+			return s != nil && s.Frozen != nil && n.knowledge().Memory != nil && err == nil
 		})
 	}
 }
@@ -66,7 +66,7 @@ func (c *testCluster) whole() {
 	for _, n := range c.nodes {
 		n.eventually("it goes by etcd alone", func() bool {
 			s := n.Snapshot()
-			return s != nil && s.Frozen == nil && n.history.remembered() == nil
+			return s != nil && s.Frozen == nil && n.knowledge().Memory == nil
 		})
 	}
 	addrs := map[string]string{}

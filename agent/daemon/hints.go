@@ -40,7 +40,7 @@ func (d *Daemon) followKernel(ctx context.Context) error {
 
 // heed marks what the hints may be about.
 func (d *Daemon) heed(hints []kernel.Hint) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	if s == nil {
 		return
 	}

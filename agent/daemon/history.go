@@ -76,6 +76,26 @@ func newHistory(d *Daemon, saved *overspan.Snapshot) *history {
 	}
 }
 
+// knowledge returns what this node knows now.
+func (h *history) knowledge() knowledge {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := knowledge{Doubted: h.mirror.Doubted()} // first: it closes if what follows is of a later history
+	h.look()
+	k.Shown, k.Told, k.Names, k.Memory = h.shown, h.shown, h.shown, h.memory
+	k.Held, k.Anew, k.Accepted = h.held != nil, h.anew, h.accepted
+	if h.shown == nil && h.stale {
+		k.Shown = h.saved
+	}
+	if h.shown == nil && (h.stale || h.called) {
+		k.Names = h.saved
+	}
+	if h.mirror.Doubt() == "" {
+		k.Etcd = h.newest
+	}
+	return k
+}
+
 // allowSaved lets the journal's snapshot stand in for one of etcd, and reports
 // whether there is one.
 func (h *history) allowSaved() bool {
@@ -85,90 +105,11 @@ func (h *history) allowSaved() bool {
 	return h.saved != nil
 }
 
-// snapshot returns what this node goes by; nil before anything is known.
-func (h *history) snapshot() *overspan.Snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.shownOrSaved(h.stale)
-}
-
-// shownOrSaved returns what is shown, or else the journal's snapshot if that may
-// stand in; mu is held.
-func (h *history) shownOrSaved(may bool) *overspan.Snapshot {
-	h.look()
-	if h.shown == nil && may {
-		return h.saved
-	}
-	return h.shown
-}
-
 // allowCalling lets names be answered from the journal's snapshot.
 func (h *history) allowCalling() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.called = true
-}
-
-// calling returns what names are answered from; nil before anything is known.
-func (h *history) calling() *overspan.Snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.shownOrSaved(h.stale || h.called)
-}
-
-// told returns what this node goes by once etcd has told something, or was
-// doubted.
-func (h *history) told() *overspan.Snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.look()
-	return h.shown
-}
-
-// believed returns the newest snapshot of etcd alone that is trusted; nil if
-// there is none.
-func (h *history) believed() *overspan.Snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.look()
-	if h.mirror.Doubt() != "" {
-		return nil
-	}
-	return h.newest
-}
-
-// holds reports whether a snapshot is held back.
-func (h *history) holds() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.look()
-	return h.held != nil
-}
-
-// remembered returns the last snapshot before etcd lost its past; nil while it
-// is taken at its word.
-func (h *history) remembered() *overspan.Snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.memory
-}
-
-// trusts reports whether etcd is taken at its word, or what it lost is known to
-// all, so that this node may register there; doubted closes when it is no more.
-func (h *history) trusts() (doubted <-chan struct{}, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	doubted = h.mirror.Doubted()
-	h.look()
-	return doubted, h.newest != nil && h.newest == h.mirror.Trusted()
-}
-
-// forgiving reports whether this node may take up a registration that it does
-// not know, since etcd has gone back to one.
-func (h *history) forgiving() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.anew
 }
 
 // registered is told of each new session: its registration is known, unless it
@@ -184,16 +125,9 @@ func (h *history) registered() {
 // forgotten is told of a session whose last transaction etcd has forgotten. Where
 // it is older than a loss that is known already, that is no other.
 func (h *history) forgotten(why string) {
-	if !h.forgiving() {
+	if !h.knowledge().Anew {
 		h.mirror.Suspect(why)
 	}
-}
-
-// known returns how many acceptances this node knows.
-func (h *history) known() uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.accepted
 }
 
 // look takes in what the mirror shows now; mu is held.

@@ -79,7 +79,8 @@ func (d *Daemon) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(descEndpoints, float64(len(d.local.allAttachments())))
-	if s := d.Snapshot(); s != nil {
+	s := d.knowledge().Shown
+	if s != nil {
 		gauge(descRevision, float64(s.Revision))
 		up := 0
 		for _, n := range s.Nodes {
@@ -96,7 +97,7 @@ func (d *Daemon) Collect(c chan<- prometheus.Metric) {
 	}
 	gauge(descStale, stale)
 	frozen := 0.0
-	if s := d.Snapshot(); s != nil && s.Frozen != nil {
+	if s != nil && s.Frozen != nil {
 		frozen = 1
 	}
 	gauge(descFrozen, frozen)

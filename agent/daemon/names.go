@@ -28,7 +28,7 @@ func (d *Daemon) ServeNames(names Names) { d.names = names }
 
 // Called returns the snapshot that names are answered from: what Snapshot does, and
 // the journal's while that returns nothing yet, once etcd has had a moment.
-func (d *Daemon) Called() *overspan.Snapshot { return d.history.calling() }
+func (d *Daemon) Called() *overspan.Snapshot { return d.knowledge().Names }
 
 // Changed returns a channel that closes at the next change of Snapshot or Called
 // after the call.

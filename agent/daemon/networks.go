@@ -102,7 +102,7 @@ func (d *Daemon) checkBridgeName(n overspan.Network) error {
 // there before it: the cluster's settings, which the first node makes, and the
 // routes, MTUs and VTEPs that a new network must fit.
 func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*overspan.Snapshot, error) {
-	if s := d.believed(); s != nil && s.Revision >= registration {
+	if s := d.knowledge().Etcd; s != nil && s.Revision >= registration {
 		return s, nil
 	}
 	return d.latest(ctx)
@@ -114,7 +114,7 @@ func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*over
 func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) {
 	for {
 		changed := d.snapshots.wait()
-		s := d.believed()
+		s := d.knowledge().Etcd
 		if s != nil && s.Networks[n.ID] != nil && s.Networks[n.ID].ModRevision >= n.ModRevision {
 			return
 		}
@@ -367,14 +367,14 @@ func (d *Daemon) finishRemoval(ctx context.Context) error {
 // network finds a network by name, id, or a unique prefix of its id. One that
 // the snapshot does not show yet is looked for in etcd before it is refused.
 func (d *Daemon) network(ctx context.Context, ref string) (*overspan.Network, error) {
-	n, err := findNetwork(d.Snapshot(), d.Self(), ref)
+	n, err := findNetwork(d.knowledge().Shown, d.Self(), ref)
 	if !errors.Is(err, overspan.ErrNotFound) {
 		return n, err
 	}
 	if err := d.Sync(ctx); err != nil {
 		return nil, fmt.Errorf("look for network %s: %w", ref, err)
 	}
-	return findNetwork(d.Snapshot(), d.Self(), ref)
+	return findNetwork(d.knowledge().Shown, d.Self(), ref)
 }
 
 // findNetwork finds a network among those that a node may name: the global
@@ -400,7 +400,7 @@ func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overs
 }
 
 func (d *Daemon) networkByID(id overspan.NetworkID) *overspan.Network {
-	if s := d.Snapshot(); s != nil {
+	if s := d.knowledge().Shown; s != nil {
 		return s.Networks[id]
 	}
 	return nil

@@ -82,7 +82,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 	pause := pollFirst
 	d.askForAcks(ctx, n, e)
 	for {
-		s := d.Snapshot()
+		s := d.knowledge().Shown
 		seg := s.Segments[n.ID]
 		if seg == nil {
 			return nil
@@ -111,7 +111,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 // askForAcks has the members acknowledge those blocks of the endpoint that
 // nobody has asked about yet: what is left of a block that was split.
 func (d *Daemon) askForAcks(ctx context.Context, n *overspan.Network, e overspan.Endpoint) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	seg := s.Segments[n.ID]
 	session, err := d.registrar.session()
 	if seg == nil || err != nil {
@@ -173,7 +173,7 @@ func members(seg *overspan.Segment) []overspan.NodeID {
 func (d *Daemon) nodeNames(ids []overspan.NodeID) []string {
 	names := make([]string, 0, len(ids))
 	for _, id := range ids {
-		names = append(names, nodeName(d.Snapshot(), id))
+		names = append(names, nodeName(d.knowledge().Shown, id))
 	}
 	return names
 }

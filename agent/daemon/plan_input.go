@@ -10,7 +10,7 @@ import (
 // planInput is what the reconciler plans a scope from; ok is false while
 // nothing is known.
 func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
-	s := d.Snapshot()
+	s := d.knowledge().Shown
 	if s == nil {
 		return planInput{}, false
 	}

@@ -32,9 +32,6 @@ const (
 type publisher struct {
 	d *Daemon
 
-	// memory returns what etcd had before the freeze; nil if that is not known.
-	memory func() *overspan.Snapshot
-
 	// told learns how far the node is, whenever there is nothing more to be done
 	// at once. After an error it is told again.
 	told func(context.Context, publicationState) error
@@ -49,13 +46,12 @@ type publisher struct {
 	state publicationState
 }
 
-// newPublisher returns a publisher that knows of no past.
+// newPublisher returns a publisher that tells nobody how far it is.
 func newPublisher(d *Daemon) *publisher {
 	return &publisher{
-		d:      d,
-		memory: func() *overspan.Snapshot { return nil },
-		told:   func(context.Context, publicationState) error { return nil },
-		due:    make(chan struct{}, 1),
+		d:    d,
+		told: func(context.Context, publicationState) error { return nil },
+		due:  make(chan struct{}, 1),
 
 		surveyed: surveyPoint{accepted: d.journal.Identity().Accepted},
 	}
@@ -245,7 +241,7 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 		}
 	}
 	if snapshot.Frozen != nil {
-		in.Memory = p.memory()
+		in.Memory = p.d.knowledge().Memory
 	}
 	if err := p.survey(ctx, snapshot, surveyPoint{in.freeze(), snapshot.Accepted}); err != nil {
 		return publicationInput{}, err

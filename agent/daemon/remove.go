@@ -158,7 +158,7 @@ func (d *Daemon) reap(ctx context.Context) error {
 	defer look.Stop()
 	for {
 		changed := d.snapshots.wait()
-		seen.see(d.believed())
+		seen.see(d.knowledge().Etcd)
 		select {
 		case <-changed:
 			continue
@@ -176,10 +176,14 @@ func (d *Daemon) reap(ctx context.Context) error {
 // sight returns what this node may judge others by, and the session to do so; false
 // where what it sees may be of the past.
 func (d *Daemon) sight() (*overspan.Snapshot, *store.Session, bool) {
-	s, self := d.believed(), d.shown()
+	s := d.knowledge().Etcd
 	_, stale := d.Stale()
 	session, err := d.registrar.session()
-	return s, session, err == nil && stale == "" && s != nil && s.Frozen == nil && self != nil && self.Presence != nil
+	if err != nil || stale != "" || s == nil || s.Frozen != nil {
+		return nil, nil, false
+	}
+	self := s.Nodes[d.Self()]
+	return s, session, self != nil && self.Presence != nil
 }
 
 // reapDue removes the nodes that are due. One may take long: the next is judged by

@@ -141,7 +141,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 		st.Warnings = append(st.Warnings, err.Error())
 	}
 	st.Warnings = append(st.Warnings, d.publisher.now().failures(d.local.allAttachments())...)
-	if s := d.Snapshot(); s != nil {
+	if s := d.knowledge().Shown; s != nil {
 		st.SnapshotRevision = s.Revision
 		st.AppliedRevision = d.appliedRevision(s)
 		st.Warnings = append(st.Warnings, d.snapshotWarnings(s)...)

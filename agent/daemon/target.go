@@ -164,7 +164,7 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 	}
 	where := ""
 	if unknown == nil {
-		where = elsewhere(d.Snapshot(), d.Self(), n.ID, ref)
+		where = elsewhere(d.knowledge().Shown, d.Self(), n.ID, ref)
 	}
 	return a, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on this node%s", ref, network, where)
 }

@@ -14,7 +14,7 @@ import (
 func (d *Daemon) answerWants(ctx context.Context) error {
 	for {
 		changed := d.snapshots.wait()
-		for id, wants := range wantsOf(d.believed(), d.Self()) {
+		for id, wants := range wantsOf(d.knowledge().Etcd, d.Self()) {
 			if err := d.alloc.Grants(ctx, id, wants, d.answer); err != nil {
 				d.log.Warn("cannot answer a want", "network", overspan.ShortID(id), "error", err)
 			}
@@ -65,7 +65,7 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 		// Withdrawn, its asker is gone, or what was to be given is in use.
 		return session.DropWant(ctx, w)
 	case err == nil:
-		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeName(d.Snapshot(), w.Asker))
+		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeName(d.knowledge().Shown, w.Asker))
 	}
 	return err
 }
