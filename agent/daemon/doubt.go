@@ -40,18 +40,16 @@ func (h *history) begin(ctx context.Context) error {
 	why := overspan.Freeze{Reason: h.mirror.Doubt(), Node: h.self, NodeName: h.name, Since: time.Now().UTC()}
 	h.log.Error("etcd has lost its past: nothing is deleted from the kernel, and the cluster is frozen until an operator accepts what etcd holds", "sign", why.Reason)
 	h.mu.Lock()
-	h.remember()
-	h.newest, h.held = nil, nil
-	h.shown = unproven(h.memory, why)
-	memory, accepted := h.memory, h.accepted
+	h.turn(h.outlook.doubt(why))
+	now := h.outlook
 	h.mu.Unlock()
 	h.persist()
 	wake(h.changed)
 	return h.alone(ctx, func(ctx context.Context) error {
 		for {
-			now, err := store.Freeze(ctx, h.kv, h.keys, store.FreezeRequest{Freeze: why, Meta: memory.Meta, Accepted: accepted})
-			if err == nil && now > accepted {
-				h.log.Warn("what etcd has lost was accepted while this node was away", "acceptances", now)
+			accepted, err := store.Freeze(ctx, h.kv, h.keys, store.FreezeRequest{Freeze: why, Meta: now.memory.Meta, Accepted: now.accepted})
+			if err == nil && accepted > now.accepted {
+				h.log.Warn("what etcd has lost was accepted while this node was away", "acceptances", accepted)
 			}
 			if err == nil {
 				h.mirror.Renew()
@@ -70,12 +68,12 @@ func (h *history) begin(ctx context.Context) error {
 func (h *history) ask(ctx context.Context) {
 	h.mu.Lock()
 	h.look()
-	held, lacking, shown := h.held, h.lacking, h.shown
+	now := h.outlook
 	h.mu.Unlock()
-	if held == nil {
+	if now.held == nil {
 		return
 	}
-	verdict, err := h.judge(ctx, shown, held, lacking)
+	verdict, err := h.judge(ctx, now)
 	switch {
 	case h.mirror.Doubt() != "":
 	case err != nil:
@@ -86,7 +84,9 @@ func (h *history) ask(ctx context.Context) {
 	case verdict.forgot != "":
 		h.mirror.Suspect("etcd was rolled back: " + verdict.forgot)
 	case !verdict.told:
-		h.excuse(shown, lacking)
+		h.mu.Lock()
+		h.outlook = h.outlook.excuse(now, h.self)
+		h.mu.Unlock()
 	}
 }
 
@@ -97,15 +97,16 @@ type verdict struct {
 	told   bool   // a snapshot that tells of a freeze or an acceptance is to come
 }
 
-// judge asks etcd. Etcd may be doubted afterwards for another reason.
-func (h *history) judge(ctx context.Context, shown, held *overspan.Snapshot, lacking []overspan.Endpoint) (verdict, error) {
+// judge asks etcd about the snapshot that is held. Etcd may be doubted afterwards for
+// another reason.
+func (h *history) judge(ctx context.Context, now outlook) (verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
-	node := held.Nodes[h.self]
+	node := now.held.Nodes[h.self]
 	var lost []overspan.Endpoint
-	if len(lacking) > 0 {
+	if len(now.lacking) > 0 {
 		var err error
-		lost, err = store.LostRecords(ctx, h.kv, h.keys, h.self, node.CreateRevision, lacking)
+		lost, err = store.LostRecords(ctx, h.kv, h.keys, h.self, node.CreateRevision, now.lacking)
 		if err != nil {
 			return verdict{}, err
 		}
@@ -115,10 +116,10 @@ func (h *history) judge(ctx context.Context, shown, held *overspan.Snapshot, lac
 	if err != nil {
 		return verdict{}, err
 	}
-	if frozen != nil || accepted > h.knowledge().Accepted {
+	if frozen != nil || accepted > now.accepted {
 		return verdict{told: true}, nil
 	}
-	if node != nil && shown != nil && shown.Nodes[h.self] != nil && node.CreateRevision < shown.Nodes[h.self].CreateRevision {
+	if node != nil && now.newest != nil && now.newest.Nodes[h.self] != nil && node.CreateRevision < now.newest.Nodes[h.self].CreateRevision {
 		return verdict{forgot: "this node's registration is an older one"}, nil
 	}
 	for _, e := range lost {
@@ -128,18 +129,4 @@ func (h *history) judge(ctx context.Context, shown, held *overspan.Snapshot, lac
 		}
 	}
 	return verdict{}, nil
-}
-
-// excuse lets a snapshot be shown that lacks what was taken rightly.
-func (h *history) excuse(shown *overspan.Snapshot, lacking []overspan.Endpoint) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.excused = map[overspan.EndpointID]struct{}{}
-	for _, e := range lacking {
-		h.excused[e.ID] = struct{}{}
-	}
-	if shown != nil && shown.Nodes[h.self] != nil {
-		h.expelled = shown.Nodes[h.self].CreateRevision
-	}
-	h.held = nil
 }

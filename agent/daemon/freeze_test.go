@@ -483,8 +483,8 @@ func TestAcceptancesAreNotedAfterWhatTheyChange(t *testing.T) {
 	n.connect(ConnectRequest{Network: "demo", Target: n.container("a")})
 	n.stop() // the journal is closed: nothing can be written
 	n.history.mu.Lock()
-	n.history.disown()
-	n.history.accepted++
+	n.history.turn(n.history.outlook.disown())
+	n.history.outlook.accepted++
 	n.history.mu.Unlock()
 	n.history.persist()
 	if got := n.history.noteSeen(store.Identity{}); got != (store.Identity{}) {

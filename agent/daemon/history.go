@@ -1,10 +1,8 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -13,12 +11,8 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// history decides what this node goes by: what the mirror shows, or, where etcd
-// may have lost its past, memory and what etcd shows beside it. It holds back a
-// snapshot that lacks what this node has written until etcd was asked why.
-//
-//	doubt → memory → {not frozen} meta/frozen put → the mirror starts anew
-//	      → memory merged with what etcd has now → accepted: memory ends
+// history tells what this node goes by. Outlook decides that, from what the mirror
+// shows; history alone acts on it.
 type history struct {
 	log     *slog.Logger
 	kv      store.KV
@@ -38,41 +32,31 @@ type history struct {
 	work    chan struct{} // size 1: for run
 	due     chan struct{} // size 1: endpoints may have to be published again
 
-	mu       sync.Mutex         // guards all below; the mirror's and local's are taken under it
-	saved    *overspan.Snapshot // the journal's, for the case that etcd is away; nil once etcd has told something
-	stale    bool               // saved may be shown
-	called   bool               // names may be answered from saved
-	newest   *overspan.Snapshot // of the mirror, as it was looked at last
-	shown    *overspan.Snapshot
-	memory   *overspan.Snapshot               // nil: etcd is taken at its word
-	accepted uint64                           // acceptances that this node knows
-	anew     bool                             // etcd may hold a registration that this node does not know
-	held     *overspan.Snapshot               // not shown yet: it lacks what this node has written
-	lacking  []overspan.Endpoint              // what held does not show
-	excused  map[overspan.EndpointID]struct{} // lacking, and rightly gone, as etcd said
-	expelled int64                            // a registration that is rightly gone, as etcd said
-	disowned []overspan.Attachment            // to be written to the journal
+	mu       sync.Mutex // guards all below; the mirror's and local's are taken under it
+	outlook  outlook
+	stale    bool                  // the journal's snapshot may be shown
+	called   bool                  // names may be answered from it
+	disowned []overspan.Attachment // to be written to the journal
 }
 
 // newHistory returns the history of a daemon whose other parts are made. Saved is
 // the journal's snapshot; nil if it has none.
 func newHistory(d *Daemon, saved *overspan.Snapshot) *history {
 	return &history{
-		log:      d.log,
-		kv:       d.kv,
-		keys:     d.keys,
-		journal:  d.journal,
-		mirror:   d.mirror,
-		local:    d.local,
-		self:     d.Self(),
-		name:     d.cfg.NodeName,
-		alone:    d.registrar.alone,
-		restart:  d.beginAnew,
-		changed:  make(chan struct{}, 1),
-		work:     make(chan struct{}, 1),
-		due:      d.publisher.due,
-		saved:    saved,
-		accepted: d.journal.Identity().Accepted,
+		log:     d.log,
+		kv:      d.kv,
+		keys:    d.keys,
+		journal: d.journal,
+		mirror:  d.mirror,
+		local:   d.local,
+		self:    d.Self(),
+		name:    d.cfg.NodeName,
+		alone:   d.registrar.alone,
+		restart: d.beginAnew,
+		changed: make(chan struct{}, 1),
+		work:    make(chan struct{}, 1),
+		due:     d.publisher.due,
+		outlook: outlook{saved: saved, accepted: d.journal.Identity().Accepted},
 	}
 }
 
@@ -82,18 +66,40 @@ func (h *history) knowledge() knowledge {
 	defer h.mu.Unlock()
 	k := knowledge{Doubted: h.mirror.Doubted()} // first: it closes if what follows is of a later history
 	h.look()
-	k.Shown, k.Told, k.Names, k.Memory = h.shown, h.shown, h.shown, h.memory
-	k.Held, k.Anew, k.Accepted = h.held != nil, h.anew, h.accepted
-	if h.shown == nil && h.stale {
-		k.Shown = h.saved
+	now := h.outlook
+	k.Shown, k.Told, k.Names, k.Memory = now.shown, now.shown, now.shown, now.memory
+	k.Held, k.Anew, k.Accepted = now.held != nil, now.anew, now.accepted
+	if now.shown == nil && h.stale {
+		k.Shown = now.saved
 	}
-	if h.shown == nil && (h.stale || h.called) {
-		k.Names = h.saved
+	if now.shown == nil && (h.stale || h.called) {
+		k.Names = now.saved
 	}
 	if h.mirror.Doubt() == "" {
-		k.Etcd = h.newest
+		k.Etcd = now.newest
 	}
 	return k
+}
+
+// look takes in what the mirror shows now; mu is held.
+func (h *history) look() {
+	if now := h.mirror.Trusted(); !h.outlook.has(now) {
+		h.turn(h.outlook.take(now, h.self, h.local.allAttachments()))
+	}
+}
+
+// turn goes over to another outlook, and does what is to be done about it; mu is held.
+func (h *history) turn(next outlook, do reaction) {
+	h.outlook = next
+	if do.Suspect != "" {
+		h.mirror.Suspect(do.Suspect)
+	}
+	if do.Disown {
+		h.disowned = append(h.disowned, h.local.disown()...)
+	}
+	if do.Disown || do.Ask {
+		wake(h.work)
+	}
 }
 
 // allowSaved lets the journal's snapshot stand in for one of etcd, and reports
@@ -102,7 +108,7 @@ func (h *history) allowSaved() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stale = true
-	return h.saved != nil
+	return h.outlook.saved != nil
 }
 
 // allowCalling lets names be answered from the journal's snapshot.
@@ -118,7 +124,7 @@ func (h *history) registered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mirror.Doubt() == "" {
-		h.anew = false
+		h.outlook.anew = false
 	}
 }
 
@@ -128,105 +134,6 @@ func (h *history) forgotten(why string) {
 	if !h.knowledge().Anew {
 		h.mirror.Suspect(why)
 	}
-}
-
-// look takes in what the mirror shows now; mu is held.
-func (h *history) look() {
-	now := h.mirror.Trusted()
-	if now == nil || now == h.newest || now == h.held {
-		return
-	}
-	if h.memory == nil && h.newest != nil {
-		if why := turned(h.accepted, now); why != "" {
-			// What the mirror has may be of two histories: it has to start anew.
-			h.mirror.Suspect(why)
-			return
-		}
-	}
-	if h.memory == nil && now.Frozen == nil && now.Accepted <= h.accepted && h.lacks(now) {
-		wake(h.work)
-		return
-	}
-	h.held = nil
-	switch {
-	case now.Frozen != nil && h.memory == nil && h.newest != nil:
-		// Others have found out first. This node's session is of the history
-		// before and ends, as it does where the node finds out by itself.
-		h.mirror.Suspect(cmp.Or(now.Frozen.Reason, "the cluster is frozen"))
-		return
-	case now.Frozen != nil && h.memory == nil:
-		h.remember()
-	case now.Frozen == nil && h.memory != nil:
-		h.memory = nil
-	case now.Accepted > h.accepted && h.newest != nil:
-		// An operator has spoken while this node did not listen. Its watches and
-		// its session are of the history before: what they miss would look like
-		// another loss, and freeze the cluster again.
-		h.mirror.Suspect("etcd had lost its past, and an operator has accepted that")
-		return
-	case now.Accepted > h.accepted:
-		// So it was before this agent has seen anything of etcd.
-		h.disown()
-	}
-	if now.Frozen == nil {
-		h.accepted = max(h.accepted, now.Accepted)
-	}
-	h.newest, h.shown, h.saved = now, now, nil
-	if h.memory != nil {
-		h.shown = recall(h.memory, now)
-	}
-}
-
-// turned says why a snapshot that follows others tells of an etcd that has lost
-// its past; "" if it does not. Accepted is what this node knew of.
-func turned(accepted uint64, now *overspan.Snapshot) string {
-	switch {
-	case now.Frozen != nil:
-		return fmt.Sprintf("node %s has frozen the cluster: %s", now.Frozen.NodeName, now.Frozen.Reason)
-	case now.Accepted > accepted:
-		return "an operator has accepted what etcd holds, and this node did not see it frozen"
-	}
-	return ""
-}
-
-// lacks holds a snapshot that shows less of this node than it has written; mu is
-// held.
-func (h *history) lacks(now *overspan.Snapshot) bool {
-	lacking := suspects(h.newest, now, h.self, h.local.allAttachments())
-	for _, e := range lacking {
-		if _, excused := h.excused[e.ID]; !excused {
-			h.held, h.lacking = now, lacking
-			return true
-		}
-	}
-	if unregistered(h.shown, now, h.self) && h.shown.Nodes[h.self].CreateRevision != h.expelled {
-		h.held, h.lacking = now, nil
-		return true
-	}
-	return false
-}
-
-// remember begins a memory; mu is held.
-func (h *history) remember() {
-	switch {
-	case h.shown != nil:
-		h.memory = h.shown
-	case h.saved != nil:
-		h.memory = h.saved
-	default:
-		h.memory = &overspan.Snapshot{}
-	}
-	h.disown()
-}
-
-// disown forgets under which registration the records of this node's endpoints
-// were written: each is to be looked for, and published again where it is gone.
-// mu is held.
-func (h *history) disown() {
-	h.disowned = append(h.disowned, h.local.disown()...)
-	h.anew = true
-	h.excused = nil
-	wake(h.work)
 }
 
 // persist writes to the journal what was disowned; what cannot be written is
@@ -274,6 +181,6 @@ func (h *history) seen() (store.Identity, bool) {
 	defer h.mu.Unlock()
 	cluster, revision := h.mirror.Seen()
 	claimed, _ := h.mirror.Claimed()
-	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.accepted, Claimed: claimed}
+	now := store.Identity{ClusterID: cluster, Revision: revision, Accepted: h.outlook.accepted, Claimed: claimed}
 	return now, cluster != 0 && len(h.disowned) == 0 && h.mirror.Doubt() == ""
 }
