@@ -74,16 +74,25 @@ func (s *Session) attach(a AttachRequest, own map[string]int64) (*request, error
 		t.Else = append(t.Else, Get(Key(key)))
 	}
 	ref := mustMarshal(&overspanv1.Reference{Network: string(n.ID), Slot: uint64(e.Slot), Endpoint: string(e.ID)})
-	for i, key := range s.endpointKeys(e) {
+	keys := s.endpointKeys(e)
+	for i, key := range keys {
 		t.If = append(t.If, Unchanged(key, own[key]))
 		t.Else = append(t.Else, Get(Key(key)))
-		if i < len(e.Slots) {
+		switch {
+		case i == 0: // the witness
+		case i < len(e.Slots):
 			t.Then = append(t.Then, Put(key, value))
-		} else {
+		default:
 			t.Then = append(t.Then, Put(key, ref))
 		}
 	}
-	return &request{step: steps.Attach, what: fmt.Sprintf("attach %s to network %s", e.Name, n.Name), txn: t, shared: true}, nil
+	return &request{
+		step:    steps.Attach,
+		what:    fmt.Sprintf("attach %s to network %s", e.Name, n.Name),
+		witness: Put(keys[0], value),
+		txn:     t,
+		shared:  true,
+	}, nil
 }
 
 // endpointKeys returns the keys that an endpoint owns: its records, first slot
@@ -280,10 +289,10 @@ func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error
 func (s *Session) detach(e overspan.Endpoint) *request {
 	key := s.keys.Endpoint(e.Network, e.Slots[0])
 	t := Txn{If: []Cmp{Created(key, e.CreateRevision)}, Else: []Op{Get(Key(key))}}
-	for _, owned := range s.endpointKeys(e) {
+	for _, owned := range s.endpointKeys(e)[1:] {
 		t.Then = append(t.Then, Delete(Key(owned)))
 	}
-	return &request{step: steps.Detach, what: detachWhat(e), txn: t, shared: true}
+	return &request{step: steps.Detach, what: detachWhat(e), witness: Delete(Key(key)), txn: t, shared: true}
 }
 
 func detachWhat(e overspan.Endpoint) string {

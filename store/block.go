@@ -33,14 +33,14 @@ func (s *Session) claim(ctx context.Context, step steps.Flight, n *overspan.Netw
 	b := overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: ack}
 	t := Txn{
 		If:   append([]Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision)}, s.unclaimed(n.ID, r)...),
-		Then: append([]Op{Put(s.keys.Block(n.ID, r), mustMarshal(overspanv1.BlockRecord(b)))}, s.noteClaim()...),
+		Then: s.noteClaim(),
 		Else: []Op{Get(Key(s.keys.Network(n.ID)))},
 	}
 	for _, g := range guards {
 		t.If = append(t.If, g)
 		t.Else = append(t.Else, Get(Key(g.Key)))
 	}
-	res, err := s.flights.fly(ctx, &request{step: step, what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: step, what: what, witness: s.putBlock(n.ID, b), txn: t})
 	if err != nil {
 		return overspan.Block{}, err
 	}
@@ -108,9 +108,8 @@ func (s *Session) whyNotClaimed(n *overspan.Network, kvs map[string]KeyValue) er
 func (s *Session) ReleaseBlock(ctx context.Context, n overspan.NetworkID, b overspan.Block) error {
 	what := fmt.Sprintf("give back block %s of network %s", b.Range, overspan.ShortID(n))
 	key := s.keys.Block(n, b.Range)
-	res, err := s.flights.fly(ctx, &request{step: steps.GiveBack, what: what, txn: Txn{
+	res, err := s.flights.fly(ctx, &request{step: steps.GiveBack, what: what, witness: Delete(Key(key)), txn: Txn{
 		If:   []Cmp{Created(key, b.CreateRevision), Absent(s.keys.EndpointsWithin(n, b.Range))},
-		Then: []Op{Delete(Key(key))},
 		Else: []Op{Get(Key(key))},
 	}})
 	if err != nil || res.OK {
@@ -144,9 +143,8 @@ func (s *Session) AskAck(ctx context.Context, n overspan.NetworkID, b overspan.B
 	if err != nil {
 		return overspan.Block{}, atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.AskAck, what: what, txn: Txn{
-		If:   []Cmp{Unchanged(old.Key, old.ModRevision)},
-		Then: []Op{Put(old.Key, value)},
+	res, err := s.flights.fly(ctx, &request{step: steps.AskAck, what: what, witness: Put(old.Key, value), txn: Txn{
+		If: []Cmp{Unchanged(old.Key, old.ModRevision)},
 	}})
 	if err != nil {
 		return overspan.Block{}, err

@@ -35,9 +35,8 @@ func (s *Session) Drain(ctx context.Context, id overspan.NodeID, draining bool) 
 		if err != nil {
 			return overspan.Node{}, atKey(old, err)
 		}
-		res, err := s.flights.fly(ctx, &request{step: steps.Drain, what: what, look: seeNodes, txn: Txn{
-			If:   []Cmp{Unchanged(old.Key, old.ModRevision)},
-			Then: []Op{Put(old.Key, value)},
+		res, err := s.flights.fly(ctx, &request{step: steps.Drain, what: what, look: seeNodes, witness: Put(old.Key, value), txn: Txn{
+			If: []Cmp{Unchanged(old.Key, old.ModRevision)},
 		}})
 		if err != nil {
 			return overspan.Node{}, err

@@ -53,11 +53,11 @@ func (s *Session) Evict(ctx context.Context, network string, e overspan.Endpoint
 		},
 		Else: []Op{Get(Key(record)), Get(Key(s.keys.Live(e.Node))), Get(Key(s.keys.Frozen()))},
 	}
-	for _, key := range s.endpointKeys(e) {
+	for _, key := range s.endpointKeys(e)[1:] { // the first is the record
 		t.Then = append(t.Then, Delete(Key(key)))
 	}
 	t.Then = append(t.Then, Put(s.keys.Eviction(e.Node, e.ID), note))
-	res, err := s.flights.fly(ctx, &request{step: steps.Evict, what: what, look: "ctl network inspect " + network, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Evict, what: what, look: "ctl network inspect " + network, witness: Delete(Key(record)), txn: t})
 	if err != nil || res.OK {
 		return err
 	}
@@ -104,9 +104,10 @@ func (s *Session) Evictions(ctx context.Context) ([]Eviction, error) {
 func (s *Session) DropEviction(ctx context.Context, v Eviction) error {
 	key := s.keys.Eviction(s.cfg.Node.ID, v.Endpoint)
 	_, err := s.flights.fly(ctx, &request{
-		step: steps.Heed,
-		what: fmt.Sprintf("note that endpoint %s was taken off", v.Name),
-		txn:  Txn{If: []Cmp{Created(key, v.Revision)}, Then: []Op{Delete(Key(key))}},
+		step:    steps.Heed,
+		what:    fmt.Sprintf("note that endpoint %s was taken off", v.Name),
+		witness: Delete(Key(key)),
+		txn:     Txn{If: []Cmp{Created(key, v.Revision)}},
 	})
 	return err
 }

@@ -163,7 +163,7 @@ func (f *flights) launch(ctx context.Context, group []*request) []*request {
 	for _, r := range group {
 		r.flown++
 		r.setAloft(true)
-		t.Then = append(t.Then, Nest(r.txn))
+		t.Then = append(t.Then, Nest(r.whole()))
 		steps.At(r.step.Sending())
 	}
 	res, err := f.txn(ctx, t)
@@ -243,7 +243,7 @@ func (f *flights) settle(ctx context.Context, group []*request, cause error) []*
 		}
 		t := f.guarded(f.sequence + 2)
 		for _, r := range group {
-			t.Else = append(t.Else, Nest(Txn{Then: append([]Op{Get(r.txn.Then[0].Range)}, r.txn.Else...)}))
+			t.Else = append(t.Else, Nest(r.question()))
 		}
 		steps.At(steps.Settling)
 		res, err := f.txn(ctx, t)
@@ -278,28 +278,9 @@ func (f *flights) settled(group []*request, res Result, cause error) []*request 
 	}
 	responses := make([]Response, len(group))
 	for i, r := range group {
-		nested := res.Responses[3+i].Result // behind those of guarded
-		responses[i].Result = &Result{
-			OK:        wrote(r.txn.Then[0], nested.Responses[0].KVs, at),
-			Responses: nested.Responses[1:],
-		}
+		responses[i].Result = r.testimony(res.Responses[3+i].Result, at) // behind those of guarded
 	}
 	return land(group, at, responses)
-}
-
-// wrote reports whether the first operation of a transaction was carried out at
-// a revision, from what its range holds since. Nobody else writes the same keys
-// under the same guards; who comes later leaves a later revision.
-func wrote(first Op, now []KeyValue, at int64) bool {
-	if first.Kind == OpPut {
-		return len(now) == 1 && (now[0].ModRevision == at || now[0].CreateRevision == at)
-	}
-	for _, kv := range now {
-		if kv.CreateRevision <= at {
-			return false
-		}
-	}
-	return true
 }
 
 // again lets those fly once more whose flight never commits and whose caller

@@ -182,7 +182,6 @@ func (s *Session) writeNetwork(n overspan.Network, version int64) (*request, err
 			Absent(Key(s.keys.Network(n.ID))),
 		},
 		Then: []Op{
-			Put(s.keys.Network(n.ID), value),
 			Put(s.keys.NetworkName(n.Name, n.Node), ref),
 			Put(s.keys.SubnetsVersion(), ref),
 		},
@@ -203,7 +202,7 @@ func (s *Session) writeNetwork(n overspan.Network, version int64) (*request, err
 		t.If = append(t.If, Absent(Key(key)))
 		t.Then = append(t.Then, Put(key, ref))
 	}
-	return &request{step: steps.Create, what: what, txn: t}, nil
+	return &request{step: steps.Create, what: what, witness: Put(s.keys.Network(n.ID), value), txn: t}, nil
 }
 
 // undoCreate removes a network again whose creator has given up.

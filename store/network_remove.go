@@ -74,8 +74,8 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 	if err != nil {
 		return false, atKey(old, err)
 	}
-	removal.Then = append(removal.Then, Put(old.Key, value), Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode())))))
-	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, look: "ctl network ls", txn: removal})
+	removal.Then = append(removal.Then, Delete(Key(s.keys.NetworkName(rec.GetName(), overspan.NodeID(rec.GetNode())))))
+	res, err := s.flights.fly(ctx, &request{step: steps.Mark, what: what, look: "ctl network ls", witness: Put(old.Key, value), txn: removal})
 	if err != nil || res.OK {
 		return res.OK, err
 	}
@@ -180,19 +180,19 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 			return networkChanged(n)
 		}
 		guards := []Cmp{Unchanged(record.Key, record.ModRevision), Absent(Key(s.keys.Frozen()))}
-		if _, err := s.flights.fly(ctx, &request{step: steps.Empty, what: what, txn: Txn{
+		if _, err := s.flights.fly(ctx, &request{step: steps.Empty, what: what, witness: Delete(s.keys.Segment(n.ID)), txn: Txn{
 			If:   guards,
-			Then: []Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))},
+			Then: []Op{Delete(s.keys.Acks(n.ID))},
 		}}); err != nil {
 			return err
 		}
 		last := Txn{
 			If:   append(guards, Unchanged(s.keys.SubnetsVersion(), version), Absent(s.keys.Blocks(n.ID))),
-			Then: []Op{Delete(Key(record.Key)), Delete(s.keys.Acks(n.ID))},
+			Then: []Op{Delete(s.keys.Acks(n.ID))},
 			Else: []Op{Get(Key(s.keys.Frozen()))},
 		}
 		last.Then = append(last.Then, s.keys.freeLeases(now)...)
-		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, txn: last})
+		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, witness: Delete(Key(record.Key)), txn: last})
 		if err != nil || res.OK {
 			return err
 		}

@@ -45,7 +45,6 @@ func (s *Session) BeginNodeRemoval(ctx context.Context, n overspan.Node, force b
 			Absent(Key(s.keys.Frozen())),
 		},
 		Then: []Op{
-			Delete(Key(s.keys.Node(n.ID))),
 			Delete(Key(s.keys.Live(n.ID))),
 			Put(s.keys.Removing(n.ID), mark),
 		},
@@ -57,7 +56,7 @@ func (s *Session) BeginNodeRemoval(ctx context.Context, n overspan.Node, force b
 	if !force {
 		t.If = append(t.If, Absent(Key(s.keys.Live(n.ID))))
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Remove, what: what, look: seeNodes, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Remove, what: what, look: seeNodes, witness: Delete(Key(s.keys.Node(n.ID))), txn: t})
 	if err != nil || res.OK {
 		return err
 	}

@@ -193,14 +193,14 @@ func (s *Session) DiscardNetwork(ctx context.Context, n *overspan.Network) error
 			Unchanged(record.Key, record.ModRevision), Unchanged(s.keys.SubnetsVersion(), version),
 			Absent(s.keys.Endpoints(n.ID)),
 		},
-		Then: append([]Op{Delete(Key(record.Key)), Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(now)...),
+		Then: append([]Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(now)...),
 		Else: []Op{Get(Key(record.Key)), Get(Key(s.keys.SubnetsVersion()))},
 	}
 	if !now.Deleting { // else the name was freed before, and may be another's
 		t.If = append(t.If, Absent(s.keys.Blocks(n.ID)))
 		t.Then = append(t.Then, Delete(Key(s.keys.NetworkName(now.Name, now.Node))))
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, witness: Delete(Key(record.Key)), txn: t})
 	if err != nil || res.OK {
 		return err
 	}
@@ -231,7 +231,6 @@ func (s *Session) Reshape(ctx context.Context, n *overspan.Network, from overspa
 	fromKey := s.keys.Block(n.ID, from.Range)
 	t := Txn{
 		If:   []Cmp{Unchanged(s.keys.Network(n.ID), n.ModRevision), Created(fromKey, from.CreateRevision)},
-		Then: []Op{Delete(Key(fromKey))},
 		Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(fromKey))},
 	}
 	for _, gap := range give {
@@ -244,7 +243,7 @@ func (s *Session) Reshape(ctx context.Context, n *overspan.Network, from overspa
 		parts = append(parts, b)
 	}
 	t.Then = append(t.Then, s.noteClaim()...)
-	res, err := s.flights.fly(ctx, &request{step: steps.Reshape, what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Reshape, what: what, witness: Delete(Key(fromKey)), txn: t})
 	if err != nil {
 		return nil, err
 	}

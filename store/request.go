@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/overspan/overspan"
@@ -14,10 +15,14 @@ type request struct {
 	step steps.Flight // names the moments around it
 	what string       // for errors: "attach web1 to network demo"
 
-	// txn is what is to be done under which guards, beside those of the flight.
-	// What its Then does first tells, after the loss of an answer, whether it
-	// was done.
+	// txn is what is to be done under which guards, beside those of the flight,
+	// and besides the witness.
 	txn Txn
+
+	// witness is done together with txn. After the loss of an answer, what stands
+	// at its key tells whether the request was carried out: so it is of a key that,
+	// once it was, nobody else writes under the same guards.
+	witness Op
 
 	// shared says that the request may fly with others that write other keys:
 	// attaches and detaches, of which no two can break each other's guards.
@@ -93,10 +98,34 @@ func (r *request) isGone() bool {
 	return r.gone
 }
 
+// whole returns the transaction with its witness.
+func (r *request) whole() Txn {
+	t := r.txn
+	t.Then = append([]Op{r.witness}, t.Then...)
+	return t
+}
+
+// question returns a transaction that asks whether the request was carried out, and
+// for what its caller wants to know if it was not.
+func (r *request) question() Txn {
+	return Txn{Then: append([]Op{Get(r.witness.Range)}, r.txn.Else...)}
+}
+
+// testimony is the answer to question of a flight that committed at a revision. Who
+// wrote at the witness since has left a later revision.
+func (r *request) testimony(res *Result, at int64) *Result {
+	now := res.Responses[0].KVs
+	done := !slices.ContainsFunc(now, func(kv KeyValue) bool { return kv.CreateRevision <= at })
+	if r.witness.Kind == OpPut {
+		done = len(now) == 1 && (now[0].ModRevision == at || now[0].CreateRevision == at)
+	}
+	return &Result{OK: done, Responses: res.Responses[1:]}
+}
+
 // writes returns the keys that the request puts or deletes.
 func (r *request) writes() []string {
 	var keys []string
-	for _, op := range r.txn.Then {
+	for _, op := range r.whole().Then {
 		keys = append(keys, op.Range.Key)
 	}
 	return keys

@@ -194,9 +194,8 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	if err != nil {
 		return atKey(old, err)
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Update, what: "update registration", txn: Txn{
-		If:   []Cmp{Unchanged(old.Key, old.ModRevision)},
-		Then: []Op{Put(old.Key, value)},
+	res, err := s.flights.fly(ctx, &request{step: steps.Update, what: "update registration", witness: Put(old.Key, value), txn: Txn{
+		If: []Cmp{Unchanged(old.Key, old.ModRevision)},
 	}})
 	if err != nil {
 		return err

@@ -26,10 +26,9 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 	}
 	key, holderKey := s.keys.Want(n.ID, holder, w.Asker), s.keys.Node(holder)
 	for range maxRaces {
-		res, err := s.flights.fly(ctx, &request{step: steps.PutWant, what: what, txn: Txn{
+		res, err := s.flights.fly(ctx, &request{step: steps.PutWant, what: what, witness: Put(key, mustMarshal(rec)), txn: Txn{
 			// Who removes a node looks for wants after its registration is gone.
 			If:   append(s.mayClaim(n), Absent(Key(key)), Present(holderKey)),
-			Then: []Op{Put(key, mustMarshal(rec))},
 			Else: []Op{Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen())), Get(Key(key)), Get(Key(holderKey))},
 		}})
 		if err != nil {
@@ -62,9 +61,10 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 func (s *Session) DropWant(ctx context.Context, w overspan.Want) error {
 	key := s.keys.Want(w.Network, w.Holder, w.Asker)
 	_, err := s.flights.fly(ctx, &request{
-		step: steps.DropWant,
-		what: fmt.Sprintf("drop a want in network %s", overspan.ShortID(w.Network)),
-		txn:  Txn{If: []Cmp{Created(key, w.CreateRevision)}, Then: []Op{Delete(Key(key))}},
+		step:    steps.DropWant,
+		what:    fmt.Sprintf("drop a want in network %s", overspan.ShortID(w.Network)),
+		witness: Delete(Key(key)),
+		txn:     Txn{If: []Cmp{Created(key, w.CreateRevision)}},
 	})
 	return err
 }
@@ -114,7 +114,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 			Created(askerKey, asker),
 			Absent(s.keys.EndpointsWithin(n.ID, give)),
 		),
-		Then: []Op{Delete(Key(fromKey)), Delete(Key(wantKV.Key))},
+		Then: []Op{Delete(Key(wantKV.Key))},
 		Else: []Op{
 			Get(Key(s.keys.Network(n.ID))), Get(Key(s.keys.Frozen())),
 			Get(Key(fromKey)), Get(Key(wantKV.Key)), Get(Key(askerKey)),
@@ -127,7 +127,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 		t.Then = append(t.Then, s.putBlock(n.ID, overspan.Block{Range: r, Node: s.cfg.Node.ID, Ack: true}))
 	}
 	t.Then = append(t.Then, s.noteClaim()...)
-	res, err := s.flights.fly(ctx, &request{step: steps.Yield, what: what, txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Yield, what: what, witness: Delete(Key(fromKey)), txn: t})
 	if err != nil || res.OK {
 		return err
 	}
