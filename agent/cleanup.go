@@ -127,7 +127,7 @@ func clean(ctx context.Context, host *kernel.Host, found store.Found, out io.Wri
 		for _, op := range ops {
 			fmt.Fprintln(out, op)
 		}
-		if err := errors.Join(host.Apply(ctx, ops), host.Reap(ctx)); err != nil {
+		if err := errors.Join(host.Apply(ctx, ops), host.Retire(ctx)); err != nil {
 			return err
 		}
 	}

@@ -285,7 +285,7 @@ func (a *absence) tells(n *lab.Node) error {
 // the agents want them so.
 func (a *absence) still() {
 	a.t.Helper()
-	a.eventually(reapWithin, func(ctx context.Context) error {
+	a.eventually(retireWithin, func(ctx context.Context) error {
 		now, err := a.onNodes(ctx)
 		if diff := a.kernels.Diff(now); err == nil && len(diff) > 0 {
 			err = fmt.Errorf("without etcd the kernels have changed (-before +now):\n%s", strings.Join(diff, "\n"))

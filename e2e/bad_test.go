@@ -223,7 +223,7 @@ func (c *cluster) onNodes(ctx context.Context) (lab.Footprint, error) {
 func (c *cluster) settledState() lab.Footprint {
 	c.t.Helper()
 	var settled lab.Footprint
-	c.eventually(reapWithin, func(ctx context.Context) error {
+	c.eventually(retireWithin, func(ctx context.Context) error {
 		var err error
 		settled, err = c.state(ctx)
 		for _, line := range settled {
@@ -236,15 +236,15 @@ func (c *cluster) settledState() lab.Footprint {
 	return settled
 }
 
-// reapWithin bounds how long what a command undid may be seen: a look at all
+// retireWithin bounds how long what a command undid may be seen: a look at all
 // hosts alone takes a busy machine seconds.
-const reapWithin = 20 * time.Second
+const retireWithin = 20 * time.Second
 
 // unchanged checks that the state is what it was, now or once what a command
-// undid is reaped.
+// undid is retired.
 func (c *cluster) unchanged(t *testing.T, before lab.Footprint) {
 	t.Helper()
-	err := lab.Eventually(t.Context(), reapWithin, func(ctx context.Context) error {
+	err := lab.Eventually(t.Context(), retireWithin, func(ctx context.Context) error {
 		now, err := c.state(ctx)
 		if diff := before.Diff(now); err == nil && len(diff) > 0 {
 			err = errors.New(strings.Join(diff, "\n"))

@@ -38,7 +38,7 @@ func makes(op Op) []string {
 		return []string{o.Name}
 	case DelLink:
 		return []string{o.Name}
-	case Reap:
+	case Retire:
 		return o.Names
 	case AddSet:
 		return []string{o.Name}

@@ -26,7 +26,7 @@ func TestBrokenBranches(t *testing.T) {
 		{AddLink{Name: vxlan}, AddAddr{Addr{Dev: bridge}}, false},
 		{AddLink{Name: veth}, AddStatic{FDBKey{Dev: veth}}, true},
 		{DelLink{vxlan}, AddLink{Name: vxlan}, true},
-		{Reap{[]string{veth}}, AddLink{Name: veth}, true},
+		{Retire{[]string{veth}}, AddLink{Name: veth}, true},
 		{AddSet{Name: "vteps"}, AddSetEntry{Set: "vteps"}, true},
 		{DelSet{"vteps"}, AddSet{Name: "vteps"}, true},
 		{AddChain{forward}, AddJump{Key: forward}, true},

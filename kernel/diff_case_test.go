@@ -39,9 +39,9 @@ func TestDiffCases(t *testing.T) {
 			ops:  []string{"add link osv-", "set link osv-", "add fdb"},
 		},
 		{
-			name: "a veth with the name waits for the reaper",
+			name: "a veth with the name waits to be retired",
 			have: func(s *State) { *s = Apply(*s, []Op{DoomLink{veth}}) },
-			ops:  []string{"reap osv-", "add link osv-", "set link osv-", "add fdb"},
+			ops:  []string{"retire osv-", "add link osv-", "set link osv-", "add fdb"},
 		},
 		{
 			name: "the port was taken off its bridge",

@@ -9,7 +9,7 @@ import (
 
 // clearWay removes what would make the making of a wanted link fail.
 func (d *differ) clearWay() {
-	d.reapWanted()
+	d.retireWanted()
 	for _, name := range slices.Sorted(maps.Keys(d.have.Links)) {
 		if d.remade(name) || d.inTheWay(name) {
 			d.do(DelLink{name})
@@ -17,12 +17,12 @@ func (d *differ) clearWay() {
 	}
 }
 
-// reapWanted empties the doomed group if a link in it has a name that is wanted
+// retireWanted empties the doomed group if a link in it has a name that is wanted
 // again.
-func (d *differ) reapWanted() {
+func (d *differ) retireWanted() {
 	for name := range d.have.Doomed {
 		if _, wanted := d.want.Links[name]; wanted {
-			d.do(Reap{slices.Sorted(maps.Keys(d.have.Doomed))})
+			d.do(Retire{slices.Sorted(maps.Keys(d.have.Doomed))})
 			return
 		}
 	}
@@ -177,7 +177,7 @@ func (d *differ) setRoutes() {
 }
 
 // dropRoutes takes the routes off an interface that is about to go, of a
-// container that has others. A doomed one is there until it is reaped, and a
+// container that has others. A doomed one is there until it is retired, and a
 // route that leads nowhere would go before those that lead somewhere.
 func (d *differ) dropRoutes() {
 	for _, veth := range slices.Sorted(maps.Keys(d.have.Insides)) {

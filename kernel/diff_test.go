@@ -67,7 +67,7 @@ func expected(have, want State) State {
 }
 
 // reached is what was reached, without what is nobody's business: links that
-// wait for the reaper, sysctls that nobody wants.
+// wait to be retired, sysctls that nobody wants.
 func reached(got, want State) State {
 	got = got.Clone()
 	got.Doomed = nil

@@ -157,8 +157,8 @@ func (f *Fake) FailNext(match string, err error) {
 	f.faults = append(f.faults, fault{match, err})
 }
 
-// Reap deletes what is doomed.
-func (f *Fake) Reap(ctx context.Context) error {
+// Retire deletes what is doomed.
+func (f *Fake) Retire(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -133,7 +133,7 @@ func TestFakeHintsAtMutations(t *testing.T) {
 	}
 }
 
-func TestFakeReap(t *testing.T) {
+func TestFakeRetire(t *testing.T) {
 	f, want, _ := newTestFake(t)
 	if err := f.Apply(t.Context(), []Op{DoomLink{web1Veth()}}); err != nil {
 		t.Fatal(err)
@@ -145,8 +145,8 @@ func TestFakeReap(t *testing.T) {
 	if err := f.Apply(t.Context(), Diff(again, want)); err != nil {
 		t.Errorf("wanted again: %v", err)
 	}
-	if err := f.Reap(t.Context()); err != nil || len(f.State().Doomed) != 0 {
-		t.Errorf("Reap = %v, doomed %v", err, f.State().Doomed)
+	if err := f.Retire(t.Context()); err != nil || len(f.State().Doomed) != 0 {
+		t.Errorf("Retire = %v, doomed %v", err, f.State().Doomed)
 	}
 }
 

@@ -116,13 +116,13 @@ func (h *Host) Close() {
 	}
 }
 
-// Reap deletes the links in the doomed group, and with them the containers'
+// Retire deletes the links in the doomed group, and with them the containers'
 // ends, and what the program is told of links that are gone. It takes tens of
 // milliseconds, and may run beside Apply.
-func (h *Host) Reap(ctx context.Context) error {
+func (h *Host) Retire(ctx context.Context) error {
 	links, err := h.route.links(0)
 	if err != nil {
-		return fmt.Errorf("reap: list links: %w", err)
+		return fmt.Errorf("retire: list links: %w", err)
 	}
 	var doomed []message
 	var errs []error
@@ -132,7 +132,7 @@ func (h *Host) Reap(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case d.group == bornGroup && d.ours():
-			errs = append(errs, h.reapUnborn(d))
+			errs = append(errs, h.retireUnborn(d))
 		case d.group == doomedGroup && d.ours():
 			doomed = append(doomed, deleteLink(d.index))
 		case d.group == doomedGroup:
@@ -150,14 +150,14 @@ func (h *Host) Reap(ctx context.Context) error {
 	}
 	errs = append(errs, h.sweepPorts())
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("reap: %w", err)
+		return fmt.Errorf("retire: %w", err)
 	}
 	return nil
 }
 
-// reapUnborn deletes a link whose maker died before it had its alias, but not
+// retireUnborn deletes a link whose maker died before it had its alias, but not
 // one that is just being made.
-func (h *Host) reapUnborn(d device) error {
+func (h *Host) retireUnborn(d device) error {
 	h.bearing.Lock()
 	defer h.bearing.Unlock()
 	now, err := h.route.linkAt(d.index)

@@ -180,8 +180,8 @@ func (h *Host) applyOne(ctx context.Context, op Op) error {
 		return h.delLink(o.Name)
 	case DoomLink:
 		return h.doomLink(o.Name)
-	case Reap:
-		return h.Reap(ctx)
+	case Retire:
+		return h.Retire(ctx)
 	case SetInside:
 		return h.setInside(o)
 	case SetSysctl:

@@ -89,7 +89,7 @@ func TestRepair(t *testing.T) {
 				t.Errorf("told:\n%s\nwant it to say %s", got, objects.Expand(m.Told))
 			}
 			converge(t, s.host, s.scope, s.want)
-			if err := s.host.Reap(t.Context()); err != nil {
+			if err := s.host.Retire(t.Context()); err != nil {
 				t.Error(err)
 			}
 			sh(t, m.Left)
@@ -140,7 +140,7 @@ func TestForeign(t *testing.T) {
 	// The first commands of the nft flavour make the tables.
 	converge(t, s.host, s.scope, s.want)
 	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	before := look()
@@ -149,7 +149,7 @@ func TestForeign(t *testing.T) {
 		t.Errorf("foreign state (-before +beside ours):\n%s", diff)
 	}
 	converge(t, s.host, s.scope, State{Netns: s.want.Netns})
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {

@@ -63,12 +63,12 @@ func TestEachSendFailsOnce(t *testing.T) {
 			}
 			converge(t, s.host, s.scope, s.want)
 			converge(t, s.host, s.scope, empty)
-			if err := s.host.Reap(t.Context()); err != nil {
+			if err := s.host.Retire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		converge(t, s.host, s.scope, empty)
-		if err := s.host.Reap(t.Context()); err != nil {
+		if err := s.host.Retire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -149,7 +149,7 @@ func TestNothingLeaks(t *testing.T) {
 	round := func() {
 		converge(t, s.host, s.scope, s.want)
 		apply(t, s.host, DoomLink{overspan.VethName(s.key.Endpoint)})
-		if err := s.host.Reap(t.Context()); err != nil {
+		if err := s.host.Retire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.host.Interfaces("/etc/passwd"); err == nil {

@@ -109,7 +109,7 @@ func TestForeignDefaultRouteStays(t *testing.T) {
 		{"both detached", s.without(s.without(s.by(0), 1), 0), 0},
 	} {
 		converge(t, s.host, s.scope, step.want)
-		if err := s.host.Reap(t.Context()); err != nil {
+		if err := s.host.Retire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if after := foreign(); after != before {

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// doomedGroup is the link group whose members the reaper deletes with one
+	// doomedGroup is the link group whose members Retire deletes with one
 	// message.
 	doomedGroup = 0x05ba
 
@@ -73,7 +73,7 @@ func (d device) ours() bool {
 	return hasOurName(d.name) && (ok || d.group == bornGroup)
 }
 
-// leaving reports whether a link of ours is the reaper's.
+// leaving reports whether a link of ours is Retire's.
 func (d device) leaving() bool { return d.group == doomedGroup || d.group == bornGroup }
 
 func hasOurName(name string) bool {

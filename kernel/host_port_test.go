@@ -362,7 +362,7 @@ func otherVersion(t testing.TB) (*portProgram, error) {
 }
 
 // TestPortStrays: what is told of a link that went with its container waits for
-// the reaper and is no drift.
+// Retire and is no drift.
 func TestPortStrays(t *testing.T) {
 	s, other := newTestPorts(t)
 	veth := overspan.VethName(other.Endpoint)
@@ -373,11 +373,11 @@ func TestPortStrays(t *testing.T) {
 	if ops := Diff(have, want); len(ops) > 0 || len(have.Doomed) != 1 {
 		t.Errorf("doomed are %v, ops:\n%s\nwant one that is doomed, and no op", have.Doomed, texts(ops))
 	}
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if have := read(t, s.host, s.scope); len(have.Doomed) > 0 {
-		t.Errorf("after the reaper there are %v", have.Doomed)
+		t.Errorf("after Retire there are %v", have.Doomed)
 	}
 	converge(t, s.host, s.scope, s.want)
 }

@@ -219,8 +219,8 @@ func (h *Host) forgetPort(index int) error {
 }
 
 // readPrograms reads which links have the program, and what it is told of them.
-// A look at everything also finds what it is told of links that are gone, for the
-// reaper.
+// A look at everything also finds what it is told of links that are gone, for
+// Retire.
 func (r *reader) readPrograms() error {
 	p, err := r.port()
 	if err != nil {

@@ -193,8 +193,8 @@ func TestPartialRead(t *testing.T) {
 	}
 }
 
-// TestReapSparesOthers puts a foreign link into the doomed group.
-func TestReapSparesOthers(t *testing.T) {
+// TestRetireSparesOthers puts a foreign link into the doomed group.
+func TestRetireSparesOthers(t *testing.T) {
 	s := newTestSite(t)
 	converge(t, s.host, s.scope, s.want)
 	sh(t, "ip link add foreign group 1466 type bridge")
@@ -202,18 +202,18 @@ func TestReapSparesOthers(t *testing.T) {
 	if got := read(t, s.host, s.scope).Doomed; len(got) != 1 {
 		t.Errorf("doomed: %v, want ours alone", got)
 	}
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, s.host, s.scope).Doomed; len(got) != 0 {
-		t.Errorf("doomed after Reap: %v", got)
+		t.Errorf("doomed after Retire: %v", got)
 	}
 	sh(t, "ip link show foreign")
 }
 
-// TestReconnectBeforeReaping attaches a container again under the name that its
+// TestReconnectBeforeRetiring attaches a container again under the name that its
 // doomed interface still bears.
-func TestReconnectBeforeReaping(t *testing.T) {
+func TestReconnectBeforeRetiring(t *testing.T) {
 	s := newTestSite(t)
 	converge(t, s.host, s.scope, s.want)
 	apply(t, s.host, DoomLink{overspan.VethName(s.key.Endpoint)})
@@ -233,7 +233,7 @@ func TestMakerDied(t *testing.T) {
 	apply(t, s.host, Diff(State{}, State{Netns: s.want.Netns})...)
 	sh(t, "ip link add osb-0000000007 group 1467 type bridge; ip link add osb-0000000099 group 1467 type bridge")
 	converge(t, s.host, s.scope, s.want)
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, s.host, s.scope).Doomed; len(got) != 0 {

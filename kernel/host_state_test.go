@@ -57,7 +57,7 @@ func TestHostLeadsThere(t *testing.T) {
 				t.Fatalf("seed %d: Read(%+v) (-want +got):\n%s", seed, part, diff)
 			}
 		}
-		if err := h.Reap(t.Context()); err != nil {
+		if err := h.Retire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

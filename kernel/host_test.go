@@ -220,7 +220,7 @@ func TestConverge(t *testing.T) {
 		t.Errorf("Read of the network (-want +got):\n%s", diff)
 	}
 	converge(t, h, Scope{All: true}, State{Netns: map[string]struct{}{path: {}}})
-	if err := h.Reap(t.Context()); err != nil {
+	if err := h.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if out := sh(t, "ip -br link"); strings.Contains(out, "os") {

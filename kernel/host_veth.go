@@ -169,7 +169,7 @@ func awaitCarrier(ctx context.Context, host *conn, end int, inside *conn, peer i
 }
 
 // doomLink takes a veth off the network at once and leaves its deletion, which
-// waits for every CPU to have noticed (RCU), to the reaper. The disabled port
+// waits for every CPU to have noticed (RCU), to Retire. The disabled port
 // stops all traffic that the program does not redirect, and that
 // no longer finds it, before the rest, which costs some hundred microseconds.
 // Leaving the bridge drops the static entry: the address may be another's soon.

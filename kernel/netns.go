@@ -68,7 +68,7 @@ func netnsCookie(ns netns.NsHandle) (cookie uint64, err error) {
 }
 
 // Interfaces returns the sorted names of all interfaces in the namespace at
-// path, lo included. Left-over ends of ours, which the reaper is about to delete,
+// path, lo included. Left-over ends of ours, which Retire is about to delete,
 // do not count: AddLink takes their names.
 func (h *Host) Interfaces(path string) ([]string, error) {
 	c, err := dialAt(path)

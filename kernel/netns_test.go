@@ -155,7 +155,7 @@ func TestTwoNetworksInOneSandbox(t *testing.T) {
 
 	shIn(t, s.netns, "ip route get 1.1.1.1 | grep -q eth0; ip -6 route get 2000::1 | grep -q eth0")
 	apply(t, s.host, DoomLink{overspan.VethName(s.key.Endpoint)})
-	if err := s.host.Reap(t.Context()); err != nil {
+	if err := s.host.Retire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	shIn(t, s.netns, "ip route get 1.1.1.1 | grep -q eth1; ip -6 route get 2000::1 | grep -q eth1")

@@ -98,7 +98,7 @@ func (o DelLink) apply(s *State) { s.dropLink(o.Name) }
 
 // DoomLink takes a veth off the network at once: the port is disabled, the
 // link set down, released by its bridge and moved to the doomed group, which
-// the reaper deletes. Deleting it here would hold the caller up for tens of
+// Retire deletes. Deleting it here would hold the caller up for tens of
 // milliseconds.
 type DoomLink struct {
 	Name string
@@ -111,15 +111,15 @@ func (o DoomLink) apply(s *State) {
 	put(&s.Doomed, o.Name, struct{}{})
 }
 
-// Reap deletes all links of the doomed group and waits until they are gone.
+// Retire deletes all links of the doomed group and waits until they are gone.
 // Names are those known to be in it.
-type Reap struct {
+type Retire struct {
 	Names []string
 }
 
-func (o Reap) String() string { return "reap " + strings.Join(o.Names, " ") }
+func (o Retire) String() string { return "retire " + strings.Join(o.Names, " ") }
 
-func (o Reap) apply(s *State) {
+func (o Retire) apply(s *State) {
 	for _, name := range o.Names {
 		delete(s.Doomed, name)
 	}

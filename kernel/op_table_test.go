@@ -42,7 +42,7 @@ func opCases() []opCase {
 		{op: SetLink{veth, Link{Kind: KindVeth}, Link{Kind: KindVeth, Master: bridge}}, device: veth, needs: []string{veth, bridge, programOf(veth)}, kind: "link", refused: true},
 		{op: DelLink{vxlan}, device: vxlan, makes: []string{vxlan}, kind: "link"},
 		{op: DoomLink{veth}, device: veth, kind: "link"},
-		{op: Reap{[]string{veth}}, makes: []string{veth}, kind: "link"},
+		{op: Retire{[]string{veth}}, makes: []string{veth}, kind: "link"},
 		{op: SetInside{veth, inside, inside}, device: veth, needs: []string{veth}, kind: "inside", refused: true},
 		{op: SetSysctl{Path: "net/ipv4/conf/" + bridge + "/arp_ignore", Value: "1"}, device: bridge, needs: []string{bridge}, kind: "sysctl", refused: true},
 		{op: AddAddr{addr}, device: bridge, needs: []string{bridge}, kind: "address", refused: true},

@@ -181,7 +181,7 @@ func describeObject(op Op) Repair {
 		return Repair{Kind: "link", Object: o.Name, Change: deleted}
 	case DoomLink:
 		return Repair{Kind: "link", Object: o.Name, Change: deleted}
-	case Reap:
+	case Retire:
 		return Repair{Kind: "link", Object: strings.Join(o.Names, " "), Change: deleted}
 	case SetInside:
 		return Repair{

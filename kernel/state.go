@@ -45,7 +45,7 @@ type State struct {
 	// Owed are the flows that an earlier FlushFlows has failed for, without To: no
 	// rule tells of them any more. Never wanted.
 	Owed map[Flow]struct{}
-	// Doomed is what waits for the reaper, by name: links of ours in the doomed
+	// Doomed is what waits to be retired, by name: links of ours in the doomed
 	// group, and what programs are told of links that are gone. Never wanted.
 	Doomed map[string]struct{}
 }

@@ -148,7 +148,7 @@ func TestStory(t *testing.T) {
 type conformer interface {
 	Read(context.Context, Scope) (State, error)
 	Apply(context.Context, []Op) error
-	Reap(context.Context) error
+	Retire(context.Context) error
 	Netns(path string) (overspan.NetnsID, error)
 	Interfaces(path string) ([]string, error)
 }
@@ -193,8 +193,8 @@ func testConformance(t *testing.T, k conformer, netns string) {
 		}
 		wantInterfaces(t, k, netns, len(c.want.Insides) > 0)
 	}
-	if err := k.Reap(t.Context()); err != nil || len(sees().Doomed) != 0 {
-		t.Errorf("Reap: %v, doomed: %v", err, sees().Doomed)
+	if err := k.Retire(t.Context()); err != nil || len(sees().Doomed) != 0 {
+		t.Errorf("Retire: %v, doomed: %v", err, sees().Doomed)
 	}
 	if _, err := k.Netns(netns + "-other"); !errors.Is(err, overspan.ErrNotFound) {
 		t.Errorf("Netns of nothing: %v, want ErrNotFound", err)

@@ -168,7 +168,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
 	d.rec.rehomed = d.portsMoved
 	d.rec.passed = d.passed
-	d.rec.reaped = d.doomed.clear
+	d.rec.retired = d.doomed.clear
 	d.rec.changing = parts.Journal.NoteSysctls
 	d.releaser = newReleaser(d)
 	d.publisher = newPublisher(d)

@@ -20,24 +20,24 @@ import (
 type Kernel interface {
 	Read(ctx context.Context, scope kernel.Scope) (kernel.State, error)
 	Apply(ctx context.Context, ops []kernel.Op) error
-	Reap(ctx context.Context) error
+	Retire(ctx context.Context) error
 }
 
-// reapAfter is how long the reconciler must have been idle before it deletes
-// doomed links, reapWithin how long they wait for that, and reapAtMost how many may:
+// retireAfter is how long the reconciler must have been idle before it deletes
+// doomed links, retireWithin how long they wait for that, and retireAtMost how many may:
 // deleting blocks the kernel's RTNL lock for 20 to 50 ms, however many go at once.
 const (
-	reapAfter  = 50 * time.Millisecond
-	reapWithin = time.Second
-	reapAtMost = 64
+	retireAfter  = 50 * time.Millisecond
+	retireWithin = time.Second
+	retireAtMost = 64
 )
 
 // insidesAtOnce is how many containers' ends a pass looks at where nobody waits for
 // it: each takes entering a namespace.
 const insidesAtOnce = 32
 
-// reapAgain is when the reaper is called again after it has failed.
-const reapAgain = time.Second
+// retireAgain is when to try again after doomed links could not be deleted.
+const retireAgain = time.Second
 
 // A passResult is what one pass found and did.
 type passResult struct {
@@ -56,8 +56,8 @@ type passResult struct {
 	Begun, Ended []conflict // that this pass met, or saw gone
 	Conflicts    []conflict // that stand after it, in any scope
 
-	// Doomed is how many links were found that wait for the reaper, those of an
-	// agent that was killed before it had called it included.
+	// Doomed is how many links were found that wait to be retired, those of an
+	// agent that was killed before it had done so included.
 	Doomed int
 
 	partial bool        // not all could be read
@@ -86,8 +86,8 @@ type reconciler struct {
 	// pass.
 	rehomed func(movedPorts)
 
-	// reaped is told when no doomed link is left.
-	reaped func()
+	// retired is told when no doomed link is left.
+	retired func()
 
 	requests chan passRequest
 	stopped  chan struct{} // closed when run has ended
@@ -104,16 +104,16 @@ type reconciler struct {
 	bases     map[overspan.NetworkID]basis
 	looked    bool                 // everything was once brought in line
 	insides   []kernel.EndpointKey // containers' ends that this resync has not looked at yet
-	doomed    int                  // links that wait for the reaper
+	doomed    int                  // links that wait to be retired
 	since     time.Time            // when the first of them was seen to wait
-	notBefore time.Time            // the reaper has failed: it is not called again before
+	notBefore time.Time            // retiring them has failed: it is not tried again before
 	fresh     bool                 // something failed for the first time
 }
 
 type passRequest struct {
 	scope  kernel.Scope
 	dry    bool // compare only
-	reap   bool // delete doomed links, no pass
+	retire bool // delete doomed links, no pass
 	answer chan passAnswer
 }
 
@@ -130,7 +130,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		passed:    func(kernel.Scope, string, passResult, error) {},
 		changing:  func(map[string]string) error { return nil },
 		rehomed:   func(movedPorts) {},
-		reaped:    func() {},
+		retired:   func() {},
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),
 		again:     make(chan struct{}, 1),
@@ -158,7 +158,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 	defer close(r.stopped)
 	ticker := time.NewTicker(resync)
 	defer ticker.Stop()
-	idle := time.NewTimer(reapAfter)
+	idle := time.NewTimer(retireAfter)
 	defer idle.Stop()
 	retry := time.NewTimer(retryMost)
 	defer retry.Stop()
@@ -187,23 +187,23 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 			r.retry(ctx)
 			retry.Reset(r.delay)
 		case <-idle.C:
-			r.reap(ctx)
+			r.retire(ctx)
 		}
-		r.reapIfDue(ctx)
+		r.retireIfDue(ctx)
 		if r.fresh {
 			r.fresh, r.delay = false, retryFirst
 			retry.Reset(r.delay)
 		}
 		if r.doomed > 0 {
-			idle.Reset(max(reapAfter, time.Until(r.notBefore)))
+			idle.Reset(max(retireAfter, time.Until(r.notBefore)))
 		}
 	}
 }
 
 func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
 	switch {
-	case req.reap:
-		return passAnswer{err: r.reap(ctx)}
+	case req.retire:
+		return passAnswer{err: r.retire(ctx)}
 	case req.dry:
 		res, err := r.compare(ctx, req.scope, nil)
 		return passAnswer{res, err}
@@ -297,30 +297,31 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	return res, err
 }
 
-// reapIfDue deletes doomed links that are not to wait for an idle moment any more.
-func (r *reconciler) reapIfDue(ctx context.Context) {
+// retireIfDue deletes doomed links that are not to wait for an idle moment any more.
+func (r *reconciler) retireIfDue(ctx context.Context) {
 	now := time.Now()
 	if r.doomed > 0 && r.since.IsZero() {
 		r.since = now
 	}
-	due := r.doomed >= reapAtMost || r.doomed > 0 && now.Sub(r.since) >= reapWithin
+	due := r.doomed >= retireAtMost || r.doomed > 0 && now.Sub(r.since) >= retireWithin
 	if due && !now.Before(r.notBefore) {
-		r.reap(ctx)
+		r.retire(ctx)
 	}
 }
 
-func (r *reconciler) reap(ctx context.Context) error {
+// retire deletes the doomed links, if there are any.
+func (r *reconciler) retire(ctx context.Context) error {
 	if r.doomed == 0 {
 		return nil
 	}
-	err := r.kernel.Reap(ctx)
+	err := r.kernel.Retire(ctx)
 	if err != nil {
-		r.notBefore = time.Now().Add(reapAgain)
+		r.notBefore = time.Now().Add(retireAgain)
 		r.log.Warn("cannot delete doomed links; will try again", "error", err)
 		return err
 	}
 	r.doomed, r.since = 0, time.Time{}
-	r.reaped()
+	r.retired()
 	return nil
 }
 
@@ -344,7 +345,7 @@ func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 
 // flush deletes what is doomed, now.
 func (r *reconciler) flush(ctx context.Context) error {
-	_, err := r.ask(ctx, passRequest{reap: true})
+	_, err := r.ask(ctx, passRequest{retire: true})
 	return err
 }
 

@@ -41,10 +41,10 @@ func TestPassThatTheEndCutsShortSaysSo(t *testing.T) {
 	}
 }
 
-// A stubbornKernel has a doomed link that the first reaper does not delete.
+// A stubbornKernel has a doomed link that cannot be deleted at first.
 type stubbornKernel struct {
 	Kernel
-	reaped chan struct{} // size 2
+	retired chan struct{} // size 2
 }
 
 func (stubbornKernel) Read(context.Context, kernel.Scope) (kernel.State, error) {
@@ -53,35 +53,35 @@ func (stubbornKernel) Read(context.Context, kernel.Scope) (kernel.State, error) 
 
 func (stubbornKernel) Apply(context.Context, []kernel.Op) error { return nil }
 
-func (k stubbornKernel) Reap(context.Context) error {
-	k.reaped <- struct{}{}
-	if len(k.reaped) == 1 {
+func (k stubbornKernel) Retire(context.Context) error {
+	k.retired <- struct{}{}
+	if len(k.retired) == 1 {
 		return errors.New("not today")
 	}
 	return nil
 }
 
-// The reaper is called, and again once it has failed, also where the reconciler is
-// never idle for as long as the reaper waits for.
-func TestReaperDoesNotWaitForEver(t *testing.T) {
+// Links are retired, and again once that has failed, also where the reconciler is
+// never idle for as long as they wait for that.
+func TestRetiringDoesNotWaitForEver(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	k := stubbornKernel{reaped: make(chan struct{}, 2)}
+	k := stubbornKernel{retired: make(chan struct{}, 2)}
 	r := newReconciler(k, slog.New(slog.DiscardHandler), func(kernel.Scope) (planInput, bool) {
 		return planInput{Snapshot: &overspan.Snapshot{}}, true
 	})
 	done := make(chan struct{})
 	r.passed = func(kernel.Scope, string, passResult, error) {}
-	r.reaped = func() { close(done) }
+	r.retired = func() { close(done) }
 	go r.run(ctx, time.Hour)
-	deadline, busy := time.After(20*time.Second), time.NewTicker(reapAfter/5)
+	deadline, busy := time.After(20*time.Second), time.NewTicker(retireAfter/5)
 	defer busy.Stop()
 	for {
 		select {
 		case <-done:
 			return
 		case <-deadline:
-			t.Fatalf("the reaper was called %d times; want once more after it had failed", len(k.reaped))
+			t.Fatalf("links were retired %d times; want once more after that had failed", len(k.retired))
 		case <-busy.C:
 			if err := r.do(ctx, kernel.Scope{All: true}); err != nil {
 				t.Fatal(err)
@@ -124,7 +124,7 @@ func (n *testNode) atRest() kernel.State {
 	}
 	n.eventually("the kernel is in line", func() bool {
 		if !n.rec.settled() || len(n.kernel.State().Doomed) > 0 {
-			return false // and the reaper waits until nobody asks for anything
+			return false // and links are not retired until nobody asks for anything
 		}
 		_, drift, err := n.Verify(n.t.Context())
 		return err == nil && len(drift) == 0

@@ -40,13 +40,13 @@ func TestRebootTouchesNoForeignNamespace(t *testing.T) {
 	})
 }
 
-func TestRestartReapsWhatItsPredecessorDoomed(t *testing.T) {
+func TestRestartRetiresWhatItsPredecessorDoomed(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
 	n.stop()
-	// The agent was killed between a disconnect and its reaper.
+	// The agent was killed between a disconnect and the end of its links.
 	n.kernel.Mutate(func(s *kernel.State) { s.Doomed = map[string]struct{}{overspan.VethName(e.ID) + "x": {}} })
 	n.start()
 	n.eventually("the doomed veth is gone", func() bool { return len(n.kernel.State().Doomed) == 0 })
