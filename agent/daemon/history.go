@@ -258,7 +258,7 @@ func turned(accepted uint64, now *overspan.Snapshot) string {
 // lacks holds a snapshot that shows less of this node than it has written; mu is
 // held.
 func (h *history) lacks(now *overspan.Snapshot) bool {
-	lacking := suspects(h.newest, now, h.self, h.local.allAttachments())
+	lacking := suspects(h.newest, now, h.self, h.local.attached())
 	for _, e := range lacking {
 		if _, excused := h.excused[e.ID]; !excused {
 			h.held, h.lacking = now, lacking
