@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -113,7 +114,7 @@ func Refers[ID ~string](ref, name string, id ID) bool {
 
 // Match finds the one object that ref names: by its whole name, or by any
 // unique prefix of its id. A whole name wins over a prefix of an id.
-func Match[ID ~string](what, ref string, names map[ID]string) (ID, error) {
+func Match[ID ~string](what, ref string, names iter.Seq2[ID, string]) (ID, error) {
 	var none ID
 	var named, prefixed []ID
 	for id, name := range names {

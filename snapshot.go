@@ -21,12 +21,16 @@ type Snapshot struct {
 
 	// Segments holds what is inside a network, only for those networks whose
 	// interior this node follows.
-	Segments map[NetworkID]*Segment
+	Segments Segments
 
 	// Bad lists records that could not be read. What they should have said is
 	// unknown, not absent.
 	Bad []BadRecord
 }
+
+// Segments are the interiors of networks. Snapshots share those that have not
+// changed.
+type Segments = IDMap[NetworkID, *Segment]
 
 // A Segment is the interior of one network. Blocks are keyed by their first
 // slot, endpoints by every slot that they own.

@@ -35,7 +35,7 @@ type allocNode struct {
 func (n *allocNode) View(_ context.Context, id overspan.NetworkID) (ipam.View, error) {
 	s := n.mirror.Snapshot()
 	return ipam.View{
-		Network: s.Networks[id], Segment: s.Segments[id], Self: n.id,
+		Network: s.Networks[id], Segment: s.Segments.Get(id), Self: n.id,
 		Up:   func(overspan.NodeID) bool { return true },
 		Name: func(id overspan.NodeID) string { return string(id) },
 	}, nil

@@ -55,11 +55,11 @@ func (s *saver) compare(old, now *overspan.Snapshot) {
 		} else {
 			s.remove(s.keys.Network(id))
 		}
-		if old.Segments[id] == now.Segments[id] { // else below
+		if old.Segments.Get(id) == now.Segments.Get(id) { // else below
 			s.segment(interior(old, id), interior(now, id))
 		}
 	}
-	for id := range overspan.Changes(old.Segments, now.Segments) {
+	for id := range now.Segments.Changes(old.Segments) {
 		s.segment(interior(old, id), interior(now, id))
 	}
 }
@@ -113,7 +113,7 @@ type inside struct {
 }
 
 func interior(snap *overspan.Snapshot, id overspan.NetworkID) inside {
-	n, seg := snap.Networks[id], snap.Segments[id]
+	n, seg := snap.Networks[id], snap.Segments.Get(id)
 	if n == nil || seg == nil {
 		return inside{}
 	}

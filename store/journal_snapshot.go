@@ -88,7 +88,7 @@ func (j *Journal) SaveSnapshot(snap *overspan.Snapshot, self overspan.NodeID) er
 func headOf(snap *overspan.Snapshot) savedHead {
 	head := savedHead{Revision: snap.Revision, Bad: snap.Bad, Segments: make(map[overspan.NetworkID]savedSegment)}
 	for id := range snap.Networks {
-		if seg := snap.Segments[id]; seg != nil {
+		if seg := snap.Segments.Get(id); seg != nil {
 			head.Segments[id] = savedSegment{Revision: seg.Revision, Bad: seg.Bad}
 		}
 	}
@@ -155,13 +155,12 @@ func emptySnapshot(head savedHead) *overspan.Snapshot {
 		Bad:      head.Bad,
 		Nodes:    make(map[overspan.NodeID]*overspan.Node),
 		Networks: make(map[overspan.NetworkID]*overspan.Network),
-		Segments: make(map[overspan.NetworkID]*overspan.Segment),
 	}
 	for id, saved := range head.Segments {
-		snap.Segments[id] = &overspan.Segment{
+		snap.Segments.Put(id, &overspan.Segment{
 			Revision: saved.Revision,
 			Bad:      saved.Bad,
-		}
+		})
 	}
 	return snap
 }
@@ -193,7 +192,7 @@ func restore(keys Keys, kv KeyValue, snap *overspan.Snapshot, presences map[over
 		n, err = keys.network(kv)
 		snap.Networks[n.ID] = &n
 	case KeyBlock, KeyEndpoint:
-		seg := snap.Segments[name.Network]
+		seg := snap.Segments.Get(name.Network)
 		if seg == nil {
 			return contradicts("segments", name.Network)
 		}

@@ -98,11 +98,11 @@ func nextSnapshot(t *rapid.T, old *overspan.Snapshot) *overspan.Snapshot {
 	id := netID(rapid.IntRange(1, 2).Draw(t, "network"))
 	edit := func(change func(*overspan.Segment)) {
 		seg := overspan.Segment{Revision: s.Revision}
-		if was := s.Segments[id]; was != nil {
+		if was := s.Segments.Get(id); was != nil {
 			seg = *was
 		}
 		change(&seg)
-		s.Segments = adding(s.Segments, id, &seg)
+		s.Segments.Put(id, &seg)
 	}
 	slot := overspan.Slot(rapid.IntRange(0, 6).Draw(t, "slot"))
 	owner := nodeID(rapid.IntRange(1, 2).Draw(t, "owner"))
@@ -124,7 +124,7 @@ func nextSnapshot(t *rapid.T, old *overspan.Snapshot) *overspan.Snapshot {
 		s.Networks = adding(s.Networks, id, &n)
 	case 6:
 		if rapid.Bool().Draw(t, "left") {
-			s.Segments = dropping(s.Segments, id)
+			s.Segments.Delete(id)
 		} else {
 			s.Networks = dropping(s.Networks, id)
 		}
@@ -175,7 +175,7 @@ func BenchmarkSaveSnapshot(b *testing.B) {
 	s := &overspan.Snapshot{
 		Nodes:    map[overspan.NodeID]*overspan.Node{},
 		Networks: map[overspan.NetworkID]*overspan.Network{n.ID: &n},
-		Segments: map[overspan.NetworkID]*overspan.Segment{n.ID: seg},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{n.ID: seg}),
 	}
 	for i := range nodes {
 		id := nodeID(i)
@@ -197,7 +197,7 @@ func BenchmarkSaveSnapshot(b *testing.B) {
 				next, later := *s, *seg
 				s.Revision++
 				later.Blocks.Put(0, overspan.Block{Range: overspan.Range{Size: 1}, Node: nodeID(1), ModRevision: s.Revision})
-				next.Segments = map[overspan.NetworkID]*overspan.Segment{n.ID: &later}
+				next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{n.ID: &later})
 				if err := j.SaveSnapshot(&next, nodeID(1)); err != nil {
 					b.Fatal(err)
 				}

@@ -190,9 +190,9 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 	}
 	j = reopen(t, j)
 	want := *snap
-	seg := *snap.Segments[n.ID]
+	seg := *snap.Segments.Get(n.ID)
 	seg.Wants = nil
-	want.Segments = map[overspan.NetworkID]*overspan.Segment{n.ID: &seg}
+	want.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{n.ID: &seg})
 	if diff := diffSnapshots(&want, must(j.Snapshot())(t)); diff != "" {
 		t.Errorf("snapshot (-want +got):\n%s", diff)
 	}
@@ -216,11 +216,11 @@ func TestJournalKeepsTheSnapshot(t *testing.T) {
 		t.Errorf("a snapshot with nothing new took %d writes", wrote)
 	}
 	last := later
-	last.Segments = nil
+	last.Segments = overspan.Segments{}
 	if err := j.SaveSnapshot(&last, nodeID(1)); err != nil {
 		t.Fatal(err)
 	}
-	if got := must(j.Snapshot())(t); len(got.Segments) != 0 || got.Revision != last.Revision {
+	if got := must(j.Snapshot())(t); got.Segments.Len() != 0 || got.Revision != last.Revision {
 		t.Errorf("snapshot at %d has segments %v, want none at %d", got.Revision, got.Segments, last.Revision)
 	}
 }

@@ -188,7 +188,7 @@ func (m *Mirror) reached(history int, rev int64, networks map[overspan.NetworkID
 		return m.newer, nil
 	}
 	for n := range networks {
-		_, there := m.snapshot.Segments[n]
+		_, there := m.snapshot.Segments.Lookup(n)
 		if _, still := m.followed[n]; still && !there {
 			return m.newer, nil
 		}

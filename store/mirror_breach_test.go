@@ -57,7 +57,7 @@ func TestMirrorHearsThatAWatchGoesOnInAnotherHistory(t *testing.T) {
 			w.write(t, tell(w))
 			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), "unseen at") })
 			now := m.Snapshot()
-			was, is := before.Segments[netID(1)], now.Segments[netID(1)]
+			was, is := before.Segments.Get(netID(1)), now.Segments.Get(netID(1))
 			if !reflect.DeepEqual(now.Nodes, before.Nodes) || !reflect.DeepEqual(now.Networks, before.Networks) ||
 				!reflect.DeepEqual(is.Wants, was.Wants) || !is.Blocks.Equal(was.Blocks) || !is.Endpoints.Equal(was.Endpoints) {
 				t.Errorf("a snapshot of two histories was published: %+v", now)

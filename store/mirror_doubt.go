@@ -145,14 +145,14 @@ func (l *mirrorLoop) renew(ctx context.Context) {
 		f.cancel()
 		<-f.ended
 	}
-	clear(l.segments)
-	l.shown = nil
 	l.begin(ctx)
 }
 
 // begin starts the feeds of the history that is followed by now.
 func (l *mirrorLoop) begin(ctx context.Context) {
 	l.following = l.currentHistory()
+	l.segments, l.touched, l.unreadable = map[overspan.NetworkID]*feed{}, map[*feed]struct{}{}, map[*feed]struct{}{}
+	l.shown, l.interior, l.least = nil, overspan.Segments{}, leastRevision(overspan.Segments{})
 	l.meta = l.start(ctx, Prefix(l.keys.Meta()), "")
 	l.nodes = l.start(ctx, l.keys.Nodes(), "")
 	l.lives = l.start(ctx, l.keys.Lives(), "")

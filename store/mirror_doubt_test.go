@@ -193,7 +193,7 @@ func TestMirrorRenewedAgainAndAgain(t *testing.T) {
 				if m.Sync(ctx) != nil {
 					continue
 				}
-				if s := m.Snapshot(); s != nil && s.Segments[netID(1)] == nil {
+				if s := m.Snapshot(); s != nil && s.Segments.Get(netID(1)) == nil {
 					t.Error("a snapshot without a network that is followed")
 				}
 			}
@@ -248,7 +248,7 @@ func TestMirrorVouchesForWhatIsGone(t *testing.T) {
 	before := waitRevision(t, m, w.write(t, w.endpoint(1, 1, 6), flight(1)))
 	memory.RollbackAhead(backup)
 	eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), "is gone") })
-	if seg := m.Snapshot().Segments[netID(1)]; !seg.Endpoints.Equal(before.Segments[netID(1)].Endpoints) {
+	if seg := m.Snapshot().Segments.Get(netID(1)); !seg.Endpoints.Equal(before.Segments.Get(netID(1)).Endpoints) {
 		t.Error("a snapshot that lacks an endpoint was published")
 	}
 }

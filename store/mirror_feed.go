@@ -27,7 +27,6 @@ type feed struct {
 	behind   int64 // what the frontier had not reached at the last probe; 0 if it had
 	dirty    bool  // changed since the last snapshot, the frontier apart
 	breached bool  // its watch went on in another history: nothing of it is heard until a listing
-	segment  *overspan.Segment
 }
 
 // An update is what a feed or the probe tells the loop.

@@ -116,10 +116,9 @@ func (w scribe) expected(t testing.TB, rev int64, followed ...int) *overspan.Sna
 	s := &overspan.Snapshot{
 		Revision: rev, Meta: meta.meta, Frozen: meta.frozen, Accepted: meta.accepted, Nodes: nodes,
 		Networks: part(w.keys.Networks()).networks.share(),
-		Segments: map[overspan.NetworkID]*overspan.Segment{},
 	}
 	for _, n := range followed {
-		s.Segments[netID(n)] = part(w.keys.Segment(netID(n))).segment(rev)
+		s.Segments.Put(netID(n), part(w.keys.Segment(netID(n))).segment(rev))
 	}
 	return s
 }
@@ -134,6 +133,9 @@ func snapshotOptions() cmp.Options {
 		cmpopts.IgnoreFields(overspan.Snapshot{}, "Revision", "Bad"),
 		cmpopts.IgnoreFields(overspan.Segment{}, "Revision"),
 		cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
+		cmp.Transformer("map", func(m overspan.Segments) map[overspan.NetworkID]*overspan.Segment {
+			return maps.Collect(m.All())
+		}),
 		cmp.Transformer("map", func(m overspan.SlotMap[overspan.Block]) map[overspan.Slot]overspan.Block {
 			return maps.Collect(m.All())
 		}),

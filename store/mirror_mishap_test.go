@@ -29,7 +29,7 @@ func TestMirrorKeepsWhatABadRecordSaid(t *testing.T) {
 		if n := s.Nodes[nodeID(2)]; n != nil {
 			t.Errorf("node 2 is %+v, want none", n)
 		}
-		seg := s.Segments[netID(1)]
+		seg := s.Segments.Get(netID(1))
 		if seg.Bad != 2 || seg.Endpoints.Get(9) == nil || seg.Endpoints.Get(10) == nil {
 			t.Errorf("segment %+v, want 2 bad records and both endpoints", seg)
 		}
@@ -56,7 +56,7 @@ func TestMirrorKeepsWhatABadRecordSaid(t *testing.T) {
 
 	rev = w.write(t, w.node(1, 2), Delete(Key(w.keys.Node(nodeID(2)))), w.endpoint(1, 1, 9), Delete(Key(w.keys.Segment(netID(1)).Key+"rubbish")))
 	s := waitRevision(t, m, rev)
-	if len(s.Bad) != 0 || s.Segments[netID(1)].Bad != 0 || s.Nodes[nodeID(1)].Version != "2" {
+	if len(s.Bad) != 0 || s.Segments.Get(netID(1)).Bad != 0 || s.Nodes[nodeID(1)].Version != "2" {
 		t.Errorf("after the repair: bad %v, node %+v", s.Bad, s.Nodes[nodeID(1)])
 	}
 }
@@ -170,12 +170,12 @@ func TestMirrorPublishesNothingHalfListed(t *testing.T) {
 	m.Follow(netID(2))
 	rev = w.write(t, w.node(2, 1))
 	eventually(t, "a snapshot goes past", func() bool { m.want(rev); return m.Snapshot().Revision >= rev })
-	if _, ok := m.Snapshot().Segments[netID(2)]; ok {
+	if m.Snapshot().Segments.Get(netID(2)) != nil {
 		t.Error("a segment that was not listed")
 	}
 	close(slow.may)
-	if s := waitRevision(t, m, rev); s.Segments[netID(2)].Endpoints.Len() != 1 {
-		t.Errorf("segment %+v, want its endpoint", s.Segments[netID(2)])
+	if s := waitRevision(t, m, rev); s.Segments.Get(netID(2)).Endpoints.Len() != 1 {
+		t.Errorf("segment %+v, want its endpoint", s.Segments.Get(netID(2)))
 	}
 }
 

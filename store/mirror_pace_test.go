@@ -76,8 +76,9 @@ func TestNodesThatComeAndGoGather(t *testing.T) {
 		m.wanted = tt.wanted
 		l := &mirrorLoop{
 			Mirror: m, meta: &feed{}, nodes: &feed{}, lives: &feed{}, networks: &feed{}, published: published,
-			segments: map[overspan.NetworkID]*feed{netID(1): {}},
+			segments: map[overspan.NetworkID]*feed{netID(1): {}}, touched: map[*feed]struct{}{},
 		}
+		l.touched[l.segments[netID(1)]] = struct{}{}
 		for _, f := range tt.dirty(l) {
 			f.dirty = true
 		}

@@ -107,9 +107,9 @@ func (h *history) settle(t *testing.T, rt *rapid.T) {
 	got := *h.mirror.Snapshot()
 	// The wait does not wait for a network to go.
 	shown := got.Segments
-	got.Segments = map[overspan.NetworkID]*overspan.Segment{}
-	for id := range want.Segments {
-		got.Segments[id] = shown[id]
+	got.Segments = overspan.Segments{}
+	for id := range want.Segments.Keys() {
+		got.Segments.Put(id, shown.Get(id))
 	}
 	if diff := diffSnapshots(want, &got); diff != "" {
 		rt.Fatalf("at %d (-want +got):\n%s", h.revision, diff)
@@ -177,7 +177,7 @@ func TestMirrorSegmentsAreWhole(t *testing.T) {
 				t.Errorf("snapshot of revision %d after one of %d", s.Revision, last)
 			}
 			last = s.Revision
-			for id, seg := range s.Segments {
+			for id, seg := range s.Segments.All() {
 				l, err := h.memory.List(context.Background(), h.keys.Segment(id), seg.Revision)
 				if err != nil {
 					t.Errorf("list at %d: %v", seg.Revision, err)

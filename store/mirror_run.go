@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -27,7 +28,13 @@ type mirrorLoop struct {
 	meta, nodes, lives, networks *feed
 	segments                     map[overspan.NetworkID]*feed
 
-	shown map[overspan.NodeID]*overspan.Node // the nodes as the last snapshot shows them
+	touched    map[*feed]struct{} // those of segments that have told something since the last snapshot
+	unreadable map[*feed]struct{} // those, of any range, in which a record cannot be read
+
+	// What the last snapshot shows, as far as the next is made from it.
+	shown    map[overspan.NodeID]*overspan.Node
+	interior overspan.Segments
+	least    int64 // revision of those
 
 	published time.Time // the last snapshot was
 }
@@ -36,9 +43,8 @@ type mirrorLoop struct {
 func (m *Mirror) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &mirrorLoop{
-		Mirror:   m,
-		updates:  make(chan update, updatesAhead),
-		segments: map[overspan.NetworkID]*feed{},
+		Mirror:  m,
+		updates: make(chan update, updatesAhead),
 	}
 	defer l.wg.Wait()
 	defer cancel()
@@ -96,9 +102,18 @@ func (l *mirrorLoop) matchFollowed(ctx context.Context) {
 	for n, f := range l.segments {
 		if _, ok := followed[n]; !ok {
 			f.cancel()
-			delete(l.segments, n)
+			l.leave(f)
 		}
 	}
+}
+
+// leave forgets the feed of a segment.
+func (l *mirrorLoop) leave(f *feed) {
+	delete(l.segments, f.network)
+	delete(l.touched, f)
+	delete(l.unreadable, f)
+	l.interior.Delete(f.network)
+	l.least = leastRevision(l.interior)
 }
 
 // takeAll takes what else is there, so that a burst makes one snapshot.
@@ -123,7 +138,7 @@ func (l *mirrorLoop) take(u update) {
 	case f == nil:
 		l.kickLagging(u.probe)
 		return
-	case f.history != l.following:
+	case f.history != l.following, f.network != "" && l.segments[f.network] != f:
 		return // left behind by a feed that has ended
 	case u.listing != nil:
 		f.breached = false
@@ -144,8 +159,21 @@ func (l *mirrorLoop) take(u update) {
 		}
 		l.advance(f, u.batch.Revision)
 	}
+	l.note(f)
 	if f == l.meta {
 		l.confirm(l.following, f.part, f.frontier)
+	}
+}
+
+// note remembers of a feed that has told something what the next snapshot needs.
+func (l *mirrorLoop) note(f *feed) {
+	if f.network != "" {
+		l.touched[f] = struct{}{}
+	}
+	if len(f.part.bad.rows) > 0 {
+		l.unreadable[f] = struct{}{}
+	} else {
+		delete(l.unreadable, f)
 	}
 }
 
@@ -202,7 +230,10 @@ func (l *mirrorLoop) kickLagging(reach int64) {
 // have changed, so that several such changes share one: each costs every agent a
 // look at all nodes. Any other change, or somebody who waits, ends the delay.
 func (l *mirrorLoop) gather(now time.Time) time.Duration {
-	others := slices.ContainsFunc(l.feeds(), func(f *feed) bool { return f.dirty && f != l.nodes && f != l.lives })
+	others := l.meta.dirty || l.networks.dirty
+	for f := range l.touched {
+		others = others || f.dirty
+	}
 	if others || !l.nodes.dirty && !l.lives.dirty {
 		return 0
 	}
@@ -236,7 +267,7 @@ func (l *mirrorLoop) publish() {
 	}
 	news := l.addSegments(s, last)
 	news = news || slices.ContainsFunc(base, func(f *feed) bool { return f.dirty })
-	if !news && s.Revision == last.Revision && len(s.Segments) == len(last.Segments) {
+	if !news && s.Revision == last.Revision && s.Segments.Len() == last.Segments.Len() {
 		return
 	}
 	s.Bad = l.badRecords()
@@ -254,27 +285,40 @@ func (l *mirrorLoop) publish() {
 }
 
 // addSegments adds the interiors that are complete, and reports whether one of
-// them has changed. One that was listed before the last snapshot's revision
-// waits until its watch has got there: a snapshot's revision never goes back.
+// them has changed; it looks at those that have told something. One that was listed
+// before the last snapshot's revision waits until its watch has got there: a
+// snapshot's revision never goes back.
 func (l *mirrorLoop) addSegments(s, last *overspan.Snapshot) (news bool) {
-	s.Segments = make(map[overspan.NetworkID]*overspan.Segment, len(l.segments))
-	for n, f := range l.segments {
-		if f.part == nil {
-			continue
-		}
-		if f.segment == nil && f.frontier < last.Revision {
+	behind := false
+	for f := range l.touched {
+		was := l.interior.Get(f.network)
+		if was == nil && f.frontier < last.Revision {
 			l.want(last.Revision)
 			continue
 		}
-		s.Revision = min(s.Revision, f.frontier)
-		if f.segment == nil || f.dirty || f.segment.Revision != f.frontier {
-			f.segment = f.part.segment(f.frontier)
+		delete(l.touched, f)
+		if was == nil || f.dirty || was.Revision != f.frontier {
+			l.interior.Put(f.network, f.part.segment(f.frontier))
 			f.dirty = false
 			news = true
+			behind = behind || was == nil || was.Revision == l.least
 		}
-		s.Segments[n] = f.segment
 	}
+	if behind {
+		l.least = leastRevision(l.interior)
+	}
+	s.Revision, s.Segments = min(s.Revision, l.least), l.interior
 	return news
+}
+
+// leastRevision returns the least revision of some segments; of none, the highest
+// that there is.
+func leastRevision(segments overspan.Segments) int64 {
+	least := int64(math.MaxInt64)
+	for _, seg := range segments.All() {
+		least = min(least, seg.Revision)
+	}
+	return least
 }
 
 // composeNodes puts registrations and presences together. A node of which
@@ -319,10 +363,7 @@ func (l *mirrorLoop) composeNode(shown map[overspan.NodeID]*overspan.Node, id ov
 
 func (l *mirrorLoop) badRecords() []overspan.BadRecord {
 	var out []overspan.BadRecord
-	for _, f := range l.feeds() {
-		if f.part == nil {
-			continue
-		}
+	for f := range l.unreadable {
 		for key, err := range f.part.bad.rows {
 			out = append(out, overspan.BadRecord{Key: key, Err: err})
 		}

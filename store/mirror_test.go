@@ -97,7 +97,7 @@ func testMirrorSegments(t *testing.T, w scribe) {
 	if diff := diffSnapshots(w.expected(t, rev, 1), s); diff != "" {
 		t.Errorf("followed one network (-want +got):\n%s", diff)
 	}
-	if seg := s.Segments[netID(1)]; len(seg.Wants) != 2 || seg.Wants[0].Asker != nodeID(2) {
+	if seg := s.Segments.Get(netID(1)); len(seg.Wants) != 2 || seg.Wants[0].Asker != nodeID(2) {
 		t.Errorf("wants %+v, want two, sorted", seg.Wants)
 	}
 
@@ -116,12 +116,12 @@ func testMirrorSegments(t *testing.T, w scribe) {
 	}
 
 	m.Unfollow(netID(1))
-	eventually(t, "the segment goes", func() bool { return len(m.Snapshot().Segments) == 1 })
+	eventually(t, "the segment goes", func() bool { return m.Snapshot().Segments.Len() == 1 })
 	once, err := m.Segment(testContext(t), netID(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(w.expected(t, rev, 1).Segments[netID(1)], once, snapshotOptions()...); diff != "" {
+	if diff := cmp.Diff(w.expected(t, rev, 1).Segments.Get(netID(1)), once, snapshotOptions()...); diff != "" {
 		t.Errorf("segment listed once (-want +got):\n%s", diff)
 	}
 	w.write(t, w.network(3, 1), w.block(3, 1, overspan.Range{First: 0, Size: 8}))
@@ -140,7 +140,7 @@ func testMirrorSync(t *testing.T, w scribe) {
 			t.Fatal(err)
 		}
 		s := m.Snapshot()
-		if _, ok := s.Segments[netID(1)].Endpoints.Lookup(overspan.Slot(i + 2)); !ok {
+		if _, ok := s.Segments.Get(netID(1)).Endpoints.Lookup(overspan.Slot(i + 2)); !ok {
 			t.Fatalf("sync %d: the endpoint written before is not in the snapshot", i)
 		}
 	}
@@ -156,7 +156,7 @@ func testMirrorSyncIdle(t *testing.T, w scribe) {
 		if err := m.Sync(testContext(t)); err != nil {
 			t.Fatal(err)
 		}
-		if m.Snapshot().Segments[netID(n)].Endpoints.Get(2) == nil {
+		if m.Snapshot().Segments.Get(netID(n)).Endpoints.Get(2) == nil {
 			t.Errorf("network %d is followed, but its endpoint is not in the snapshot", n)
 		}
 	}

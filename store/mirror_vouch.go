@@ -18,10 +18,10 @@ const vouchAtOnce = 50
 // but its flight key is older than the missing records, etcd was rolled back.
 func (f *feed) vouch(ctx context.Context, l Listing) error {
 	s := f.m.Trusted()
-	if f.network == "" || s == nil || s.Segments[f.network] == nil {
+	if f.network == "" || s == nil || s.Segments.Get(f.network) == nil {
 		return nil
 	}
-	gone := vanished(f.m.keys, s.Segments[f.network], newPart(f.m.keys, l.KVs, nil))
+	gone := vanished(f.m.keys, s.Segments.Get(f.network), newPart(f.m.keys, l.KVs, nil))
 	for nodes := range slices.Chunk(slices.Sorted(maps.Keys(gone)), vouchAtOnce) {
 		var t Txn
 		for _, n := range nodes {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -81,7 +82,7 @@ func findEndpoint(all []*overspanv1.EndpointView, ref string) (*overspanv1.Endpo
 		// One of them is lost, and its name another's by now.
 		return nil, overspan.Errorf(overspan.ErrInvalid, "endpoint %s is ambiguous: network %s has %d of that name; name the endpoint's id", ref, several[0], len(networks))
 	}
-	id, err := overspan.Match("endpoint", ref, names)
+	id, err := overspan.Match("endpoint", ref, maps.All(names))
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func foreign(d *apitest.Daemon, n overspan.Network, segment *overspan.Segment) {
 	d.Change(func(s *overspan.Snapshot) {
 		s.Networks[n.ID] = &n
 		if segment != nil {
-			s.Segments[n.ID] = segment
+			s.Segments.Put(n.ID, segment)
 		}
 	})
 }
@@ -233,14 +233,14 @@ func TestGetNetwork(t *testing.T) {
 		Slot: 16, Slots: []overspan.Slot{16, 17}, IPv4: netip.MustParseAddr("10.0.1.16"), MAC: overspan.MAC{2, 0x42, 10, 0, 1, 16},
 	}
 	d.Change(func(s *overspan.Snapshot) {
-		segment := *s.Segments[overspan.NetworkID(n.GetId())]
+		segment := *s.Segments.Get(overspan.NetworkID(n.GetId()))
 		segment.Blocks = overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
 			0:  segment.Blocks.Get(0),
 			16: {Range: overspan.Range{First: 16, Size: 4}, Node: apitest.Other, CreateRevision: 60},
 			32: {Range: overspan.Range{First: 32, Size: 1}, Node: apitest.Away, CreateRevision: 61},
 		})
 		segment.Endpoints = overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: segment.Endpoints.Get(2), 16: &theirs, 17: &theirs})
-		s.Segments[overspan.NetworkID(n.GetId())] = &segment
+		s.Segments.Put(overspan.NetworkID(n.GetId()), &segment)
 	})
 	got := must[*overspanv1.GetNetworkResponse](t)(c.networks.GetNetwork(t.Context(), &overspanv1.GetNetworkRequest{Network: "demo"}))
 	type row struct {

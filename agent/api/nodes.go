@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -61,7 +62,7 @@ func (s *nodeService) GetNode(ctx context.Context, req *overspanv1.GetNodeReques
 	for id, n := range v.Nodes {
 		names[id] = n.Name
 	}
-	id, err := overspan.Match("node", req.GetNode(), names)
+	id, err := overspan.Match("node", req.GetNode(), maps.All(names))
 	if errors.Is(err, overspan.ErrNotFound) {
 		return s.getLeaving(ctx, v, req.GetNode())
 	}
@@ -79,7 +80,7 @@ func (s *nodeService) getLeaving(ctx context.Context, v *view, ref string) (*ove
 		id := overspan.NodeID(n.GetNode().GetId())
 		names[id], byID[id] = n.GetNode().GetName(), n
 	}
-	id, err := overspan.Match("node", ref, names)
+	id, err := overspan.Match("node", ref, maps.All(names))
 	if err != nil {
 		return nil, err
 	}

@@ -121,7 +121,7 @@ func (v *view) network(ref string) (*overspan.Network, error) {
 			names[id] = n.Name
 		}
 	}
-	id, err := overspan.Match("network", ref, names)
+	id, err := overspan.Match("network", ref, maps.All(names))
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (v *view) up(id overspan.NodeID) bool {
 // network that is not followed is unknown: the segment is empty and the view
 // says so in stale.
 func (v *view) segment(ctx context.Context, n *overspan.Network) (*overspan.Segment, error) {
-	if s := v.Segments[n.ID]; s != nil {
+	if s := v.Segments.Get(n.ID); s != nil {
 		return s, nil
 	}
 	s, err := v.fetch(ctx, n.ID)
@@ -168,7 +168,7 @@ func (v *view) segment(ctx context.Context, n *overspan.Network) (*overspan.Segm
 
 // inUse reports whether anything is plugged into a network.
 func (v *view) inUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
-	if s := v.Segments[id]; s != nil {
+	if s := v.Segments.Get(id); s != nil {
 		return s.Endpoints.Len() > 0, nil
 	}
 	return v.used(ctx, id)
@@ -192,7 +192,7 @@ func (v *view) interiors(ctx context.Context, ref string, filters map[string]*ov
 	named := filters["network"].GetValues()
 	var out []interior
 	for _, n := range v.networks() {
-		if len(named) == 0 && v.Segments[n.ID] == nil || len(named) > 0 && !networkNamed(n).isOneOf(named) {
+		if len(named) == 0 && v.Segments.Get(n.ID) == nil || len(named) > 0 && !networkNamed(n).isOneOf(named) {
 			continue
 		}
 		s, err := v.segment(ctx, n)

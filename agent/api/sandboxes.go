@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/daemon"
@@ -48,7 +49,7 @@ func (s *sandboxService) GetSandbox(_ context.Context, req *overspanv1.GetSandbo
 	for _, sb := range s.sandboxes.Sandboxes() {
 		byID[sb.ID], names[sb.ID] = sb, sb.Name
 	}
-	id, err := overspan.Match("sandbox", req.GetSandbox(), names)
+	id, err := overspan.Match("sandbox", req.GetSandbox(), maps.All(names))
 	if err != nil {
 		return nil, err
 	}

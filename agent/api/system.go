@@ -51,7 +51,7 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 	if n := v.Nodes[v.self]; n != nil {
 		resp.Self = v.nodeView(n, v.memberships()[n.ID])
 	}
-	for id, segment := range v.Segments {
+	for id, segment := range v.Segments.All() {
 		if n := v.Networks[id]; n != nil && v.visible(n) {
 			resp.Blocks += uint32(segment.Blocks.Len())
 			resp.Endpoints += uint32(len(interior{n, segment}.endpoints()))

@@ -118,7 +118,7 @@ func (v *view) nodeViews() []*overspanv1.NodeView {
 func (v *view) memberships() map[overspan.NodeID][]string {
 	out := map[overspan.NodeID][]string{}
 	for _, n := range v.networks() {
-		s := v.Segments[n.ID]
+		s := v.Segments.Get(n.ID)
 		if s == nil {
 			continue
 		}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"maps"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -30,18 +29,16 @@ type lastAck struct {
 // acknowledge tells the cluster how far this node has programmed the networks
 // that ask for it.
 func (d *Daemon) acknowledge(ctx context.Context) error {
-	acked := map[overspan.NetworkID]lastAck{}
-	asked := map[overspan.NetworkID]ackDemand{}
+	tally := newAckTally()
 	var ackedBy *store.Session // who told that: what a removed node told is deleted with it
 	for {
 		applied := d.health.changed.wait()
 		var later <-chan time.Time
 		if session, err := d.registrar.session(); err == nil {
 			if session != ackedBy {
-				clear(acked)
-				ackedBy = session
+				tally, ackedBy = newAckTally(), session
 			}
-			if again := d.putAcks(ctx, session, asked, acked); !again.IsZero() {
+			if again := d.putAcks(ctx, session, tally); !again.IsZero() {
 				later = time.After(time.Until(again))
 			}
 		}
@@ -56,14 +53,14 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 
 // putAcks acknowledges what is owed, and returns when to look again because it was
 // too early for some of it, or failed; zero if for none.
-func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[overspan.NetworkID]ackDemand, acked map[overspan.NetworkID]lastAck) (again time.Time) {
+func (d *Daemon) putAcks(ctx context.Context, session *store.Session, tally *ackTally) (again time.Time) {
 	later := func(at time.Time) {
 		if again.IsZero() || at.Before(again) {
 			again = at
 		}
 	}
-	for id, rev := range d.owedAcks(asked, acked) {
-		if at := acked[id].again; time.Now().Before(at) {
+	for id, rev := range d.owedAcks(tally) {
+		if at := tally.acked[id].again; time.Now().Before(at) {
 			later(at)
 			continue
 		}
@@ -71,7 +68,7 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 		if n == nil {
 			continue // removed: its record may be seen to go before its interior
 		}
-		mod, err := session.PutAck(ctx, n, rev, acked[id].mod)
+		mod, err := session.PutAck(ctx, n, rev, tally.acked[id].mod)
 		if errors.Is(err, overspan.ErrUnavailable) || errors.Is(err, overspan.ErrConflict) {
 			d.log.Debug("cannot acknowledge; will try again", "network", n.Name, "error", err)
 			later(time.Now().Add(ackAgain))
@@ -81,29 +78,61 @@ func (d *Daemon) putAcks(ctx context.Context, session *store.Session, asked map[
 			d.log.Warn("cannot acknowledge", "network", n.Name, "error", err)
 			continue
 		}
-		pause := time.Duration(len(members(asked[id].segment))) * time.Second / acksPerSecond
-		acked[id] = lastAck{rev, mod, time.Now().Add(pause)}
+		pause := time.Duration(len(members(tally.asked[id].segment))) * time.Second / acksPerSecond
+		tally.acked[id] = lastAck{rev, mod, time.Now().Add(pause)}
 	}
 	return again
 }
 
 // owedAcks returns the revision applied of each network in which something
-// newer than what was told asks for it. In asked it notes what it has looked at.
-func (d *Daemon) owedAcks(asked map[overspan.NetworkID]ackDemand, acked map[overspan.NetworkID]lastAck) map[overspan.NetworkID]int64 {
+// newer than what was told asks for it.
+func (d *Daemon) owedAcks(tally *ackTally) map[overspan.NetworkID]int64 {
 	owed := map[overspan.NetworkID]int64{}
 	s := d.knowledge().Etcd
 	if s == nil {
 		return owed
 	}
-	for id, seg := range s.Segments {
-		p := asked[id].after(seg, d.Self())
-		asked[id] = p
-		if applied := d.health.appliedTo(id); p.newest > acked[id].revision && applied >= p.newest && holds(seg, d.Self()) {
+	tally.look(s.Segments, d.Self())
+	for id := range tally.open {
+		p := tally.asked[id]
+		if p.newest <= tally.acked[id].revision {
+			delete(tally.open, id)
+		} else if applied := d.health.appliedTo(id); applied >= p.newest && holds(p.segment, d.Self()) {
 			owed[id] = applied
 		}
 	}
-	maps.DeleteFunc(asked, func(id overspan.NetworkID, _ ackDemand) bool { return s.Segments[id] == nil })
 	return owed
+}
+
+// An ackTally is what was asked of this node in each network that it follows, and
+// what one session has told.
+type ackTally struct {
+	seen  overspan.Segments // what was looked at
+	asked map[overspan.NetworkID]ackDemand
+	acked map[overspan.NetworkID]lastAck
+	open  map[overspan.NetworkID]struct{} // where something may be owed
+}
+
+func newAckTally() *ackTally {
+	return &ackTally{
+		asked: map[overspan.NetworkID]ackDemand{},
+		acked: map[overspan.NetworkID]lastAck{},
+		open:  map[overspan.NetworkID]struct{}{},
+	}
+}
+
+// look takes in what has changed since the last look.
+func (t *ackTally) look(now overspan.Segments, self overspan.NodeID) {
+	for id := range now.Changes(t.seen) {
+		if seg := now.Get(id); seg != nil {
+			t.asked[id] = t.asked[id].after(seg, self)
+			t.open[id] = struct{}{}
+		} else {
+			delete(t.asked, id)
+			delete(t.open, id)
+		}
+	}
+	t.seen = now
 }
 
 // An ackDemand is the newest revision of a network that asks its members to

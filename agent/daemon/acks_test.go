@@ -40,7 +40,7 @@ func TestAcknowledgementsAreFewWhereMembersAreMany(t *testing.T) {
 		c.txn(store.Put(h1.keys.Node(n.ID), value), claim(overspan.Slot(1000+i), n.ID, false))
 	}
 	h1.eventually("all members are seen, and programmed", func() bool {
-		seg := h1.Snapshot().Segments[net.ID]
+		seg := h1.Snapshot().Segments.Get(net.ID)
 		return len(members(seg)) == others+1 && h1.health.appliedTo(net.ID) >= seg.Revision
 	})
 
@@ -50,13 +50,13 @@ func TestAcknowledgementsAreFewWhereMembersAreMany(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin, acks := time.Now(), c.etcd.Watch(t.Context(), store.Prefix(key), l.Revision)
-	claimer := h1.Snapshot().Segments[net.ID].Blocks.Get(1000).Node
+	claimer := h1.Snapshot().Segments.Get(net.ID).Blocks.Get(1000).Node
 	var last overspan.Block
 	for i := range claims {
 		slot := overspan.Slot(2000 + i)
 		c.txn(claim(slot, claimer, true))
 		h1.eventually("the block is programmed", func() bool {
-			last = h1.Snapshot().Segments[net.ID].Blocks.Get(slot)
+			last = h1.Snapshot().Segments.Get(net.ID).Blocks.Get(slot)
 			return last.Node == claimer && h1.health.appliedTo(net.ID) >= last.ModRevision
 		})
 	}

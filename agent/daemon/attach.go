@@ -284,15 +284,15 @@ func portScope(a overspan.Attachment, taken []overspan.Port) kernel.Scope {
 
 // vethScope is the endpoint's veth.
 func vethScope(a overspan.Attachment) kernel.Scope {
-	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(a)}}
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(&a)}}
 }
 
-func endpointKey(a overspan.Attachment) kernel.EndpointKey {
+func endpointKey(a *overspan.Attachment) kernel.EndpointKey {
 	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
 }
 
 // endsOf returns the keys of endpoints, containers' ends included.
-func endsOf(attachments []overspan.Attachment) []kernel.EndpointKey {
+func endsOf(attachments []*overspan.Attachment) []kernel.EndpointKey {
 	out := make([]kernel.EndpointKey, 0, len(attachments))
 	for _, a := range attachments {
 		out = append(out, endpointKey(a))

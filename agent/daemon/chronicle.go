@@ -4,75 +4,62 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/overspan/overspan"
 )
 
-// A chronicle holds values by id and lists them oldest first. A list that it
-// has given away never changes, so that nobody needs a copy of his own: the
-// reconciler lists everything at every pass.
-type chronicle[K cmp.Ordered, V any] struct {
+// A chronicle holds values by id and lists them oldest first. A copy is another
+// chronicle: what is put into one or removed from it the other does not see, and
+// nobody changes a value or a list that he got from it. So nobody needs a copy of
+// his own, and byID tells what differs between two copies.
+type chronicle[K ~string, V any] struct {
 	id   func(*V) K
 	born func(*V) time.Time
 
-	byID map[K]V
-	list []V // shared with all who asked: longer by an append, but never changed in place
+	byID overspan.IDMap[K, *V]
+	list []*V
 }
 
-func newChronicle[K cmp.Ordered, V any](id func(*V) K, born func(*V) time.Time, values []V) *chronicle[K, V] {
-	c := &chronicle[K, V]{id: id, born: born, byID: map[K]V{}}
-	for _, v := range values {
-		c.put(v)
+func newChronicle[K ~string, V any](id func(*V) K, born func(*V) time.Time) chronicle[K, V] {
+	return chronicle[K, V]{id: id, born: born}
+}
+
+func (c *chronicle[K, V]) get(id K) (v V, ok bool) {
+	if at := c.byID.Get(id); at != nil {
+		return *at, true
 	}
-	return c
-}
-
-// all returns the values, oldest first.
-func (c *chronicle[K, V]) all() []V { return c.list[:len(c.list):len(c.list)] }
-
-func (c *chronicle[K, V]) get(id K) (V, bool) {
-	v, ok := c.byID[id]
-	return v, ok
+	return v, false
 }
 
 // put adds a value, or changes the one of the same id.
-func (c *chronicle[K, V]) put(v V) {
-	c.drop(c.id(&v), &v)
-	i, there := c.find(&v)
-	switch {
-	case there:
-		c.list = slices.Clone(c.list)
-		c.list[i] = v
-	case i == len(c.list):
-		c.list = append(c.list, v)
-	default:
-		c.list = slices.Insert(slices.Clone(c.list), i, v)
-	}
-	c.byID[c.id(&v)] = v
+func (c *chronicle[K, V]) put(v *V) {
+	c.remove(c.id(v))
+	c.list = c.with(c.list, v)
+	c.byID.Put(c.id(v), v)
 }
 
-// remove reports whether there was a value of the id.
-func (c *chronicle[K, V]) remove(id K) bool {
-	_, there := c.byID[id]
-	c.drop(id, nil)
-	delete(c.byID, id)
-	return there
+// remove takes a value out and returns it; nil if there is none of the id.
+func (c *chronicle[K, V]) remove(id K) *V {
+	old := c.byID.Get(id)
+	if old != nil {
+		c.list = c.without(c.list, old)
+		c.byID.Delete(id)
+	}
+	return old
 }
 
-// drop takes a value out of the list, unless another that is to take its place
-// was born at the same moment.
-func (c *chronicle[K, V]) drop(id K, unless *V) {
-	old, there := c.byID[id]
-	if !there || unless != nil && c.born(&old).Equal(c.born(unless)) {
-		return
-	}
-	if i, listed := c.find(&old); listed {
-		c.list = slices.Delete(slices.Clone(c.list), i, i+1)
-	}
+// with returns a copy of a list with one more value, at eight bytes each.
+func (c *chronicle[K, V]) with(list []*V, v *V) []*V {
+	i, _ := slices.BinarySearchFunc(list, v, c.compare)
+	return slices.Insert(slices.Clip(list), i, v)
 }
 
-// find returns where a value is in the list, or belongs.
-func (c *chronicle[K, V]) find(v *V) (int, bool) {
-	born, id := c.born(v), c.id(v)
-	return slices.BinarySearchFunc(c.list, id, func(o V, id K) int {
-		return cmp.Or(c.born(&o).Compare(born), cmp.Compare(c.id(&o), id))
-	})
+// without returns a copy of a list without a value that is in it.
+func (c *chronicle[K, V]) without(list []*V, v *V) []*V {
+	i, _ := slices.BinarySearchFunc(list, v, c.compare)
+	return slices.Delete(slices.Clone(list), i, i+1)
+}
+
+func (c *chronicle[K, V]) compare(a, b *V) int {
+	return cmp.Or(c.born(a).Compare(c.born(b)), cmp.Compare(c.id(a), c.id(b)))
 }

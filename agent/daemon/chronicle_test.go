@@ -26,20 +26,21 @@ func byAge(a, b note) int {
 // list that it gave away against what that was then.
 func TestChronicle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := newChronicle(func(n *note) string { return n.id }, func(n *note) time.Time { return n.born }, nil)
+		c := newChronicle(func(n *note) string { return n.id }, func(n *note) time.Time { return n.born })
 		model := map[string]note{}
-		var given, copies [][]note
+		var given [][]*note
+		var copies [][]note
 		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
 			id := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "id")
 			if rapid.IntRange(0, 2).Draw(t, "what") == 0 {
-				_, there := model[id]
-				if got := c.remove(id); got != there {
-					t.Fatalf("removed %s: %t, want %t", id, got, there)
+				was, there := model[id]
+				if got := c.remove(id); (got != nil) != there || there && *got != was {
+					t.Fatalf("removed %v of %s, want %v, %t", got, id, was, there)
 				}
 				delete(model, id)
 			} else {
 				v := note{id, time.Unix(int64(rapid.IntRange(0, 4).Draw(t, "born")), 0), i}
-				c.put(v)
+				c.put(&v)
 				model[id] = v
 			}
 			var want []note
@@ -47,17 +48,17 @@ func TestChronicle(t *testing.T) {
 				want = append(want, v)
 			}
 			slices.SortFunc(want, byAge)
-			if got := c.all(); !slices.Equal(got, want) {
+			if got := valuesOf(c.list); !slices.Equal(got, want) {
 				t.Fatalf("got %v, want %v", got, want)
 			}
 			if got, there := c.get(id); got != model[id] || there != slices.Contains(want, model[id]) {
 				t.Fatalf("%s is %v, want %v", id, got, model[id])
 			}
-			given, copies = append(given, c.all()), append(copies, want)
+			given, copies = append(given, c.list), append(copies, want)
 		}
 		for i := range given {
-			if !slices.Equal(given[i], copies[i]) {
-				t.Fatalf("list %d became %v, was %v", i, given[i], copies[i])
+			if got := valuesOf(given[i]); !slices.Equal(got, copies[i]) {
+				t.Fatalf("list %d became %v, was %v", i, got, copies[i])
 			}
 		}
 	})

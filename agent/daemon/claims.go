@@ -19,7 +19,7 @@ func (c claims) View(_ context.Context, id overspan.NetworkID) (ipam.View, error
 	if s == nil {
 		return ipam.View{}, errNoSnapshot
 	}
-	n, seg := s.Networks[id], s.Segments[id]
+	n, seg := s.Networks[id], s.Segments.Get(id)
 	if n == nil {
 		return ipam.View{}, overspan.Errorf(overspan.ErrNotFound, "network %s not found: it was removed", overspan.ShortID(id))
 	}
@@ -108,10 +108,10 @@ func (c claims) dropWant(ctx context.Context, session *store.Session, want overs
 
 // answered reports whether a want is gone.
 func answered(s *overspan.Snapshot, want overspan.Want) bool {
-	if s == nil || s.Segments[want.Network] == nil || s.Segments[want.Network].Revision < want.CreateRevision {
+	if s == nil || s.Segments.Get(want.Network) == nil || s.Segments.Get(want.Network).Revision < want.CreateRevision {
 		return false
 	}
-	for _, w := range s.Segments[want.Network].Wants {
+	for _, w := range s.Segments.Get(want.Network).Wants {
 		if w.Holder == want.Holder && w.Asker == want.Asker && w.CreateRevision == want.CreateRevision {
 			return false
 		}

@@ -345,7 +345,7 @@ func TestEtcdAway(t *testing.T) {
 	other := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("other")})
 	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("far")})
 	knows := func(s *overspan.Snapshot) bool {
-		return s != nil && s.Segments[far.Network] != nil && s.Segments[far.Network].Endpoints.Get(far.Slot) != nil
+		return s != nil && s.Segments.Get(far.Network) != nil && s.Segments.Get(far.Network).Endpoints.Get(far.Slot) != nil
 	}
 	h1.eventually("the other node's endpoint is known", func() bool { return knows(h1.Snapshot()) })
 	h1.eventually("nothing is left to look at", h1.rec.settled)
@@ -452,7 +452,7 @@ func TestEndOfANamespaceEndsItsEndpoint(t *testing.T) {
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("peer")})
 	h1.kernel.LoseNetns(strings.TrimPrefix(target, "netns:"))
 	h2.eventually("the endpoint is gone everywhere", func() bool {
-		return h2.Snapshot().Segments[web.Network].Endpoints.Get(web.Slot) == nil
+		return h2.Snapshot().Segments.Get(web.Network).Endpoints.Get(web.Slot) == nil
 	})
 	h1.eventually("its sandbox is forgotten", func() bool { return len(h1.Sandboxes()) == 0 })
 	h1.clean()

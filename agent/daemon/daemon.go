@@ -267,7 +267,7 @@ func (d *Daemon) restore() error {
 	}
 	for _, sb := range d.local.allSandboxes() {
 		d.ports.Restore(sb.ID, sb.Name, sb.Ports)
-		d.forgetIfUnused(sb) // the agent died before it had an endpoint
+		d.forgetIfUnused(*sb) // the agent died before it had an endpoint
 	}
 	wake(d.releaser.pending)
 	return nil
@@ -390,16 +390,16 @@ func (d *Daemon) awaitSeen(ctx context.Context, change string) bool {
 
 // Segment returns the interior of a network, also of one that is not followed.
 func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
-	if s := d.knowledge().Shown; s != nil && s.Segments[id] != nil {
-		return s.Segments[id], nil
+	if s := d.knowledge().Shown; s != nil && s.Segments.Get(id) != nil {
+		return s.Segments.Get(id), nil
 	}
 	return d.mirror.Segment(ctx, id)
 }
 
 // InUse reports whether a network, also one that is not followed, has endpoints.
 func (d *Daemon) InUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
-	if s := d.knowledge().Shown; s != nil && s.Segments[id] != nil {
-		return s.Segments[id].Endpoints.Len() > 0, nil
+	if s := d.knowledge().Shown; s != nil && s.Segments.Get(id) != nil {
+		return s.Segments.Get(id).Endpoints.Len() > 0, nil
 	}
 	return d.mirror.InUse(ctx, id)
 }

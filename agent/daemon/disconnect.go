@@ -99,7 +99,7 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 // removed from the cluster.
 func (d *Daemon) departed(id overspan.NetworkID) {
 	s := d.knowledge().Shown
-	if s == nil || s.Segments[id] == nil || holds(s.Segments[id], d.Self()) || len(d.local.inNetwork(id)) > 0 {
+	if s == nil || s.Segments.Get(id) == nil || holds(s.Segments.Get(id), d.Self()) || len(d.local.inNetwork(id)) > 0 {
 		return
 	}
 	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)

@@ -212,9 +212,9 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 			Self: self,
 			Snapshot: &overspan.Snapshot{
 				Networks: map[overspan.NetworkID]*overspan.Network{demo: {ID: demo}},
-				Segments: map[overspan.NetworkID]*overspan.Segment{demo: {}},
+				Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demo: {}}),
 			},
-			Attachments: []overspan.Attachment{{Endpoint: overspan.Endpoint{ID: web, Network: demo}}},
+			Local: localView{attachments: attachedOf(overspan.Attachment{Endpoint: overspan.Endpoint{ID: web, Network: demo}})},
 		}
 	}
 	endpoint, network, global := part{demo, web}, part{network: demo}, part{}
@@ -224,10 +224,10 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 		want   []part
 	}{
 		{"nothing", func(*planInput) {}, nil},
-		{"committed", func(in *planInput) { in.Local, in.Attachments[0].Committed = 1, true }, []part{endpoint}},
-		{"detached", func(in *planInput) { in.Local, in.Attachments = 1, nil }, []part{endpoint, network, global, subnets}},
+		{"committed", func(in *planInput) { in.Local.version, in.Local.attachments.list[0].Committed = 1, true }, []part{endpoint}},
+		{"detached", func(in *planInput) { in.Local = localView{version: 1} }, []part{endpoint, network, global, subnets}},
 		{"lost", func(in *planInput) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []part{endpoint}},
-		{"sandbox made", func(in *planInput) { in.Local, in.Sandboxes = 1, []overspan.Sandbox{{ID: "s"}} }, []part{global}},
+		{"sandbox made", func(in *planInput) { in.Local.version, in.Local.sandboxes = 1, sandboxesOf(overspan.Sandbox{ID: "s"}) }, []part{global}},
 		{"frozen", func(in *planInput) {
 			s := *in.Snapshot
 			s.Frozen = &overspan.Freeze{}

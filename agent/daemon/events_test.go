@@ -171,7 +171,7 @@ func TestNews(t *testing.T) {
 			Networks: map[overspan.NetworkID]*overspan.Network{
 				"demo": {ID: "demo", Name: "demo", Driver: overspan.DriverOverlay},
 			},
-			Segments: map[overspan.NetworkID]*overspan.Segment{"demo": segment(endpoint("mine", self, 2), endpoint("theirs", other, 9, 4))},
+			Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{"demo": segment(endpoint("mine", self, 2), endpoint("theirs", other, 9, 4))}),
 		}
 	}
 	const attached = " addresses= interface=eth0 network=demo node=h2 sandbox=box"
@@ -182,34 +182,34 @@ func TestNews(t *testing.T) {
 	}{
 		{"nothing", func(*overspan.Snapshot) {}, nil},
 		{"an endpoint there", func(s *overspan.Snapshot) {
-			s.Segments["demo"] = segment(endpoint("mine", self, 2), endpoint("theirs", other, 9, 4), endpoint("new", other, 5))
+			s.Segments.Put("demo", segment(endpoint("mine", self, 2), endpoint("theirs", other, 9, 4), endpoint("new", other, 5)))
 		}, []string{"endpoint connect new" + attached}},
 		{"an endpoint goes there, of several slots", func(s *overspan.Snapshot) {
-			s.Segments["demo"] = segment(endpoint("mine", self, 2))
+			s.Segments.Put("demo", segment(endpoint("mine", self, 2)))
 		}, []string{"endpoint disconnect theirs" + attached}},
 		{"another takes its slot", func(s *overspan.Snapshot) {
-			s.Segments["demo"] = segment(endpoint("mine", self, 2), endpoint("next", other, 9))
+			s.Segments.Put("demo", segment(endpoint("mine", self, 2), endpoint("next", other, 9)))
 		}, []string{"endpoint disconnect theirs" + attached, "endpoint connect next" + attached}},
 		{"its record is written again", func(s *overspan.Snapshot) {
 			again := endpoint("theirs", other, 9, 4)
 			again.ModRevision = 7
-			s.Segments["demo"] = segment(endpoint("mine", self, 2), again)
+			s.Segments.Put("demo", segment(endpoint("mine", self, 2), again))
 		}, nil},
 		{"mine is told of elsewhere", func(s *overspan.Snapshot) {
-			s.Segments["demo"] = segment(endpoint("another of mine", self, 3), endpoint("theirs", other, 9, 4))
+			s.Segments.Put("demo", segment(endpoint("another of mine", self, 3), endpoint("theirs", other, 9, 4)))
 		}, nil},
 		{"something cannot be read", func(s *overspan.Snapshot) {
-			s.Segments["demo"] = &overspan.Segment{Bad: 1}
+			s.Segments.Put("demo", &overspan.Segment{Bad: 1})
 		}, nil},
-		{"a network is left", func(s *overspan.Snapshot) { s.Segments = nil }, nil},
-		{"a network is followed", func(s *overspan.Snapshot) { s.Segments["more"] = segment(endpoint("old", other, 3)) }, nil},
+		{"a network is left", func(s *overspan.Snapshot) { s.Segments = overspan.Segments{} }, nil},
+		{"a network is followed", func(s *overspan.Snapshot) { s.Segments.Put("more", segment(endpoint("old", other, 3))) }, nil},
 		{"networks come and go", func(s *overspan.Snapshot) {
 			s.Networks = map[overspan.NetworkID]*overspan.Network{
 				"new": {Name: "new", Driver: overspan.DriverOverlay, Labels: map[string]string{"env": "prod", "driver": "mine"}},
 				"br":  {Name: "br", Driver: overspan.DriverBridge, Node: self},
 				"not": {Name: "not for this node to know", Driver: overspan.DriverBridge, Node: other},
 			}
-			s.Segments = nil
+			s.Segments = overspan.Segments{}
 		}, []string{"network create br driver=bridge node=h1 scope=local", "network create new driver=overlay env=prod scope=global", "network destroy demo driver=overlay scope=global"}},
 		{"nodes come and go", func(s *overspan.Snapshot) {
 			draining := node(other, "h2", true)
@@ -219,7 +219,7 @@ func TestNews(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			old, new := base(), base()
-			new.Segments["demo"] = old.Segments["demo"]
+			new.Segments.Put("demo", old.Segments.Get("demo"))
 			tt.change(new)
 			if diff := cmp.Diff(tt.want, told(news(old, new, self))); diff != "" {
 				t.Errorf("news (-want +got):\n%s", diff)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -60,7 +61,7 @@ func findEndpoint(seg *overspan.Segment, n *overspan.Network, ref string) (overs
 	for e := range seg.Endpoints.Values() {
 		names[e.ID], byID[e.ID] = e.Name, e
 	}
-	id, err := overspan.Match("endpoint", ref, names)
+	id, err := overspan.Match("endpoint", ref, maps.All(names))
 	if errors.Is(err, overspan.ErrNotFound) {
 		return overspan.Endpoint{}, overspan.Errorf(overspan.ErrNotFound, "%s is not connected to network %s on any node", ref, n.Name)
 	}
@@ -143,14 +144,13 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 
 // recordMissing reports whether the record of an endpoint that this node serves is
 // missing from a snapshot. Networks that are as in the one before are not looked at.
-func recordMissing(before, now *overspan.Snapshot, attachments []overspan.Attachment) bool {
-	for i := range attachments {
-		a := &attachments[i]
-		seg := now.Segments[a.Endpoint.Network]
+func recordMissing(before, now *overspan.Snapshot, attachments attached) bool {
+	for _, a := range attachments.concernedBy(before, now) {
+		seg := now.Segments.Get(a.Endpoint.Network)
 		if !a.Committed || seg == nil || seg.Bad > 0 || a.Endpoint.CreateRevision > seg.Revision {
 			continue
 		}
-		if before != nil && before.Segments[a.Endpoint.Network] == seg {
+		if before != nil && before.Segments.Get(a.Endpoint.Network) == seg {
 			continue
 		}
 		if at := seg.Endpoints.Get(a.Endpoint.Slot); at == nil || at.ID != a.Endpoint.ID {

@@ -79,7 +79,7 @@ func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
 	for {
 		changed := d.snapshots.wait()
 		s := d.knowledge().Etcd
-		if s != nil && s.Segments[id] != nil {
+		if s != nil && s.Segments.Get(id) != nil {
 			return nil
 		}
 		if s != nil && s.Networks[id] == nil {
@@ -138,7 +138,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 		return nil
 	}
 	for _, id := range d.follows.all() {
-		if seg := s.Segments[id]; seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
+		if seg := s.Segments.Get(id); seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
 			idle = append(idle, id)
 		}
 	}
@@ -230,12 +230,14 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 		}
 	}
 	d.registrar.heed(new)
-	for _, id := range d.follows.all() {
-		if new.Networks[id] == nil {
-			d.reconsider(id)
+	if old == nil || len(old.Bad) > 0 || !overspan.SameMap(old.Networks, new.Networks) {
+		for _, id := range d.follows.all() {
+			if new.Networks[id] == nil {
+				d.reconsider(id)
+			}
 		}
 	}
-	if recordMissing(old, new, d.local.allAttachments()) {
+	if recordMissing(old, new, d.local.attached()) {
 		wake(d.evictionsDue)
 	}
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {

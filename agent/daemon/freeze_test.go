@@ -119,7 +119,7 @@ func TestRollbackFreezesAndChangesNoKernel(t *testing.T) {
 		if !n.kernel.State().Equal(before[i]) {
 			t.Errorf("the rollback changed the kernel of %s", n.cfg.NodeName)
 		}
-		if n.Snapshot().Segments[a.Network].Endpoints.Get(b.Slot) == nil {
+		if n.Snapshot().Segments.Get(a.Network).Endpoints.Get(b.Slot) == nil {
 			t.Errorf("%s has forgotten an endpoint with etcd", n.cfg.NodeName)
 		}
 	}
@@ -171,7 +171,7 @@ func TestReplacedEtcdIsSetUpFromMemory(t *testing.T) {
 	if got := h2.mirror.Snapshot().Meta; got != meta {
 		t.Errorf("the settings are %+v, want those of before, %+v", got, meta)
 	}
-	if s := h1.Snapshot(); s.Networks[net.ID] == nil || s.Segments[net.ID].Endpoints.Get(b.Slot) == nil {
+	if s := h1.Snapshot(); s.Networks[net.ID] == nil || s.Segments.Get(net.ID).Endpoints.Get(b.Slot) == nil {
 		t.Error("h1 has forgotten with etcd")
 	}
 	h1.eventually("nothing is left to look at", h1.rec.settled)
@@ -302,7 +302,7 @@ func TestRestartDuringAFreezeKeepsTheMemory(t *testing.T) {
 		if !h1.kernel.State().Equal(before) {
 			t.Error("the restart changed the kernel")
 		}
-		if holder, _ := h1.Snapshot().Segments[a.Network].Holder(b.Slot); holder.Node != h2.Self() {
+		if holder, _ := h1.Snapshot().Segments.Get(a.Network).Holder(b.Slot); holder.Node != h2.Self() {
 			t.Error("the memory is lost")
 		}
 	}

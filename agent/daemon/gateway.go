@@ -15,40 +15,37 @@ import (
 // family; "" where none can have it.
 type gateway map[overspan.Family]overspan.EndpointID
 
-// gateways has an entry for each sandbox with several endpoints. In every other
-// sandbox the only endpoint has the default routes that its network offers.
-type gateways map[overspan.SandboxID]gateway
+// gateways chooses for the sandboxes with several endpoints, each when it is first
+// asked for. In every other sandbox the only endpoint has the default routes that its
+// network offers.
+type gateways struct {
+	in     planInput
+	chosen map[overspan.SandboxID]gateway
+}
 
 var families = []overspan.Family{overspan.IPv4, overspan.IPv6}
 
-// gatewaysOf chooses which of each sandbox's endpoints its default routes lead
-// through: of those in networks that are not internal one that works, before one
-// that does not; then the one of the highest priority; then the oldest. It is
-// pure, and the order of the attachments does not matter.
-func gatewaysOf(attachments []overspan.Attachment, networks map[overspan.NetworkID]*overspan.Network, works func(overspan.Attachment) bool) gateways {
-	bySandbox := map[overspan.SandboxID][]overspan.Attachment{}
-	for _, a := range attachments {
-		bySandbox[a.Sandbox] = append(bySandbox[a.Sandbox], a)
-	}
-	out := gateways{}
-	for sb, several := range bySandbox {
-		slices.SortFunc(several, func(a, b overspan.Attachment) int {
-			return cmp.Or(
-				cmp.Compare(idle(works(a)), idle(works(b))),
-				cmp.Compare(b.GatewayPriority, a.GatewayPriority),
-				a.Endpoint.Created.Compare(b.Endpoint.Created),
-				cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
-			)
+// gatewayOf chooses which of a sandbox's endpoints its default routes lead through:
+// of those in networks that are not internal one that works, before one that does
+// not; then the one of the highest priority; then the oldest. It is pure, and the
+// order of the attachments does not matter.
+func gatewayOf(attachments []*overspan.Attachment, networks map[overspan.NetworkID]*overspan.Network, works func(*overspan.Attachment) bool) gateway {
+	sorted := slices.SortedFunc(slices.Values(attachments), func(a, b *overspan.Attachment) int {
+		return cmp.Or(
+			cmp.Compare(idle(works(a)), idle(works(b))),
+			cmp.Compare(b.GatewayPriority, a.GatewayPriority),
+			a.Endpoint.Created.Compare(b.Endpoint.Created),
+			cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
+		)
+	})
+	out := gateway{}
+	for _, f := range families {
+		first := slices.IndexFunc(sorted, func(a *overspan.Attachment) bool {
+			n := networks[a.Endpoint.Network]
+			return n != nil && hasAddr(a.Endpoint, f) && bridge.HasGateway(n, f)
 		})
-		out[sb] = gateway{}
-		for _, f := range families {
-			first := slices.IndexFunc(several, func(a overspan.Attachment) bool {
-				n := networks[a.Endpoint.Network]
-				return n != nil && hasAddr(a.Endpoint, f) && bridge.HasGateway(n, f)
-			})
-			if first >= 0 {
-				out[sb][f] = several[first].Endpoint.ID
-			}
+		if first >= 0 {
+			out[f] = sorted[first].Endpoint.ID
 		}
 	}
 	return out
@@ -68,34 +65,42 @@ func hasAddr(e overspan.Endpoint, f overspan.Family) bool {
 
 // gateways chooses among this node's endpoints.
 func (in planInput) gateways() gateways {
-	return gatewaysOf(in.Siblings, in.Snapshot.Networks, in.works)
+	return gateways{in, map[overspan.SandboxID]gateway{}}
+}
+
+// of returns the choice for a sandbox; several is false if there is none to make.
+func (g gateways) of(id overspan.SandboxID) (way gateway, several bool) {
+	here := g.in.Local.attachments.inSandbox(id)
+	if len(here) < 2 {
+		return nil, false
+	}
+	way, known := g.chosen[id]
+	if !known {
+		way = gatewayOf(here, g.in.Snapshot.Networks, g.in.works)
+		g.chosen[id] = way
+	}
+	return way, true
 }
 
 // secondary returns the families whose default route leads through another
 // endpoint of the sandbox than this one.
-func (g gateways) secondary(a overspan.Attachment) []overspan.Family {
-	way, several := g[a.Sandbox]
+func (g gateways) secondary(a *overspan.Attachment) []overspan.Family {
+	way, several := g.of(a.Sandbox)
 	if !several {
 		return nil
 	}
-	var out []overspan.Family
-	for _, f := range families {
-		if way[f] != a.Endpoint.ID {
-			out = append(out, f)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(families), func(f overspan.Family) bool { return way[f] == a.Endpoint.ID })
 }
 
 // portsAt returns those of a sandbox's published ports that lead to one of its
 // endpoints: to the one that has the default route of their family, since answers
 // leave by that.
-func (in planInput) portsAt(a overspan.Attachment, ways gateways) []overspan.Port {
-	ports := in.Ports[a.Sandbox]
+func (in planInput) portsAt(a *overspan.Attachment, ways gateways) []overspan.Port {
+	ports := in.Local.ports[a.Sandbox]
 	if len(ports) == 0 || !in.works(a) {
 		return nil
 	}
-	way, several := ways[a.Sandbox]
+	way, several := ways.of(a.Sandbox)
 	n := in.Snapshot.Networks[a.Endpoint.Network]
 	leads := map[overspan.Family]bool{}
 	for _, f := range families {
@@ -109,14 +114,13 @@ func (in planInput) portsAt(a overspan.Attachment, ways gateways) []overspan.Por
 // ports alone. A pass does not check the namespaces of all of them: an endpoint
 // whose namespace is gone is disconnected soon.
 func (in planInput) publishing(ways gateways) []overspan.Endpoint {
-	if len(in.Ports) == 0 {
-		return nil
-	}
 	var out []overspan.Endpoint
-	for i := range in.Attachments {
-		e := in.Attachments[i].Endpoint
-		if e.Ports = in.portsAt(in.Attachments[i], ways); len(e.Ports) > 0 {
-			out = append(out, e)
+	for _, id := range slices.Sorted(maps.Keys(in.Local.ports)) {
+		for _, a := range in.Local.attachments.inSandbox(id) {
+			e := a.Endpoint
+			if e.Ports = in.portsAt(a, ways); len(e.Ports) > 0 {
+				out = append(out, e)
+			}
 		}
 	}
 	return out
@@ -126,32 +130,59 @@ func (in planInput) publishing(ways gateways) []overspan.Endpoint {
 // two inputs: their containers' ends are to be looked at, whatever it was that
 // changed.
 func rerouted(old, new planInput) []kernel.EndpointKey {
-	if sameWays(old, new) {
-		return nil
-	}
-	before, now := old.gateways(), new.gateways()
-	differ := map[overspan.EndpointID]struct{}{}
-	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
-		if !slices.Equal(before.secondary(a), now.secondary(a)) {
-			differ[a.Endpoint.ID] = struct{}{}
-		}
-	}
-	if len(differ) == 0 {
-		return nil
-	}
 	var out []kernel.EndpointKey
-	for _, a := range new.Attachments { // but for those that are on their way out
-		if _, moved := differ[a.Endpoint.ID]; moved {
-			out = append(out, endpointKey(a))
+	before, now := old.gateways(), new.gateways()
+	for _, id := range unsettled(old, new) {
+		for _, a := range new.Local.attachments.inSandbox(id) { // but for those that are on their way out
+			if !slices.Equal(before.secondary(a), now.secondary(a)) {
+				out = append(out, endpointKey(a))
+			}
 		}
 	}
 	return out
 }
 
-// sameWays reports whether no default route can have moved between two inputs.
-func sameWays(old, new planInput) bool {
-	return old.Snapshot == nil || len(old.Siblings)+len(new.Siblings) == 0 ||
-		old.Local == new.Local && old.Snapshot == new.Snapshot && maps.Equal(old.Lost, new.Lost)
+// unsettled returns the sandboxes in which default routes, or what they publish, may
+// have moved between two inputs: of several endpoints, and with something new that
+// this follows from.
+func unsettled(old, new planInput) []overspan.SandboxID {
+	if old.Snapshot == nil {
+		return nil
+	}
+	was, is := &old.Local.attachments, &new.Local.attachments
+	var ids []overspan.SandboxID
+	for id := range is.byID.Changes(was.byID) {
+		for _, a := range []*overspan.Attachment{was.byID.Get(id), is.byID.Get(id)} {
+			if a != nil {
+				ids = append(ids, a.Sandbox)
+			}
+		}
+	}
+	for id := range overspan.Changes(old.Lost, new.Lost) {
+		if a := is.byID.Get(id); a != nil {
+			ids = append(ids, a.Sandbox)
+		}
+	}
+	for _, id := range differingNetworks(old.Snapshot, new.Snapshot) {
+		if n, seg := old.Snapshot.Networks[id], old.Snapshot.Segments.Get(id); n == new.Snapshot.Networks[id] && sameHolders(seg, new.Snapshot.Segments.Get(id)) {
+			continue
+		}
+		for _, a := range is.inNetwork(id) {
+			ids = append(ids, a.Sandbox)
+		}
+	}
+	if !overspan.SameMap(old.Local.ports, new.Local.ports) {
+		ids = slices.AppendSeq(slices.AppendSeq(ids, maps.Keys(old.Local.ports)), maps.Keys(new.Local.ports))
+	}
+	slices.Sort(ids)
+	return slices.DeleteFunc(slices.Compact(ids), func(id overspan.SandboxID) bool {
+		return len(was.inSandbox(id)) < 2 && len(is.inSandbox(id)) < 2
+	})
+}
+
+// sameHolders reports whether the same nodes hold the same slots of a network.
+func sameHolders(a, b *overspan.Segment) bool {
+	return a == b || a != nil && b != nil && a.Blocks.Equal(b.Blocks)
 }
 
 // movedPorts are published ports that now lead to another endpoint of their sandbox.
@@ -163,42 +194,30 @@ type movedPorts struct {
 }
 
 // rehomed returns the ports that have moved between two inputs.
-func rehomed(old, new planInput) movedPorts {
-	var out movedPorts
-	if sameWays(old, new) || len(old.Ports)+len(new.Ports) == 0 {
-		return out
-	}
-	concerned := map[overspan.SandboxID]struct{}{}
-	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
-		concerned[a.Sandbox] = struct{}{}
-	}
-	before, now := old.homes(concerned), new.homes(concerned)
-	moved := map[overspan.SandboxID]struct{}{}
-	for sb := range concerned {
-		for _, p := range slices.Concat(old.Ports[sb], new.Ports[sb]) {
-			if before[p] != now[p] && !slices.Contains(out.ports, p) {
-				out.ports = append(out.ports, p)
-				moved[sb] = struct{}{}
-			}
+func rehomed(old, new planInput) (out movedPorts) {
+	before, now := old.gateways(), new.gateways()
+	for _, id := range unsettled(old, new) {
+		was, is := before.homes(id), now.homes(id)
+		ports := slices.Collect(overspan.Changes(was, is))
+		if len(ports) == 0 {
+			continue
 		}
-	}
-	for _, a := range slices.Concat(old.Siblings, new.Siblings) {
-		if _, some := moved[a.Sandbox]; some && !slices.Contains(out.networks, a.Endpoint.Network) {
-			out.networks = append(out.networks, a.Endpoint.Network)
+		out.ports = append(out.ports, ports...)
+		for _, a := range slices.Concat(old.Local.attachments.inSandbox(id), new.Local.attachments.inSandbox(id)) {
+			if !slices.Contains(out.networks, a.Endpoint.Network) {
+				out.networks = append(out.networks, a.Endpoint.Network)
+			}
 		}
 	}
 	return out
 }
 
-// homes returns to which endpoint each published port of some sandboxes leads.
-func (in planInput) homes(sandboxes map[overspan.SandboxID]struct{}) map[overspan.Port]overspan.EndpointID {
+// homes returns to which endpoint each published port of a sandbox leads.
+func (g gateways) homes(id overspan.SandboxID) map[overspan.Port]overspan.EndpointID {
 	out := map[overspan.Port]overspan.EndpointID{}
-	ways := in.gateways()
-	for _, a := range in.Attachments {
-		if _, concerned := sandboxes[a.Sandbox]; concerned {
-			for _, p := range in.portsAt(a, ways) {
-				out[p] = a.Endpoint.ID
-			}
+	for _, a := range g.in.Local.attachments.inSandbox(id) {
+		for _, p := range g.in.portsAt(a, g) {
+			out[p] = a.Endpoint.ID
 		}
 	}
 	return out

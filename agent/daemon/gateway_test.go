@@ -44,7 +44,7 @@ func home(network string, second int, priority int32) overspan.Attachment {
 	return overspan.Attachment{Endpoint: e, Sandbox: "s", Committed: true, GatewayPriority: priority}
 }
 
-func TestGatewaysOf(t *testing.T) {
+func TestGatewayOf(t *testing.T) {
 	pending := func(a overspan.Attachment) overspan.Attachment { a.Committed = false; return a }
 	for _, test := range []struct {
 		name   string
@@ -61,7 +61,11 @@ func TestGatewaysOf(t *testing.T) {
 		{"unless nothing else is there", []overspan.Attachment{home("in", 1, 0), pending(home("four", 2, 0))}, "four", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			works := func(a overspan.Attachment) bool { return a.Committed }
+			works := func(a *overspan.Attachment) bool { return a.Committed }
+			var here []*overspan.Attachment
+			for _, a := range test.homes {
+				here = append(here, &a)
+			}
 			want := gateway{}
 			for f, id := range map[overspan.Family]overspan.EndpointID{overspan.IPv4: test.v4, overspan.IPv6: test.v6} {
 				if id != "" {
@@ -69,11 +73,10 @@ func TestGatewaysOf(t *testing.T) {
 				}
 			}
 			for range 2 {
-				got := gatewaysOf(test.homes, homes(), works)
-				if diff := cmp.Diff(gateways{"s": want}, got); diff != "" {
+				if diff := cmp.Diff(want, gatewayOf(here, homes(), works)); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
-				slices.Reverse(test.homes)
+				slices.Reverse(here)
 			}
 		})
 	}
@@ -95,10 +98,9 @@ func (n *testNode) byInterface() map[overspan.Family]string {
 // chosen returns the same as the rule has it.
 func (n *testNode) chosen() map[overspan.Family]string {
 	in, _ := n.planInput(kernel.Scope{})
-	ways := gatewaysOf(in.Attachments, in.Snapshot.Networks, in.works)
 	out := map[overspan.Family]string{}
-	for _, a := range in.Attachments {
-		for f, id := range ways[a.Sandbox] {
+	for _, a := range in.Local.attachments.list {
+		for f, id := range gatewayOf(in.Local.attachments.inSandbox(a.Sandbox), in.Snapshot.Networks, in.works) {
 			if id == a.Endpoint.ID {
 				out[f] = a.Endpoint.Interface
 			}
@@ -131,7 +133,7 @@ func (n *testNode) publishesAt(t *rapid.T, ifname string, ports int, recorded bo
 	}
 	n.eventually("the records tell of the ports", func() bool {
 		known := map[netip.Addr]int{}
-		for _, seg := range n.Snapshot().Segments {
+		for _, seg := range n.Snapshot().Segments.All() {
 			for e := range seg.Endpoints.Values() {
 				if len(e.Ports) > 0 {
 					known[e.IPv4] = len(e.Ports)

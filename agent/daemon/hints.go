@@ -44,25 +44,17 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 	if s == nil {
 		return
 	}
-	byDev := map[string]kernel.Scope{}
-	for id := range s.Segments {
-		scope := kernel.Scope{Networks: []overspan.NetworkID{id}}
-		byDev[overspan.BridgeName(id)], byDev[overspan.VXLANName(id)] = scope, scope
-	}
-	var endpoints []kernel.EndpointKey
-	for _, a := range d.local.allAttachments() {
-		byDev[overspan.VethName(a.Endpoint.ID)] = vethScope(a)
-		endpoints = append(endpoints, endpointKey(a))
-	}
+	here := d.local.view()
+	find := &finder{in: planInput{Snapshot: s, Local: here}}
 	ofHost := func(h kernel.Hint) bool { return h.Links || h.Routes }
 	if slices.ContainsFunc(hints, ofHost) && d.shortcutMoved(s) {
 		d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 	}
 	for _, h := range hints {
-		switch scope, known := byDev[h.Dev]; {
+		switch p := find.device(h.Dev); {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
-			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endpoints}, causeHint)
+			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endsOf(here.attachments.list)}, causeHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Links:
@@ -71,9 +63,12 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
 		case h.Routes:
 			wake(d.registrar.changed)
-		case known:
-			d.rec.dirty.mark(scope, causeHint)
-			if len(scope.Endpoints) > 0 {
+		case !p.has(h.Dev): // not ours
+		case p.endpoint == "":
+			d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
+		default:
+			if a, known := here.attachments.get(p.endpoint); known {
+				d.rec.dirty.mark(vethScope(a), causeHint)
 				wake(d.deaths)
 			}
 		}

@@ -84,7 +84,7 @@ func (h *history) knowledge() knowledge {
 // look takes in what the mirror shows now; mu is held.
 func (h *history) look() {
 	if now := h.mirror.Trusted(); !h.outlook.has(now) {
-		h.turn(h.outlook.take(now, h.self, h.local.allAttachments()))
+		h.turn(h.outlook.take(now, h.self, h.local.attached()))
 	}
 }
 

@@ -13,256 +13,204 @@ import (
 // plugged in where. The journal holds the same on disk; local is what the
 // planner reads.
 type local struct {
-	mu          sync.Mutex // guards all below
-	version     uint64     // grows with each change
-	sandboxes   *chronicle[overspan.SandboxID, overspan.Sandbox]
-	attachments *chronicle[overspan.EndpointID, overspan.Attachment]
-	homes       map[overspan.SandboxID]map[overspan.EndpointID]struct{} // of each sandbox
-	shared      map[overspan.SandboxID]struct{}                         // sandboxes with several endpoints
-	ports       map[overspan.SandboxID][]overspan.Port                  // of the sandboxes that publish some; replaced, never changed
+	mu  sync.Mutex // guards now
+	now localView
+}
+
+// A localView is what local holds at one moment. A copy stays as it is: local
+// replaces what is in it and changes none of it.
+type localView struct {
+	version     uint64 // grows with each change
+	sandboxes   chronicle[overspan.SandboxID, overspan.Sandbox]
+	attachments attached
+	ports       map[overspan.SandboxID][]overspan.Port // of the sandboxes that publish some
 }
 
 func newLocal(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
-	l := &local{
-		homes:  map[overspan.SandboxID]map[overspan.EndpointID]struct{}{},
-		shared: map[overspan.SandboxID]struct{}{},
-		ports:  map[overspan.SandboxID][]overspan.Port{},
-		sandboxes: newChronicle(
-			func(s *overspan.Sandbox) overspan.SandboxID { return s.ID },
-			func(s *overspan.Sandbox) time.Time { return s.Created }, nil),
-		attachments: newChronicle(
-			func(a *overspan.Attachment) overspan.EndpointID { return a.Endpoint.ID },
-			func(a *overspan.Attachment) time.Time { return a.Endpoint.Created }, attachments),
-	}
-	for i := range attachments {
-		l.house(attachments[i])
-	}
+	l := &local{now: localView{sandboxes: sandboxesOf(), attachments: attachedOf(attachments...)}}
 	for _, s := range sandboxes {
-		if l.homes[s.ID] == nil {
+		if len(l.now.attachments.inSandbox(s.ID)) == 0 {
 			s.Ports = nil // the agent died between the last endpoint's end and theirs
 		}
-		l.enter(s)
+		l.now.enter(s)
 	}
 	return l
 }
 
+func sandboxesOf(sandboxes ...overspan.Sandbox) chronicle[overspan.SandboxID, overspan.Sandbox] {
+	c := newChronicle(
+		func(s *overspan.Sandbox) overspan.SandboxID { return s.ID },
+		func(s *overspan.Sandbox) time.Time { return s.Created })
+	for _, s := range sandboxes {
+		c.put(&s)
+	}
+	return c
+}
+
 // enter adds a sandbox, or what has become of it.
-func (l *local) enter(s overspan.Sandbox) {
-	l.sandboxes.put(s)
-	if slices.Equal(l.ports[s.ID], s.Ports) {
+func (v *localView) enter(s overspan.Sandbox) {
+	v.sandboxes.put(&s)
+	if slices.Equal(v.ports[s.ID], s.Ports) {
 		return
 	}
-	l.ports = maps.Clone(l.ports)
-	if l.ports[s.ID] = s.Ports; len(s.Ports) == 0 {
-		delete(l.ports, s.ID)
+	ports := maps.Clone(v.ports)
+	if ports == nil {
+		ports = map[overspan.SandboxID][]overspan.Port{}
 	}
+	if ports[s.ID] = s.Ports; len(s.Ports) == 0 {
+		delete(ports, s.ID)
+	}
+	v.ports = ports
 }
 
-// house notes that a sandbox has an endpoint.
-func (l *local) house(a overspan.Attachment) {
-	if l.homes[a.Sandbox] == nil {
-		l.homes[a.Sandbox] = map[overspan.EndpointID]struct{}{}
+// drop reports whether there was an attachment. With its last endpoint a sandbox
+// publishes nothing any more.
+func (v *localView) drop(id overspan.EndpointID) bool {
+	a := v.attachments.remove(id)
+	if a == nil {
+		return false
 	}
-	l.homes[a.Sandbox][a.Endpoint.ID] = struct{}{}
-	if len(l.homes[a.Sandbox]) > 1 {
-		l.shared[a.Sandbox] = struct{}{}
+	if sb, known := v.sandboxes.get(a.Sandbox); known && len(sb.Ports) > 0 && len(v.attachments.inSandbox(sb.ID)) == 0 {
+		sb.Ports = nil
+		v.enter(sb)
 	}
+	return true
 }
 
-// leave is the opposite of house. With its last endpoint a sandbox publishes
-// nothing any more.
-func (l *local) leave(a overspan.Attachment) {
-	delete(l.homes[a.Sandbox], a.Endpoint.ID)
-	switch len(l.homes[a.Sandbox]) {
-	case 0:
-		delete(l.homes, a.Sandbox)
-		if sb, known := l.sandboxes.get(a.Sandbox); known && len(sb.Ports) > 0 {
-			sb.Ports = nil
-			l.enter(sb)
-		}
-	case 1:
-		delete(l.shared, a.Sandbox)
-	}
+// change has something changed, and all who look meanwhile see it before or after.
+func (l *local) change(by func(*localView)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.now.version++
+	by(&l.now)
 }
 
 func (l *local) putSandbox(s overspan.Sandbox) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.version++
-	l.enter(s)
+	l.change(func(v *localView) { v.enter(s) })
 }
 
 func (l *local) dropSandbox(id overspan.SandboxID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.version++
-	l.sandboxes.remove(id)
+	l.change(func(v *localView) { v.sandboxes.remove(id) })
 }
 
 func (l *local) putAttachment(a overspan.Attachment) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.version++
-	l.attachments.put(a)
-	l.house(a)
+	l.change(func(v *localView) { v.attachments.put(&a) })
 }
 
 // putAttachmentIn notes an attachment together with the sandbox that it is in.
 func (l *local) putAttachmentIn(s overspan.Sandbox, a overspan.Attachment) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.version++
-	l.enter(s)
-	l.attachments.put(a)
-	l.house(a)
+	l.change(func(v *localView) {
+		v.enter(s)
+		v.attachments.put(&a)
+	})
 }
 
 // dropAttachment reports whether the attachment was still there, so that of
 // two who end it at once only one goes on. Its sandbox publishes these ports from
 // then on.
-func (l *local) dropAttachment(id overspan.EndpointID, ports []overspan.Port) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if a, there := l.attachments.get(id); there {
-		if sb, known := l.sandboxes.get(a.Sandbox); known && !slices.Equal(sb.Ports, ports) {
-			sb.Ports = ports
-			l.enter(sb)
+func (l *local) dropAttachment(id overspan.EndpointID, ports []overspan.Port) (there bool) {
+	l.change(func(v *localView) {
+		if a, there := v.attachments.get(id); there {
+			if sb, known := v.sandboxes.get(a.Sandbox); known && !slices.Equal(sb.Ports, ports) {
+				sb.Ports = ports
+				v.enter(sb)
+			}
 		}
-	}
-	return l.drop(id)
+		there = v.drop(id)
+	})
+	return there
 }
 
 // dropAttachmentIn takes back putAttachmentIn: the sandbox is as it was.
 func (l *local) dropAttachmentIn(s overspan.Sandbox, id overspan.EndpointID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.enter(s)
-	l.drop(id)
-}
-
-func (l *local) drop(id overspan.EndpointID) bool {
-	l.version++
-	if a, there := l.attachments.get(id); there {
-		l.leave(a)
-	}
-	return l.attachments.remove(id)
+	l.change(func(v *localView) {
+		v.enter(s)
+		v.drop(id)
+	})
 }
 
 // register notes an endpoint's record as it stands, and under which registration;
 // false if the endpoint is not attached any more.
-func (l *local) register(e overspan.Endpoint, registration int64) (overspan.Attachment, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a, there := l.attachments.get(e.ID)
-	if !there {
-		return a, false
-	}
-	l.version++
-	a.Endpoint, a.Registration = e, registration
-	l.attachments.put(a)
-	return a, true
-}
-
-func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.sandboxes.get(id)
-}
-
-// portsOf returns the ports that a sandbox publishes; nobody changes the list.
-func (l *local) portsOf(id overspan.SandboxID) []overspan.Port {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ports[id]
-}
-
-func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.attachments.get(id)
-}
-
-// A localView is what local holds at one moment. All of it is shared: nobody
-// changes it.
-type localView struct {
-	version     uint64
-	sandboxes   []overspan.Sandbox    // oldest first
-	attachments []overspan.Attachment // oldest first
-	siblings    []overspan.Attachment // those of sandboxes that have several
-	ports       map[overspan.SandboxID][]overspan.Port
-}
-
-func (l *local) view() localView {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	v := localView{version: l.version, sandboxes: l.sandboxes.all(), attachments: l.attachments.all(), ports: l.ports}
-	for sb := range l.shared {
-		for id := range l.homes[sb] {
-			a, _ := l.attachments.get(id)
-			v.siblings = append(v.siblings, a)
+func (l *local) register(e overspan.Endpoint, registration int64) (a overspan.Attachment, there bool) {
+	l.change(func(v *localView) {
+		if a, there = v.attachments.get(e.ID); there {
+			a.Endpoint, a.Registration = e, registration
+			noted := a
+			v.attachments.put(&noted)
 		}
-	}
-	return v
-}
-
-// allSandboxes returns the sandboxes, oldest first; nobody changes the list.
-func (l *local) allSandboxes() []overspan.Sandbox {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.sandboxes.all()
+	})
+	return a, there
 }
 
 // disown forgets under which registration the attachments' records were
 // written, and at which revisions. It returns those that it changed.
-func (l *local) disown() []overspan.Attachment {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []overspan.Attachment
-	for _, a := range l.attachments.all() {
-		if !a.Committed || a.Registration == 0 {
-			continue
+func (l *local) disown() (out []overspan.Attachment) {
+	l.change(func(v *localView) {
+		for _, was := range v.attachments.list {
+			if a := *was; a.Committed && a.Registration != 0 {
+				a.Registration, a.Endpoint.CreateRevision, a.Endpoint.ModRevision = 0, 0, 0
+				v.attachments.put(&a)
+				out = append(out, a)
+			}
 		}
-		a.Registration, a.Endpoint.CreateRevision, a.Endpoint.ModRevision = 0, 0, 0
-		l.attachments.put(a)
-		out = append(out, a)
-	}
-	if len(out) > 0 {
-		l.version++
-	}
+	})
 	return out
 }
 
-// allAttachments returns the attachments, oldest first; nobody changes the list.
-func (l *local) allAttachments() []overspan.Attachment {
+// view returns all that there is at this moment.
+func (l *local) view() localView {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.attachments.all()
+	return l.now
+}
+
+func (l *local) sandbox(id overspan.SandboxID) (overspan.Sandbox, bool) {
+	v := l.view()
+	return v.sandboxes.get(id)
+}
+
+func (l *local) attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
+	v := l.view()
+	return v.attachments.get(id)
+}
+
+// portsOf returns the ports that a sandbox publishes; nobody changes the list.
+func (l *local) portsOf(id overspan.SandboxID) []overspan.Port { return l.view().ports[id] }
+
+// attached returns the attachments of this moment.
+func (l *local) attached() attached { return l.view().attachments }
+
+// allSandboxes returns the sandboxes, oldest first; nobody changes them.
+func (l *local) allSandboxes() []*overspan.Sandbox { return l.view().sandboxes.list }
+
+// inNetwork returns the attachments to one network, oldest first; nobody changes
+// them.
+func (l *local) inNetwork(id overspan.NetworkID) []*overspan.Attachment {
+	at := l.attached()
+	return at.inNetwork(id)
+}
+
+// inSandbox returns the attachments of one sandbox, oldest first; nobody changes
+// them.
+func (l *local) inSandbox(id overspan.SandboxID) []*overspan.Attachment {
+	at := l.attached()
+	return at.inSandbox(id)
+}
+
+// allAttachments returns copies of the attachments, oldest first.
+func (l *local) allAttachments() []overspan.Attachment { return valuesOf(l.attached().list) }
+
+func valuesOf[V any](list []*V) []V {
+	out := make([]V, 0, len(list))
+	for _, v := range list {
+		out = append(out, *v)
+	}
+	return out
 }
 
 // has reports whether an endpoint here owns one of some slots of a network.
 func (l *local) has(network overspan.NetworkID, slots []overspan.Slot) bool {
-	return slices.ContainsFunc(l.inNetwork(network), func(a overspan.Attachment) bool {
+	return slices.ContainsFunc(l.inNetwork(network), func(a *overspan.Attachment) bool {
 		return slices.ContainsFunc(a.Endpoint.Slots, func(s overspan.Slot) bool { return slices.Contains(slots, s) })
 	})
-}
-
-// inNetwork returns the attachments to one network, oldest first.
-func (l *local) inNetwork(id overspan.NetworkID) []overspan.Attachment {
-	return l.filter(func(a overspan.Attachment) bool { return a.Endpoint.Network == id })
-}
-
-// inSandbox returns the attachments of one sandbox, oldest first.
-func (l *local) inSandbox(id overspan.SandboxID) []overspan.Attachment {
-	return l.filter(func(a overspan.Attachment) bool { return a.Sandbox == id })
-}
-
-// filter returns the attachments that keep says yes to, oldest first.
-func (l *local) filter(keep func(overspan.Attachment) bool) []overspan.Attachment {
-	var out []overspan.Attachment
-	for _, a := range l.allAttachments() {
-		if keep(a) {
-			out = append(out, a)
-		}
-	}
-	return out
 }

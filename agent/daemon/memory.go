@@ -24,9 +24,9 @@ func recall(memory, now *overspan.Snapshot) *overspan.Snapshot {
 			out.Networks[id] = n
 		}
 	}
-	out.Segments = maps.Clone(now.Segments)
-	for id, seg := range memory.Segments {
-		out.Segments[id] = recallSegment(seg, now.Segments[id], since)
+	out.Segments = now.Segments
+	for id, seg := range memory.Segments.All() {
+		out.Segments.Put(id, recallSegment(seg, now.Segments.Get(id), since))
 	}
 	return &out
 }
@@ -111,7 +111,6 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 		Accepted: memory.Accepted,
 		Nodes:    map[overspan.NodeID]*overspan.Node{},
 		Networks: map[overspan.NetworkID]*overspan.Network{},
-		Segments: map[overspan.NetworkID]*overspan.Segment{},
 	})
 }
 
@@ -120,16 +119,15 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 // or another's, or whose whole network is, which nobody can remove while they
 // stand. Shown is what was looked at before: networks that are the same in both
 // are not looked at again; nil if nothing was.
-func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments []overspan.Attachment) []overspan.Endpoint {
+func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments attached) []overspan.Endpoint {
 	node := now.Nodes[self]
 	if node == nil {
 		return nil
 	}
 	var out []overspan.Endpoint
-	for i := range attachments {
-		a := &attachments[i]
+	for _, a := range attachments.concernedBy(shown, now) {
 		e := &a.Endpoint
-		seg := now.Segments[e.Network]
+		seg := now.Segments.Get(e.Network)
 		if !a.Committed || a.Registration != node.CreateRevision {
 			continue
 		}
@@ -143,7 +141,7 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments [
 		if seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
 			continue
 		}
-		if shown != nil && shown.Segments[e.Network] == seg {
+		if shown != nil && shown.Segments.Get(e.Network) == seg {
 			continue
 		}
 		if at := seg.Endpoints.Get(e.Slot); at == nil || at.ID != e.ID {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -37,7 +38,7 @@ func segmentOf(blocks []string) *overspan.Segment {
 func frozenWith(seg *overspan.Segment) *overspan.Snapshot {
 	return &overspan.Snapshot{
 		Frozen:   &overspan.Freeze{Revision: freezeRevision},
-		Segments: map[overspan.NetworkID]*overspan.Segment{demoNet: seg},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
 	}
 }
 
@@ -66,7 +67,7 @@ func TestRecallBlocks(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := recall(frozenWith(segmentOf(tt.in.memory)), frozenWith(segmentOf(tt.in.now)))
-			if diff := cmp.Diff(tt.want, holders(got.Segments[demoNet])); diff != "" {
+			if diff := cmp.Diff(tt.want, holders(got.Segments.Get(demoNet))); diff != "" {
 				t.Errorf("holders (-want +got):\n%s", diff)
 			}
 		})
@@ -90,7 +91,7 @@ func TestRecallForgetsNoSlot(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		memory, now := draw.Draw(t, "memory"), draw.Draw(t, "now")
-		got := recall(frozenWith(memory), frozenWith(now)).Segments[demoNet]
+		got := recall(frozenWith(memory), frozenWith(now)).Segments.Get(demoNet)
 		claimed := map[overspan.Slot]int{}
 		for b := range got.Blocks.Values() {
 			if !b.IsBlock() {
@@ -140,9 +141,9 @@ func TestRecallNodesNetworksAndEndpoints(t *testing.T) {
 	memory.Networks = map[overspan.NetworkID]*overspan.Network{"gone": {Name: "memory"}, "old": {Name: "memory", ModRevision: 60}, "back": {Name: "memory", ModRevision: 60}}
 	now.Networks = map[overspan.NetworkID]*overspan.Network{"old": {Name: "past", ModRevision: 20}, "back": {Name: "today", ModRevision: 110}, "new": {Name: "today", ModRevision: 90}}
 	for slot, mod := range map[overspan.Slot]int64{2: 0, 3: 20, 4: 110} {
-		memory.Segments[demoNet].Endpoints.Put(slot, &overspan.Endpoint{Name: "memory"})
+		memory.Segments.Get(demoNet).Endpoints.Put(slot, &overspan.Endpoint{Name: "memory"})
 		if mod > 0 {
-			now.Segments[demoNet].Endpoints.Put(slot, &overspan.Endpoint{Name: fmt.Sprint("at ", mod), ModRevision: mod})
+			now.Segments.Get(demoNet).Endpoints.Put(slot, &overspan.Endpoint{Name: fmt.Sprint("at ", mod), ModRevision: mod})
 		}
 	}
 
@@ -154,10 +155,10 @@ func TestRecallNodesNetworksAndEndpoints(t *testing.T) {
 	for _, id := range slices.Sorted(maps.Keys(got.Networks)) {
 		told = append(told, fmt.Sprintf("network %s: %s", id, got.Networks[id].Name))
 	}
-	for slot, e := range got.Segments[demoNet].Endpoints.All() {
+	for slot, e := range got.Segments.Get(demoNet).Endpoints.All() {
 		told = append(told, fmt.Sprintf("endpoint %d: %s", slot, e.Name))
 	}
-	told = append(told, fmt.Sprintf("settings %s, accepted %d, revision %d, segment %d", got.Meta.ClusterID, got.Accepted, got.Revision, got.Segments[demoNet].Revision))
+	told = append(told, fmt.Sprintf("settings %s, accepted %d, revision %d, segment %d", got.Meta.ClusterID, got.Accepted, got.Revision, got.Segments.Get(demoNet).Revision))
 	if diff := cmp.Diff([]string{
 		"node back: today up=true", "node gone: memory up=false", "node new: today up=false", "node old: memory up=true",
 		"network back: today", "network gone: memory", "network new: today", "network old: memory",
@@ -176,7 +177,10 @@ func TestSuspects(t *testing.T) {
 	attachment := func(id string, slot overspan.Slot, registration, mod int64) overspan.Attachment {
 		return overspan.Attachment{
 			Committed: true, Registration: registration,
-			Endpoint: overspan.Endpoint{ID: overspan.EndpointID(id), Name: id, Network: demoNet, Slot: slot, Slots: []overspan.Slot{slot}, ModRevision: mod},
+			Endpoint: overspan.Endpoint{
+				ID: overspan.EndpointID(id), Name: id, Network: demoNet, Slot: slot, Slots: []overspan.Slot{slot}, ModRevision: mod,
+				Created: time.Unix(int64(slot), 0),
+			},
 		}
 	}
 	seg := &overspan.Segment{Revision: 50}
@@ -186,12 +190,12 @@ func TestSuspects(t *testing.T) {
 		Revision: 50,
 		Nodes:    map[overspan.NodeID]*overspan.Node{self: {CreateRevision: 7}},
 		Networks: map[overspan.NetworkID]*overspan.Network{demoNet: {}},
-		Segments: map[overspan.NetworkID]*overspan.Segment{demoNet: seg},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
 	}
-	all := []overspan.Attachment{
+	all := attachedOf(
 		attachment("stands", 2, 7, 20), attachment("foreign", 3, 7, 20), attachment("gone", 4, 7, 0),
 		attachment("not seen yet", 5, 7, 60), attachment("of another registration", 6, 5, 20),
-	}
+	)
 	names := func(shown, now *overspan.Snapshot) []string {
 		var out []string
 		for _, e := range suspects(shown, now, self, all) {
@@ -206,7 +210,7 @@ func TestSuspects(t *testing.T) {
 		t.Errorf("a network that has not changed: %v", got)
 	}
 	without := *now
-	without.Networks, without.Segments = nil, nil
+	without.Networks, without.Segments = nil, overspan.Segments{}
 	if diff := cmp.Diff([]string{"stands", "foreign", "gone"}, names(now, &without)); diff != "" {
 		t.Errorf("a network that is gone with all that is in it (-want +got):\n%s", diff)
 	}
@@ -221,12 +225,12 @@ func TestSuspects(t *testing.T) {
 	unread := *seg
 	unread.Bad = 1
 	for name, change := range map[string]func(*overspan.Snapshot){
-		"records that cannot be read": func(s *overspan.Snapshot) { s.Segments[demoNet] = &unread },
-		"an interior not read yet":    func(s *overspan.Snapshot) { delete(s.Segments, demoNet) },
+		"records that cannot be read": func(s *overspan.Snapshot) { s.Segments.Put(demoNet, &unread) },
+		"an interior not read yet":    func(s *overspan.Snapshot) { s.Segments.Delete(demoNet) },
 		"a node not registered":       func(s *overspan.Snapshot) { delete(s.Nodes, self) },
 	} {
 		s := *now
-		s.Nodes, s.Segments = maps.Clone(now.Nodes), maps.Clone(now.Segments)
+		s.Nodes, s.Segments = maps.Clone(now.Nodes), now.Segments
 		change(&s)
 		if got := names(nil, &s); got != nil {
 			t.Errorf("%s: %v", name, got)

@@ -37,9 +37,9 @@ func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
 // Plugged returns this node's sandboxes and attachments of one moment, oldest
 // first, and a number that grows with each change of them. The lists are shared:
 // nobody changes them.
-func (d *Daemon) Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) {
+func (d *Daemon) Plugged() (version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) {
 	here := d.local.view()
-	return here.version, here.sandboxes, here.attachments
+	return here.version, here.sandboxes.list, here.attachments.list
 }
 
 // namesMost bounds how many aliases and how many links an endpoint has: they

@@ -26,7 +26,7 @@ type basis struct {
 // basis returns what the plan of an overlay network follows from; ok is false
 // if not all of it is known, or this node is no member.
 func (in planInput) basis(id overspan.NetworkID) (b basis, ok bool) {
-	b = basis{network: in.Snapshot.Networks[id], segment: in.Snapshot.Segments[id], nodes: in.Snapshot.Nodes}
+	b = basis{network: in.Snapshot.Networks[id], segment: in.Snapshot.Segments.Get(id), nodes: in.Snapshot.Nodes}
 	if b.network == nil || b.segment == nil || b.network.Driver != overspan.DriverOverlay {
 		return b, false
 	}
@@ -100,7 +100,7 @@ func (r *reconciler) narrow(in planInput, scope kernel.Scope, changed []overspan
 			scope.Networks = append(scope.Networks, id)
 			continue
 		}
-		now, old := in.Snapshot.Segments[id], r.bases[id].segment
+		now, old := in.Snapshot.Segments.Get(id), r.bases[id].segment
 		n := in.Snapshot.Networks[id]
 		entries.Take(overlay.Entries(n, in.Self, now, in.Snapshot.Nodes, slots))
 		for _, seg := range []*overspan.Segment{old, now} {
@@ -126,11 +126,11 @@ func (r *reconciler) changedSlots(in planInput, id overspan.NetworkID) ([]oversp
 // portsWithin returns this node's endpoints that own one of some slots. Their
 // containers' ends are as they were.
 func (in planInput) portsWithin(id overspan.NetworkID, slots []overspan.Range) (ports []kernel.EndpointKey) {
-	for _, a := range in.Attachments {
+	for _, a := range in.Local.attachments.inNetwork(id) {
 		within := func(s overspan.Slot) bool {
 			return slices.ContainsFunc(slots, func(r overspan.Range) bool { return r.Contains(s) })
 		}
-		if a.Endpoint.Network == id && slices.ContainsFunc(a.Endpoint.Slots, within) {
+		if slices.ContainsFunc(a.Endpoint.Slots, within) {
 			ports = append(ports, kernel.EndpointKey{Network: id, Endpoint: a.Endpoint.ID})
 		}
 	}

@@ -48,9 +48,9 @@ func newNarrowing() *narrowing {
 func (h *narrowing) change(ctx context.Context, edit func(*overspan.Snapshot, *overspan.Segment)) error {
 	h.rev++
 	next := *h.in.Snapshot
-	seg := *next.Segments[demoNet]
+	seg := *next.Segments.Get(demoNet)
 	seg.Revision, next.Revision = h.rev, h.rev
-	next.Segments = map[overspan.NetworkID]*overspan.Segment{demoNet: &seg}
+	next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: &seg})
 	edit(&next, &seg)
 	networks, global := changed(h.in.Snapshot, &next, h.in.Self)
 	h.in.Snapshot = &next
@@ -213,9 +213,9 @@ func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
 	if _, err := h.pass(t.Context(), kernel.Scope{All: true, Global: true}, causeResync); err != nil {
 		t.Fatal(err)
 	}
-	h.in.Attachments = nil
-	h.in.Local++
-	h.in.Snapshot.Segments[demoNet].Blocks.Delete(0)
+	h.in.Local.attachments = attached{}
+	h.in.Local.version++
+	h.in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 	sets := kernel.Scope{Sets: bridge.SubnetSets()}
 	for _, step := range []struct {
 		scope kernel.Scope

@@ -386,13 +386,13 @@ func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overs
 	if ref == string(overspan.DriverHost) || ref == string(overspan.DriverNone) {
 		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined and holds nothing: it cannot be connected or disconnected", ref)
 	}
-	names := map[overspan.NetworkID]string{}
-	for id, n := range s.Networks {
-		if !n.Deleting && n.On(self) {
-			names[id] = n.Name
+	id, err := overspan.Match("network", ref, func(yield func(overspan.NetworkID, string) bool) {
+		for id, n := range s.Networks {
+			if !n.Deleting && n.On(self) && !yield(id, n.Name) {
+				return
+			}
 		}
-	}
-	id, err := overspan.Match("network", ref, names)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -19,8 +19,8 @@ func news(old, new *overspan.Snapshot, self overspan.NodeID) []Event {
 		return nil
 	}
 	out := slices.Concat(freezeEvents(old, new), nodeEvents(old, new), networkEvents(old, new, self))
-	for _, id := range slices.Sorted(overspan.Changes(old.Segments, new.Segments)) {
-		if old.Segments[id] != nil && new.Segments[id] != nil { // what is in a network that is new here is no news
+	for _, id := range slices.Sorted(new.Segments.Changes(old.Segments)) {
+		if old.Segments.Get(id) != nil && new.Segments.Get(id) != nil { // what is in a network that is new here is no news
 			out = append(out, remoteEvents(old, new, id, self)...)
 		}
 	}
@@ -108,7 +108,7 @@ func networkEvent(action string, s *overspan.Snapshot, n *overspan.Network) Even
 // remoteEvents tells which endpoints of other nodes were connected to and
 // disconnected from a network. What cannot be read is unknown, not absent.
 func remoteEvents(old, new *overspan.Snapshot, id overspan.NetworkID, self overspan.NodeID) []Event {
-	was, is := old.Segments[id], new.Segments[id]
+	was, is := old.Segments.Get(id), new.Segments.Get(id)
 	n := cmp.Or(new.Networks[id], old.Networks[id])
 	if n == nil || was.Bad > 0 || is.Bad > 0 {
 		return nil

@@ -54,7 +54,7 @@ func (o outlook) has(now *overspan.Snapshot) bool {
 
 // take takes in a snapshot of etcd, as the mirror shows it, beside the attachments of
 // this node.
-func (o outlook) take(now *overspan.Snapshot, self overspan.NodeID, here []overspan.Attachment) (outlook, reaction) {
+func (o outlook) take(now *overspan.Snapshot, self overspan.NodeID, here attached) (outlook, reaction) {
 	if why := o.turned(now); why != "" {
 		return o, reaction{Suspect: why}
 	}
@@ -99,7 +99,7 @@ func (o outlook) turned(now *overspan.Snapshot) string {
 
 // lacks reports whether a snapshot shows less of this node than it has written, and
 // which endpoints. Of one that tells of a loss that is to be expected.
-func (o outlook) lacks(now *overspan.Snapshot, self overspan.NodeID, here []overspan.Attachment) ([]overspan.Endpoint, bool) {
+func (o outlook) lacks(now *overspan.Snapshot, self overspan.NodeID, here attached) ([]overspan.Endpoint, bool) {
 	if o.memory != nil || now.Frozen != nil || now.Accepted > o.accepted {
 		return nil, false
 	}

@@ -22,7 +22,6 @@ func outlookSnapshot(network string, accepted uint64, frozen bool) *overspan.Sna
 		Accepted: accepted,
 		Nodes:    map[overspan.NodeID]*overspan.Node{outlookSelf: {CreateRevision: 7}},
 		Networks: map[overspan.NetworkID]*overspan.Network{overspan.NetworkID(network): {Name: network}},
-		Segments: map[overspan.NetworkID]*overspan.Segment{},
 	}
 	if frozen {
 		s.Frozen = &overspan.Freeze{NodeName: "h2", Reason: "etcd was emptied", Revision: freezeRevision}
@@ -35,7 +34,7 @@ func outlooks() map[string]outlook {
 	old := outlookSnapshot("old", 1, false)
 	trusting := outlook{newest: old, shown: old, accepted: 1}
 	doubting, _ := trusting.doubt(overspan.Freeze{})
-	recalling, _ := doubting.take(outlookSnapshot("restored", 1, true), outlookSelf, nil)
+	recalling, _ := doubting.take(outlookSnapshot("restored", 1, true), outlookSelf, attached{})
 	return map[string]outlook{
 		"waiting":   {saved: outlookSnapshot("saved", 1, false), accepted: 1},
 		"trusting":  trusting,
@@ -111,7 +110,7 @@ func TestOutlookTakes(t *testing.T) {
 		{"recalling", "another freeze, after an acceptance", 2, true, "recalling, 1 accepted, shows old+restored; suspect: an operator has accepted what etcd held, and it was frozen again"},
 	} {
 		t.Run(tt.from+"/"+tt.name, func(t *testing.T) {
-			next, do := outlooks()[tt.from].take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, nil)
+			next, do := outlooks()[tt.from].take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, attached{})
 			if diff := cmp.Diff(tt.want, next.tell(do)); diff != "" {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
@@ -119,7 +118,7 @@ func TestOutlookTakes(t *testing.T) {
 				return
 			}
 			// What says the same once more leads nowhere else.
-			again, do := next.take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, nil)
+			again, do := next.take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, attached{})
 			if diff := cmp.Diff(next.tell(reaction{}), again.tell(do)); diff != "" {
 				t.Errorf("once more (-first +second):\n%s", diff)
 			}
@@ -147,19 +146,20 @@ func TestOutlookDoubts(t *testing.T) {
 // What lacks something of this node's is held until that is excused, and whatever
 // comes meanwhile is judged by itself.
 func TestOutlookHolds(t *testing.T) {
-	attached := []overspan.Attachment{{
+	here := attachedOf(overspan.Attachment{
 		Committed: true, Registration: 7,
 		Endpoint: overspan.Endpoint{ID: "e", Name: "web", Network: demoNet, Slot: 2, Slots: []overspan.Slot{2}},
-	}}
+	})
 	whole := func() *overspan.Snapshot {
 		s := outlookSnapshot(string(demoNet), 0, false)
-		s.Segments[demoNet] = &overspan.Segment{Revision: 50}
-		s.Segments[demoNet].Endpoints.Put(2, &overspan.Endpoint{ID: "e"})
+		seg := &overspan.Segment{Revision: 50}
+		seg.Endpoints.Put(2, &overspan.Endpoint{ID: "e"})
+		s.Segments.Put(demoNet, seg)
 		return s
 	}
 	without := func() *overspan.Snapshot {
 		s := whole()
-		s.Segments[demoNet] = &overspan.Segment{Revision: 60}
+		s.Segments.Put(demoNet, &overspan.Segment{Revision: 60})
 		return s
 	}
 	removed := func() *overspan.Snapshot {
@@ -185,7 +185,7 @@ func TestOutlookHolds(t *testing.T) {
 		{"a freeze explains it", frozen, []string{freeze, freeze, freeze}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o, do := outlook{}.take(whole(), outlookSelf, attached)
+			o, do := outlook{}.take(whole(), outlookSelf, here)
 			if diff := cmp.Diff("trusting, 0 accepted"+shown, o.tell(do)); diff != "" {
 				t.Fatalf("at first (-want +got):\n%s", diff)
 			}
@@ -194,7 +194,7 @@ func TestOutlookHolds(t *testing.T) {
 				if i == len(tt.want)-1 && o.held != nil {
 					o = o.excuse(o, outlookSelf)
 				}
-				o, do = o.take(tt.now(), outlookSelf, attached)
+				o, do = o.take(tt.now(), outlookSelf, here)
 				got = append(got, strings.TrimPrefix(o.tell(do), "trusting, 0 accepted"+shown))
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -203,11 +203,11 @@ func TestOutlookHolds(t *testing.T) {
 		})
 	}
 
-	held, do := outlook{}.take(without(), outlookSelf, attached)
+	held, do := outlook{}.take(without(), outlookSelf, here)
 	if diff := cmp.Diff("waiting, 0 accepted, holds; ask", held.tell(do)); diff != "" {
 		t.Errorf("the very first one (-want +got):\n%s", diff)
 	}
-	if next, do := held.take(whole(), outlookSelf, attached); next.held != nil || next.kind() != "trusting" || do != (reaction{}) {
+	if next, do := held.take(whole(), outlookSelf, here); next.held != nil || next.kind() != "trusting" || do != (reaction{}) {
 		t.Errorf("the record was there after all: %s", next.tell(do))
 	}
 	if !held.has(nil) || !held.has(held.held) || held.has(whole()) {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"slices"
@@ -48,7 +49,15 @@ func (p part) within(scope kernel.Scope) bool {
 		slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return p.endpoint != "" && k.Endpoint == p.endpoint })
 }
 
-// A finder tells which part a device belongs to, for one pass.
+// has reports whether a device is one of a network's or an endpoint's.
+func (p part) has(dev string) bool {
+	if p.endpoint != "" {
+		return dev == overspan.VethName(p.endpoint)
+	}
+	return p != stray && p != part{} && (dev == overspan.BridgeName(p.network) || dev == overspan.VXLANName(p.network))
+}
+
+// A finder tells which part a device belongs to, at one moment.
 type finder struct {
 	in    planInput
 	scope kernel.Scope
@@ -128,7 +137,7 @@ func (f *finder) find(dev string) part {
 			return part{network: id}
 		}
 	}
-	for id := range f.in.Snapshot.Segments {
+	for id := range f.in.Snapshot.Segments.Keys() {
 		if strings.HasPrefix(string(id), digits) {
 			return part{network: id}
 		}
@@ -147,7 +156,7 @@ func (f *finder) findEndpoint(digits string) part {
 			return part{k.Network, k.Endpoint}
 		}
 	}
-	for _, a := range f.in.Attachments {
+	for _, a := range f.in.Local.attachments.list {
 		if strings.HasPrefix(string(a.Endpoint.ID), digits) {
 			return part{a.Endpoint.Network, a.Endpoint.ID}
 		}
@@ -190,7 +199,7 @@ func (s partSet) addScope(scope kernel.Scope) {
 
 // scope returns the scope that takes all the parts. Where an endpoint is
 // plugged in, its attachment tells.
-func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
+func (s partSet) scope(attachments attached) kernel.Scope {
 	set := newDirtySet()
 	for p := range s {
 		switch {
@@ -204,10 +213,8 @@ func (s partSet) scope(attachments []overspan.Attachment) kernel.Scope {
 			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
 		default:
 			key := kernel.EndpointKey{Network: p.network, Endpoint: p.endpoint}
-			for _, a := range attachments {
-				if a.Endpoint.ID == p.endpoint {
-					key = endpointKey(a)
-				}
+			if a := attachments.byID.Get(p.endpoint); a != nil {
+				key = endpointKey(a)
 			}
 			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
 		}
@@ -242,7 +249,7 @@ func moved(old, new planInput) partSet {
 	if old.Snapshot == nil {
 		old.Snapshot = &overspan.Snapshot{}
 	}
-	if old.Local != new.Local || !maps.Equal(old.Lost, new.Lost) {
+	if old.Local.version != new.Local.version || !maps.Equal(old.Lost, new.Lost) {
 		out.addLocal(old, new)
 	}
 	if old.Shortcut != new.Shortcut {
@@ -280,45 +287,37 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 // addLocal adds what depends on this node's sandboxes and endpoints. The first
 // and last endpoint of a network may bring or take its devices and rules.
 func (s partSet) addLocal(old, new planInput) {
-	lost := func(a *overspan.Attachment) bool { return old.Lost[a.Endpoint.ID] != new.Lost[a.Endpoint.ID] } // or found again
+	before, now := old.Local.attachments.byID, new.Local.attachments.byID
 	networks := map[overspan.NetworkID]struct{}{}
 	touch := func(a *overspan.Attachment) {
 		networks[a.Endpoint.Network] = struct{}{}
 		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
-		if len(old.Ports[a.Sandbox])+len(new.Ports[a.Sandbox]) > 0 {
+		if len(old.Local.ports[a.Sandbox])+len(new.Local.ports[a.Sandbox]) > 0 {
 			s.add(publishedPorts)
 		}
 	}
-	before, now := old.Attachments, new.Attachments
-	for len(before) > 0 && len(now) > 0 && samePlug(&before[0], &now[0]) && !lost(&now[0]) { // all but the newest, as a rule
-		before, now = before[1:], now[1:]
+	for id := range now.Changes(before) {
+		if a, b := now.Get(id), before.Get(id); a == nil || b == nil || !samePlug(a, b) {
+			touch(cmp.Or(a, b))
+		}
 	}
-	was := map[overspan.EndpointID]*overspan.Attachment{}
-	for i := range before {
-		was[before[i].Endpoint.ID] = &before[i]
-	}
-	for i := range now {
-		a := &now[i]
-		b := was[a.Endpoint.ID]
-		delete(was, a.Endpoint.ID)
-		if b == nil || !samePlug(a, b) || lost(a) {
+	for id := range overspan.Changes(old.Lost, new.Lost) { // or found again
+		if a := cmp.Or(now.Get(id), before.Get(id)); a != nil {
 			touch(a)
 		}
 	}
-	for _, a := range was {
-		touch(a)
-	}
 	s.addMembership(old, new, networks)
-	if !slices.EqualFunc(old.Sandboxes, new.Sandboxes, func(a, b overspan.Sandbox) bool { return a.ID == b.ID && a.Netns == b.Netns }) {
-		s.add(part{})
+	for id := range new.Local.sandboxes.byID.Changes(old.Local.sandboxes.byID) {
+		if a, b := new.Local.sandboxes.byID.Get(id), old.Local.sandboxes.byID.Get(id); a == nil || b == nil || a.Netns != b.Netns {
+			s.add(part{})
+		}
 	}
 }
 
 // samePlug reports whether an endpoint's plan is the same, as far as its
 // attachment goes.
 func samePlug(a, b *overspan.Attachment) bool {
-	return a.Endpoint.ID == b.Endpoint.ID && a.Committed == b.Committed && a.Netns == b.Netns &&
-		a.Endpoint.ModRevision == b.Endpoint.ModRevision
+	return a.Committed == b.Committed && a.Netns == b.Netns && a.Endpoint.ModRevision == b.Endpoint.ModRevision
 }
 
 // addMembership adds the networks that this node has joined or left, among those of
@@ -326,7 +325,7 @@ func samePlug(a, b *overspan.Attachment) bool {
 func (s partSet) addMembership(old, new planInput, networks map[overspan.NetworkID]struct{}) {
 	for _, differ := range []iter.Seq[overspan.NetworkID]{
 		maps.Keys(networks),
-		overspan.Changes(old.Snapshot.Segments, new.Snapshot.Segments),
+		new.Snapshot.Segments.Changes(old.Snapshot.Segments),
 		overspan.Changes(old.Snapshot.Networks, new.Snapshot.Networks),
 	} {
 		for id := range differ {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/overspan/overspan/kernel"
@@ -41,7 +40,7 @@ func (d *Daemon) unrealise(scope kernel.Scope, in planInput) {
 	}
 	networks := scope.Networks
 	if scope.All {
-		networks = slices.Collect(maps.Keys(in.Snapshot.Segments))
+		networks = slices.Collect(in.Snapshot.Segments.Keys())
 	}
 	for _, id := range networks {
 		if d.realised.has(id) && !in.member(id) {
@@ -57,10 +56,8 @@ func (d *Daemon) whose(res passResult, dev, cause string) map[string]string {
 	if n := res.input.Snapshot.Networks[p.network]; n != nil {
 		out["network"] = n.Name
 	}
-	for _, a := range res.input.Attachments {
-		if a.Endpoint.ID == p.endpoint {
-			out["endpoint"] = a.Endpoint.Name
-		}
+	if a := res.input.Local.attachments.byID.Get(p.endpoint); a != nil {
+		out["endpoint"] = a.Endpoint.Name
 	}
 	return out
 }

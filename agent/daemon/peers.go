@@ -61,7 +61,7 @@ func (c *confirmedBlocks) keep(s *overspan.Snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	maps.DeleteFunc(c.set, func(k blockKey, _ struct{}) bool {
-		seg := s.Segments[k.network]
+		seg := s.Segments.Get(k.network)
 		return seg == nil || seg.Blocks.Get(k.first).CreateRevision != k.epoch
 	})
 }
@@ -83,7 +83,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 	d.askForAcks(ctx, n, e)
 	for {
 		s := d.knowledge().Shown
-		seg := s.Segments[n.ID]
+		seg := s.Segments.Get(n.ID)
 		if seg == nil {
 			return nil
 		}
@@ -112,7 +112,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 // nobody has asked about yet: what is left of a block that was split.
 func (d *Daemon) askForAcks(ctx context.Context, n *overspan.Network, e overspan.Endpoint) {
 	s := d.knowledge().Shown
-	seg := s.Segments[n.ID]
+	seg := s.Segments.Get(n.ID)
 	session, err := d.registrar.session()
 	if seg == nil || err != nil {
 		return

@@ -2,7 +2,7 @@ package daemon
 
 import (
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 
 	"github.com/overspan/overspan"
@@ -13,15 +13,11 @@ import (
 
 // planInput is all that a plan depends on.
 type planInput struct {
-	Snapshot    *overspan.Snapshot
-	Self        overspan.NodeID
-	Sandboxes   []overspan.Sandbox
-	Attachments []overspan.Attachment
-	Siblings    []overspan.Attachment                  // those of Attachments whose sandbox has several, in any order
-	Ports       map[overspan.SandboxID][]overspan.Port // of the sandboxes that publish some
-	VXLANPort   uint16
-	Guard       kernel.Guard // of this host
-	Local       uint64       // version of sandboxes and attachments
+	Snapshot  *overspan.Snapshot
+	Self      overspan.NodeID
+	Local     localView
+	VXLANPort uint16
+	Guard     kernel.Guard // of this host
 
 	// Gone has the endpoints whose namespace is no more: what its path names
 	// now, if anything, is not ours to put an interface into.
@@ -69,7 +65,9 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 		for _, key := range scope.Endpoints {
 			state.Take(in.endpoint(key, ways))
 		}
-		state.Take(bridge.PortsWithin(in.publishing(ways), scope.Chains))
+		if len(scope.Chains) > 0 {
+			state.Take(bridge.PortsWithin(in.publishing(ways), scope.Chains))
+		}
 	}
 	if scope.All || scope.Global {
 		part, warns := in.global(ways)
@@ -81,37 +79,38 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 	return state, warnings
 }
 
-// members lists the networks that this node takes part in: it has an endpoint
-// there, or holds a block, so that the next attach finds all in place.
+// members lists the networks that this node takes part in.
 func (in planInput) members() []overspan.NetworkID {
-	ids := map[overspan.NetworkID]struct{}{}
-	var last overspan.NetworkID // most often the next one's too
-	for i := range in.Attachments {
-		a := &in.Attachments[i]
-		if a.Endpoint.Network != last && !in.adrift(*a) {
-			last = a.Endpoint.Network
-			ids[last] = struct{}{}
-		}
-	}
-	for id, seg := range in.Snapshot.Segments {
-		if _, known := ids[id]; !known && holds(seg, in.Self) {
-			ids[id] = struct{}{}
-		}
-	}
-	return slices.Sorted(maps.Keys(ids))
+	return slices.Compact(slices.Sorted(in.joined()))
 }
 
-// member reports whether this node takes part in a network.
-func (in planInput) member(id overspan.NetworkID) bool {
-	if seg := in.Snapshot.Segments[id]; seg != nil && holds(seg, in.Self) {
-		return true
-	}
-	for i := range in.Attachments {
-		if a := &in.Attachments[i]; a.Endpoint.Network == id && !in.adrift(*a) {
-			return true
+// joined yields the networks that this node takes part in, some of them twice
+// perhaps.
+func (in planInput) joined() iter.Seq[overspan.NetworkID] {
+	return func(yield func(overspan.NetworkID) bool) {
+		for _, known := range []iter.Seq[overspan.NetworkID]{in.Local.attachments.byNetwork.Keys(), in.Snapshot.Segments.Keys()} {
+			for id := range known {
+				if in.member(id) && !yield(id) {
+					return
+				}
+			}
 		}
 	}
+}
+
+// isMember reports whether this node takes part in any network.
+func (in planInput) isMember() bool {
+	for range in.joined() {
+		return true
+	}
 	return false
+}
+
+// member reports whether this node takes part in a network: it has an endpoint
+// there, or holds a block, so that the next attach finds all in place.
+func (in planInput) member(id overspan.NetworkID) bool {
+	return slices.ContainsFunc(in.Local.attachments.inNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
+		in.Snapshot.Segments.Get(id) != nil && holds(in.Snapshot.Segments.Get(id), in.Self)
 }
 
 // frontiers returns up to which revision each network of a scope is known.
@@ -122,7 +121,7 @@ func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	}
 	out := map[overspan.NetworkID]int64{}
 	for _, id := range networks {
-		if seg := in.Snapshot.Segments[id]; seg != nil {
+		if seg := in.Snapshot.Segments.Get(id); seg != nil {
 			out[id] = seg.Revision
 		}
 	}
@@ -144,12 +143,12 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 // member of but cannot see is unknown.
 func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State, []string) {
 	var ports []bridge.Port
-	for _, a := range in.Attachments {
-		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.Network == id && !gone && !in.adrift(a) {
+	for _, a := range in.Local.attachments.inNetwork(id) {
+		if in.pluggable(a) {
 			ports = append(ports, in.port(a, ways))
 		}
 	}
-	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
+	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments.Get(id)
 	if n == nil || seg == nil {
 		return kernel.State{Partial: len(ports) > 0}, nil
 	}
@@ -171,22 +170,25 @@ func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State,
 
 // endpoint plans one veth.
 func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State {
-	for _, a := range in.Attachments {
-		if _, gone := in.Gone[a.Endpoint.ID]; a.Endpoint.ID != key.Endpoint || gone || in.adrift(a) {
-			continue
-		}
-		n := in.Snapshot.Networks[key.Network]
-		if n == nil {
-			return kernel.State{Partial: true}
-		}
-		return bridge.PlanPort(n, in.port(a, ways))
+	a, n := in.Local.attachments.byID.Get(key.Endpoint), in.Snapshot.Networks[key.Network]
+	switch {
+	case a == nil || !in.pluggable(a):
+		return kernel.State{}
+	case n == nil:
+		return kernel.State{Partial: true}
 	}
-	return kernel.State{}
+	return bridge.PlanPort(n, in.port(a, ways))
+}
+
+// pluggable reports whether there is a namespace and a network for an attachment.
+func (in planInput) pluggable(a *overspan.Attachment) bool {
+	_, gone := in.Gone[a.Endpoint.ID]
+	return !gone && !in.adrift(a)
 }
 
 // port says how an attachment is plugged in: on the bridge once its record
 // stands in etcd, and only while it is not lost.
-func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
+func (in planInput) port(a *overspan.Attachment, ways gateways) bridge.Port {
 	e := a.Endpoint
 	e.Ports = in.portsAt(a, ways)
 	return bridge.Port{
@@ -200,7 +202,7 @@ func (in planInput) port(a overspan.Attachment, ways gateways) bridge.Port {
 }
 
 // works reports whether packets pass by an endpoint.
-func (in planInput) works(a overspan.Attachment) bool {
+func (in planInput) works(a *overspan.Attachment) bool {
 	return a.Committed && in.lost(a.Endpoint) == ""
 }
 
@@ -208,7 +210,7 @@ func (in planInput) works(a overspan.Attachment) bool {
 // it. That another node holds its slot is seen before anybody tries to publish
 // the endpoint again.
 func (in planInput) lost(e overspan.Endpoint) string {
-	if seg := in.Snapshot.Segments[e.Network]; seg != nil {
+	if seg := in.Snapshot.Segments.Get(e.Network); seg != nil {
 		if holder := foreignHolder(seg, e, in.Self); holder != "" {
 			return belongsTo(in.Snapshot, e, holder) + connectAgain
 		}
@@ -218,7 +220,7 @@ func (in planInput) lost(e overspan.Endpoint) string {
 
 // adrift reports whether an endpoint's network is known to be gone: there is
 // nothing that it could be plugged into.
-func (in planInput) adrift(a overspan.Attachment) bool {
+func (in planInput) adrift(a *overspan.Attachment) bool {
 	_, lost := in.Lost[a.Endpoint.ID]
 	return lost && in.Snapshot.Networks[a.Endpoint.Network] == nil
 }
@@ -227,7 +229,7 @@ func (in planInput) adrift(a overspan.Attachment) bool {
 // network: its rules ask them.
 func (in planInput) subnets() kernel.State {
 	var state kernel.State
-	if len(in.members()) > 0 {
+	if in.isMember() {
 		state = bridge.Subnets(in.Snapshot.Networks)
 	}
 	state.Partial = len(in.Snapshot.Bad) > 0
@@ -263,7 +265,7 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 	warnings = append(warnings, warns...)
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}
-	for _, s := range in.Sandboxes {
+	for _, s := range in.Local.sandboxes.list {
 		if s.Kind == overspan.SandboxMade {
 			state.Netns[s.Netns] = struct{}{}
 		}
@@ -288,32 +290,30 @@ func (in planInput) shortcut(local []*overspan.Network) (kernel.State, []string)
 // and whether the rules or the VTEPs do. A nil old snapshot differs in all.
 func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []overspan.NetworkID, global bool) {
 	if old == nil || old.Meta != new.Meta {
-		return slices.Sorted(maps.Keys(new.Segments)), true
+		return slices.Sorted(new.Segments.Keys()), true
 	}
 	elsewhere := movedNodes(old.Nodes, new.Nodes)
 	if _, here := elsewhere[self]; here {
-		return slices.Sorted(maps.Keys(new.Segments)), true
+		return slices.Sorted(new.Segments.Keys()), true
 	}
 	global = len(elsewhere) > 0
-	for id, seg := range new.Segments {
-		was := old.Segments[id]
-		if was == seg && old.Networks[id] == new.Networks[id] && len(elsewhere) == 0 {
-			continue
-		}
-		if was == nil || was != seg && holds(was, self) != holds(seg, self) {
-			global = true
-		}
-		if !sameForwarding(old.Networks[id], new.Networks[id], was, seg) || anyHolds(seg, elsewhere) {
-			networks = append(networks, id)
-		}
+	differ := differingNetworks(old, new)
+	if global {
+		differ = slices.AppendSeq(differ, new.Segments.Keys())
 	}
-	for id := range old.Segments {
-		if new.Segments[id] == nil {
+	for _, id := range differ {
+		was, seg := old.Segments.Get(id), new.Segments.Get(id)
+		switch {
+		case was == nil && seg == nil: // not followed
+		case was == nil || seg == nil:
 			networks, global = append(networks, id), true
+		case !sameForwarding(old.Networks[id], new.Networks[id], was, seg), anyHolds(seg, elsewhere):
+			networks = append(networks, id)
+			global = global || holds(was, self) != holds(seg, self)
 		}
 	}
 	slices.Sort(networks)
-	return networks, global
+	return slices.Compact(networks), global
 }
 
 // sameSubnets reports whether two snapshots know of the same subnets.

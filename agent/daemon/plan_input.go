@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"slices"
-
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/kernel"
 )
@@ -29,11 +27,9 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 	if found := d.shortcut.Load(); found != nil {
 		in.Shortcut, in.ShortcutErr = found.at, found.err
 	}
-	here := d.local.view()
-	in.Local, in.Sandboxes, in.Attachments, in.Siblings, in.Ports = here.version, here.sandboxes, here.attachments, here.siblings, here.ports
-	for i := range in.Attachments {
-		a := &in.Attachments[i]
-		if inScope(scope, a) && d.namespaceGone(a.Sandbox) {
+	in.Local = d.local.view()
+	for _, a := range in.Local.attachments.within(scope) {
+		if d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}
 		}
 	}
@@ -66,16 +62,4 @@ func (d *Daemon) lookForShortcut(s *overspan.Snapshot) {
 		at, err := d.host.Shortcut(self.VTEP(overspan.IPv4))
 		d.shortcut.Store(&shortcut{at, err})
 	}
-}
-
-func inScope(scope kernel.Scope, a *overspan.Attachment) bool {
-	if scope.All || slices.Contains(scope.Networks, a.Endpoint.Network) {
-		return true
-	}
-	for i := range scope.Endpoints {
-		if scope.Endpoints[i].Endpoint == a.Endpoint.ID {
-			return true
-		}
-	}
-	return false
 }

@@ -46,17 +46,17 @@ func twoNodes() planInput {
 				otherNode: {ID: otherNode, Name: "h2", VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.2")}, MTU: 1500},
 			},
 			Networks: map[overspan.NetworkID]*overspan.Network{n.ID: n},
-			Segments: map[overspan.NetworkID]*overspan.Segment{n.ID: {
+			Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{n.ID: {
 				Revision: 7,
 				Blocks: overspan.SlotMapOf(map[overspan.Slot]overspan.Block{
 					0:  {Range: overspan.Range{First: 0, Size: 16}, Node: selfNode, CreateRevision: 3, ModRevision: 3},
 					16: {Range: overspan.Range{First: 16, Size: 2}, Node: otherNode, CreateRevision: 4, ModRevision: 4, Ack: true},
 				}),
 				Endpoints: overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &web}),
-			}},
+			}}),
 		},
-		Attachments: []overspan.Attachment{{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true}},
-		VXLANPort:   4789,
+		Local:     localView{attachments: attachedOf(overspan.Attachment{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true})},
+		VXLANPort: 4789,
 	}
 }
 
@@ -70,9 +70,9 @@ func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
 		master string
 	}{
 		{"committed in an own block", func(*planInput) {}, overspan.BridgeName(demoNet)},
-		{"not committed yet", func(in *planInput) { in.Attachments[0].Committed = false }, ""},
+		{"not committed yet", func(in *planInput) { in.Local.attachments.list[0].Committed = false }, ""},
 		{"in a block that another node holds now", func(in *planInput) {
-			seg := in.Snapshot.Segments[demoNet]
+			seg := in.Snapshot.Segments.Get(demoNet)
 			b := seg.Blocks.Get(0)
 			b.Node = otherNode
 			seg.Blocks.Put(0, b)
@@ -103,14 +103,14 @@ func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
 		partial bool
 	}{
 		{"all known", func(*planInput) {}, wholeNetwork, false},
-		{"interior not read", func(in *planInput) { delete(in.Snapshot.Segments, demoNet) }, wholeNetwork, true},
+		{"interior not read", func(in *planInput) { in.Snapshot.Segments.Delete(demoNet) }, wholeNetwork, true},
 		{"record not read", func(in *planInput) { delete(in.Snapshot.Networks, demoNet) }, wholeNetwork, true},
-		{"an unreadable block", func(in *planInput) { in.Snapshot.Segments[demoNet].Bad = 1 }, wholeNetwork, true},
+		{"an unreadable block", func(in *planInput) { in.Snapshot.Segments.Get(demoNet).Bad = 1 }, wholeNetwork, true},
 		{"frozen", func(in *planInput) { in.Snapshot.Frozen = &overspan.Freeze{} }, wholeNetwork, true},
 		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
 		{"no endpoint and no block here", func(in *planInput) {
-			in.Attachments = nil
-			in.Snapshot.Segments[demoNet].Blocks.Delete(0)
+			in.Local.attachments = attached{}
+			in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 		}, wholeNetwork, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -154,12 +154,12 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 			s.Nodes[otherNode] = &n
 		}, nil, false},
 		{"the network's end", func(s *overspan.Snapshot, _ *overspan.Segment) {
-			delete(s.Segments, demoNet)
+			s.Segments.Delete(demoNet)
 		}, networks(demoNet), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before, after := twoNodes().Snapshot, twoNodes().Snapshot
-			test.change(after, after.Segments[demoNet])
+			test.change(after, after.Segments.Get(demoNet))
 			got, global := changed(before, after, selfNode)
 			if diff := cmp.Diff(test.networks, got); diff != "" || global != test.global {
 				t.Errorf("global %t, want %t; networks (-want +got):\n%s", global, test.global, diff)
@@ -169,7 +169,7 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 }
 
 func TestAcknowledgeAsksForWhatOthersAskedFor(t *testing.T) {
-	seg := twoNodes().Snapshot.Segments[demoNet]
+	seg := twoNodes().Snapshot.Segments.Get(demoNet)
 	first := ackDemand{}.after(seg, selfNode)
 	if first.newest != 4 {
 		t.Errorf("this node owes an acknowledgement of %d, want 4", first.newest)
@@ -256,8 +256,8 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, false, "slower way"},
 		{"no programs", func(in *planInput) { in.Guard = kernel.Guard{} }, false, false, ""},
 		{"no network here", func(in *planInput) {
-			in.Attachments = nil
-			in.Snapshot.Segments[demoNet].Blocks.Delete(0)
+			in.Local.attachments = attached{}
+			in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 		}, false, false, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -86,7 +86,7 @@ func (d *Daemon) taken(session *store.Session, n *overspan.Network, e overspan.E
 		return overspan.Errorf(overspan.ErrFenced, "endpoint %s was taken off network %s while it was attached: %w", e.Name, n.Name, over)
 	}
 	s := d.knowledge().Shown
-	seg := s.Segments[n.ID]
+	seg := s.Segments.Get(n.ID)
 	if s.Frozen != nil || seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
 		return nil // unknown is not absent
 	}

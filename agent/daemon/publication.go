@@ -98,7 +98,7 @@ func (in publicationInput) publish() publication {
 		for id := range in.Memory.Networks {
 			networks[id] = due[id]
 		}
-		for id := range in.Snapshot.Segments {
+		for id := range in.Snapshot.Segments.Keys() {
 			networks[id] = due[id]
 		}
 	}
@@ -219,7 +219,7 @@ func clash(a, b *overspan.Network) bool {
 
 // network decides about a network that etcd has.
 func (in publicationInput) network(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
-	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments[id]
+	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments.Get(id)
 	if n.Deleting || seg == nil {
 		for _, a := range due {
 			switch {
@@ -268,7 +268,7 @@ func (in publicationInput) remembered(id overspan.NetworkID) *overspan.Segment {
 	if !in.frozen() || in.Memory == nil {
 		return nil
 	}
-	return in.Memory.Segments[id]
+	return in.Memory.Segments.Get(id)
 }
 
 // former returns the blocks that this node held in a network; known is false if

@@ -16,11 +16,12 @@ import (
 // 2 of demo, which etcd has forgotten, and nobody holds a block.
 func returned() publicationInput {
 	in := twoNodes()
-	in.Attachments[0].NetworkName = "demo"
-	in.Attachments[0].Registration = 3
-	in.Snapshot.Segments[demoNet].Blocks = overspan.SlotMap[overspan.Block]{}
-	in.Snapshot.Segments[demoNet].Endpoints = overspan.SlotMap[*overspan.Endpoint]{}
-	return publicationInput{Self: selfNode, Snapshot: in.Snapshot, Registration: 5, Attachments: in.Attachments}
+	web := *in.Local.attachments.list[0]
+	web.NetworkName = "demo"
+	web.Registration = 3
+	in.Snapshot.Segments.Get(demoNet).Blocks = overspan.SlotMap[overspan.Block]{}
+	in.Snapshot.Segments.Get(demoNet).Endpoints = overspan.SlotMap[*overspan.Endpoint]{}
+	return publicationInput{Self: selfNode, Snapshot: in.Snapshot, Registration: 5, Attachments: []overspan.Attachment{web}}
 }
 
 func hold(seg *overspan.Segment, node overspan.NodeID, first overspan.Slot, size uint64) {
@@ -50,7 +51,7 @@ func (in *publicationInput) freezeWith(memory func(*overspan.Segment)) {
 	memory(seg)
 	in.Memory = &overspan.Snapshot{
 		Networks: maps.Clone(in.Snapshot.Networks),
-		Segments: map[overspan.NetworkID]*overspan.Segment{demoNet: seg},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
 	}
 	in.Snapshot.Frozen = &overspan.Freeze{Reason: "a test", Revision: 4}
 }
@@ -89,7 +90,7 @@ func (p publication) text() []string {
 }
 
 func TestPublication(t *testing.T) {
-	demoSeg := func(in *publicationInput) *overspan.Segment { return in.Snapshot.Segments[demoNet] }
+	demoSeg := func(in *publicationInput) *overspan.Segment { return in.Snapshot.Segments.Get(demoNet) }
 	web := returned().Attachments[0].Endpoint
 	for _, tc := range []struct {
 		name   string
@@ -133,7 +134,7 @@ func TestPublication(t *testing.T) {
 			in.Snapshot.Networks[demoNet] = n
 		}, []string{"lost: network demo is being removed; disconnect it"}},
 		{
-			"its network is not read yet", func(in *publicationInput) { delete(in.Snapshot.Segments, demoNet) },
+			"its network is not read yet", func(in *publicationInput) { in.Snapshot.Segments.Delete(demoNet) },
 			[]string{"waiting: network demo has not been read from etcd yet"},
 		},
 		{"two of this node have one name", func(in *publicationInput) {
@@ -144,25 +145,25 @@ func TestPublication(t *testing.T) {
 
 		{"frozen: an empty etcd", func(in *publicationInput) {
 			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
-			in.Snapshot.Networks, in.Snapshot.Segments = nil, nil
+			in.Snapshot.Networks, in.Snapshot.Segments = nil, overspan.Segments{}
 		}, []string{"network demo", "waiting: network demo is not in etcd"}},
 		{"frozen: its block is forgotten", func(in *publicationInput) {
 			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
 		}, []string{"claim 2-2", "around 0-1", "around 3-3"}},
 		{"frozen: a network that this node has nothing to do with", func(in *publicationInput) {
 			in.freezeWith(func(seg *overspan.Segment) {})
-			in.Attachments, in.Snapshot.Networks, in.Snapshot.Segments = nil, nil, nil
+			in.Attachments, in.Snapshot.Networks, in.Snapshot.Segments = nil, nil, overspan.Segments{}
 		}, []string{"network demo"}},
 		{"frozen: its network had been removed, and is back", func(in *publicationInput) {
 			in.freezeWith(func(seg *overspan.Segment) {})
-			in.Memory.Networks, in.Memory.Segments, in.Memory.Revision = nil, nil, 20
+			in.Memory.Networks, in.Memory.Segments, in.Memory.Revision = nil, overspan.Segments{}, 20
 			hold(demoSeg(in), selfNode, 0, 4)
 			stand(demoSeg(in), web)
 		}, []string{"keep [] of 0-3", "withdraw web1", "lost: network demo was removed; disconnect it"}},
 		{"frozen: networks that had been removed are back, some in the way", func(in *publicationInput) {
 			in.freezeWith(func(seg *overspan.Segment) { hold(seg, selfNode, 0, 4); stand(seg, web) })
 			in.Memory.Revision = 20
-			in.Snapshot.Networks, in.Snapshot.Segments = map[overspan.NetworkID]*overspan.Network{}, nil
+			in.Snapshot.Networks, in.Snapshot.Segments = map[overspan.NetworkID]*overspan.Network{}, overspan.Segments{}
 			for id, change := range map[overspan.NetworkID]func(*overspan.Network){
 				"1": func(n *overspan.Network) { n.Name = "name" },
 				"2": func(n *overspan.Network) { n.VNI, n.IPv4 = 7, overspan.Subnet{}; n.Name = "demo" },

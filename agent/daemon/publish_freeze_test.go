@@ -141,7 +141,7 @@ func leftNetwork(n *testNode) (overspan.Endpoint, int64) {
 	}
 	n.eventually("the network is idle", func() bool { return len(n.idleNetworks()) == 1 })
 	n.leaveIdle(n.t.Context())
-	n.eventually("the network is left", func() bool { return n.Snapshot().Segments[e.Network] == nil })
+	n.eventually("the network is left", func() bool { return n.Snapshot().Segments.Get(e.Network) == nil })
 	return e, backup
 }
 
@@ -164,7 +164,7 @@ func TestNodeThatMissedTheFreezeFindsWhatIsOfThePast(t *testing.T) {
 	h1.eventually("the freeze is over", func() bool { return h1.Snapshot().Frozen == nil })
 
 	h2.start()
-	h2.eventually("the network that it left is followed", func() bool { return h2.Snapshot().Segments[e.Network] != nil })
+	h2.eventually("the network that it left is followed", func() bool { return h2.Snapshot().Segments.Get(e.Network) != nil })
 	h2.eventually("its endpoint of the past is released", func() bool { return !h2.published(e) })
 }
 
@@ -184,7 +184,7 @@ func TestBlockOfThePastInANetworkThatWasLeftIsGivenUp(t *testing.T) {
 	c.whole()
 	h1.eventually("the network is idle again", func() bool { return len(h1.idleNetworks()) == 1 })
 	h1.leaveIdle(t.Context())
-	h1.eventually("the network is left again", func() bool { return h1.Snapshot().Segments[e.Network] == nil })
+	h1.eventually("the network is left again", func() bool { return h1.Snapshot().Segments.Get(e.Network) == nil })
 }
 
 // An endpoint that was lost before etcd lost its past is lost afterwards, even

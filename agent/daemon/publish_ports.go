@@ -105,7 +105,7 @@ func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
 		return out
 	}
 	ways := in.gateways()
-	for _, a := range in.Attachments {
+	for _, a := range in.Local.attachments.list {
 		if in.works(a) {
 			out[a.Endpoint.ID] = in.portsAt(a, ways)
 		}
@@ -124,11 +124,9 @@ func (d *Daemon) portsOfNew(sb overspan.Sandbox, a overspan.Attachment) []oversp
 		return nil
 	}
 	a.Committed = true
-	in.Ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
-	if in.Siblings = d.local.inSandbox(sb.ID); len(in.Siblings) > 0 {
-		in.Siblings = append(in.Siblings, a)
-	}
-	return in.portsAt(a, in.gateways())
+	in.Local.ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
+	in.Local.attachments.put(&a)
+	return in.portsAt(&a, in.gateways())
 }
 
 // holdPorts tries to hold what the agent could not hold at its start.

@@ -112,10 +112,8 @@ func (p *publisher) now() publicationState {
 // still to be published: no newcomer takes it meanwhile.
 func (p *publisher) reserve(n *overspan.Network, name string, registration int64) error {
 	lost := p.lost()
-	here := p.d.local.allAttachments()
-	for i := range here {
-		a := &here[i]
-		if a.Registration == registration || !a.Committed || a.Endpoint.Network != n.ID || a.Endpoint.Name != name {
+	for _, a := range p.d.local.inNetwork(n.ID) {
+		if a.Registration == registration || !a.Committed || a.Endpoint.Name != name {
 			continue
 		}
 		if _, is := lost[a.Endpoint.ID]; is {
@@ -263,7 +261,7 @@ func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot, now survey
 		return nil
 	}
 	for id := range s.Networks {
-		if s.Segments[id] != nil {
+		if s.Segments.Get(id) != nil {
 			continue
 		}
 		if err := p.look(ctx, id); err != nil {
@@ -278,7 +276,7 @@ func (p *publisher) survey(ctx context.Context, s *overspan.Snapshot, now survey
 // node has something all the same: a survey may have been older than that.
 func (p *publisher) revisit(ctx context.Context, s *overspan.Snapshot, obsolete []*overspan.Network) error {
 	for _, n := range obsolete {
-		if s.Segments[n.ID] != nil {
+		if s.Segments.Get(n.ID) != nil {
 			continue
 		}
 		if err := p.look(ctx, n.ID); err != nil {

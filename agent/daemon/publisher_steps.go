@@ -172,7 +172,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	}
 	p.mu.Unlock()
 	if lost {
-		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(a)}}, causeChange)
+		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{endpointKey(&a)}}, causeChange)
 	}
 	if !w.Stands {
 		p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
@@ -186,7 +186,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error) {
 	id, why := a.Endpoint.ID, err.Error()
 	taken := errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrExists)
-	readable := in.Snapshot.Segments[a.Endpoint.Network].Bad == 0
+	readable := in.Snapshot.Segments.Get(a.Endpoint.Network).Bad == 0
 	p.mu.Lock()
 	_, before := p.state.Lost[id]
 	final := taken && readable && !in.frozen()

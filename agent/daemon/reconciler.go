@@ -174,7 +174,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 			}
 		case <-ticker.C:
 			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
-			r.insides = endsOf(res.input.Attachments)
+			r.insides = endsOf(res.input.Local.attachments.list)
 		case <-ready(len(r.insides) > 0):
 			n := min(len(r.insides), insidesAtOnce)
 			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, causeResync)
@@ -248,7 +248,7 @@ func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
 
 func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
 	look, entries := r.narrow(in, scope, changed)
-	if len(in.members()) == 0 {
+	if len(look.Sets) > 0 && !in.isMember() {
 		look.Sets = nil // they go in the pass that takes the rules which ask them
 	}
 	want, warnings := plan(in, look)
@@ -338,7 +338,7 @@ func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
 func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	scope := kernel.Scope{All: true, Global: true}
 	if in, ok := r.input(scope); ok {
-		scope.Endpoints = endsOf(in.Attachments)
+		scope.Endpoints = endsOf(in.Local.attachments.list)
 	}
 	return r.ask(ctx, passRequest{scope: scope, dry: true})
 }

@@ -240,7 +240,7 @@ func (r *releaser) abandon(seg *overspan.Segment) error {
 // orphans lists the endpoints of this node that nobody here knows, and that are
 // not released anyway.
 func (r *releaser) orphans(s *overspan.Snapshot, pending []overspan.Endpoint) (out []*overspan.Endpoint) {
-	for _, seg := range s.Segments {
+	for _, seg := range s.Segments.All() {
 		out = append(out, r.orphansIn(seg, pending)...)
 	}
 	return out

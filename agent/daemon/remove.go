@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -65,7 +66,7 @@ func (d *Daemon) finishRemovalOf(ctx context.Context, ref string) (RemovedNode, 
 	if err != nil {
 		return RemovedNode{}, err
 	}
-	id, err := overspan.Match("node", ref, names)
+	id, err := overspan.Match("node", ref, maps.All(names))
 	if err != nil {
 		return RemovedNode{}, err
 	}
@@ -116,7 +117,7 @@ func (d *Daemon) node(ctx context.Context, ref string) (*overspan.Node, error) {
 	for id, n := range s.Nodes {
 		names[id] = n.Name
 	}
-	id, err := overspan.Match("node", ref, names)
+	id, err := overspan.Match("node", ref, maps.All(names))
 	if errors.Is(err, overspan.ErrNotFound) && s.Frozen != nil {
 		return nil, s.Frozen.Refusal() // etcd may have forgotten it, and still lists show it
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 )
 
 // Sandboxes returns the sandboxes that this node knows, oldest first.
-func (d *Daemon) Sandboxes() []overspan.Sandbox { return d.local.allSandboxes() }
+func (d *Daemon) Sandboxes() []overspan.Sandbox { return valuesOf(d.local.allSandboxes()) }
 
 // Attachments returns this node's endpoints, oldest first, and says of each
 // whether it is lost, and whether its sandbox's default routes lead through it.
@@ -23,11 +24,16 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 	if !known {
 		return d.local.allAttachments()
 	}
-	ways := gatewaysOf(in.Attachments, in.Snapshot.Networks, in.works)
-	out := slices.Clone(in.Attachments)
-	for i, a := range out {
-		out[i].Lost = in.lost(a.Endpoint)
-		out[i].Gateway = len(ways.secondary(a)) < len(families)
+	var out []overspan.Attachment
+	ways := map[overspan.SandboxID]gateway{}
+	for _, shared := range in.Local.attachments.list {
+		a := *shared
+		if ways[a.Sandbox] == nil {
+			ways[a.Sandbox] = gatewayOf(in.Local.attachments.inSandbox(a.Sandbox), in.Snapshot.Networks, in.works)
+		}
+		a.Lost = in.lost(a.Endpoint)
+		a.Gateway = slices.Contains(slices.Collect(maps.Values(ways[a.Sandbox])), a.Endpoint.ID)
+		out = append(out, a)
 	}
 	return out
 }
@@ -127,7 +133,7 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 	}
 	var errs []error
 	for _, a := range d.local.inSandbox(sb.ID) {
-		if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+		if _, err := d.detach(ctx, *a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}
@@ -176,7 +182,7 @@ func (d *Daemon) forgetIfUnused(sb overspan.Sandbox) {
 func (d *Daemon) reviveSandboxes(ctx context.Context) error {
 	// What else could not be brought in line is no reason to leave them out.
 	errs := []error{d.rec.do(ctx, kernel.Scope{Global: true})}
-	for _, sb := range d.local.allSandboxes() {
+	for _, sb := range d.Sandboxes() {
 		if sb.Kind != overspan.SandboxMade || !strings.HasPrefix(sb.Netns, d.cfg.NetnsDir()) {
 			continue
 		}
@@ -211,7 +217,7 @@ func (d *Daemon) buryDead(ctx context.Context) {
 		if !d.namespaceGone(sb.ID) {
 			continue
 		}
-		if err := d.bury(ctx, sb); err != nil && ctx.Err() == nil {
+		if err := d.bury(ctx, *sb); err != nil && ctx.Err() == nil {
 			d.log.Error("cannot end what a sandbox had that is gone", "sandbox", sb.Name, "error", err)
 		}
 	}
@@ -230,7 +236,7 @@ func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) error {
 	d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
 	var errs []error
 	for _, a := range d.local.inSandbox(sb.ID) {
-		if _, err := d.detach(ctx, a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
+		if _, err := d.detach(ctx, *a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}

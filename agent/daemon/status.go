@@ -185,14 +185,14 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	for _, b := range s.Bad {
 		out = append(out, fmt.Sprintf("record %s cannot be read and is left alone: %s", b.Key, b.Err))
 	}
-	for _, seg := range s.Segments {
+	for _, seg := range s.Segments.All() {
 		bad += seg.Bad
 	}
 	if bad > 0 && len(s.Bad) == 0 {
 		out = append(out, fmt.Sprintf("%d records inside networks cannot be read", bad))
 	}
 	in, _ := d.planInput(kernel.Scope{})
-	for _, a := range in.Attachments {
+	for _, a := range in.Local.attachments.list {
 		if why := in.lost(a.Endpoint); why != "" {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, why))
 		}

@@ -53,7 +53,7 @@ func (d *Daemon) known(found overspan.Sandbox, inode overspan.NetnsID) (overspan
 	defer d.admit.Unlock()
 	for _, sb := range d.local.allSandboxes() {
 		if sb.Inode.Is(inode) {
-			return sb, nil
+			return *sb, nil
 		}
 	}
 	switch {
@@ -127,11 +127,13 @@ func netnsTarget(path string) (overspan.Sandbox, error) {
 
 // sandbox finds a known sandbox by name, id, or a unique prefix of its id.
 func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
-	names := map[overspan.SandboxID]string{}
-	for _, sb := range d.local.allSandboxes() {
-		names[sb.ID] = sb.Name
-	}
-	id, err := overspan.Match("sandbox", ref, names)
+	id, err := overspan.Match("sandbox", ref, func(yield func(overspan.SandboxID, string) bool) {
+		for _, sb := range d.local.allSandboxes() {
+			if !yield(sb.ID, sb.Name) {
+				return
+			}
+		}
+	})
 	if err != nil {
 		return overspan.Sandbox{}, err
 	}
@@ -171,20 +173,22 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 
 // leftBehind returns the attachments to networks that nobody can name any more,
 // of which ref was the name or is the id.
-func (d *Daemon) leftBehind(ref string) []overspan.Attachment {
-	return d.local.filter(func(a overspan.Attachment) bool {
+func (d *Daemon) leftBehind(ref string) []*overspan.Attachment {
+	return slices.DeleteFunc(slices.Clone(d.local.attached().list), func(a *overspan.Attachment) bool {
 		n := d.networkByID(a.Endpoint.Network)
-		return (n == nil || n.Deleting) && (a.NetworkName == ref || string(a.Endpoint.Network) == ref)
+		return n != nil && !n.Deleting || a.NetworkName != ref && string(a.Endpoint.Network) != ref
 	})
 }
 
 // attachmentAmong finds one of a network's attachments.
-func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment, ref string) (overspan.Attachment, error) {
-	names := map[overspan.EndpointID]string{}
-	for _, a := range here {
-		names[a.Endpoint.ID] = a.Endpoint.Name
-	}
-	found, err := overspan.Match("endpoint", ref, names)
+func (d *Daemon) attachmentAmong(ctx context.Context, here []*overspan.Attachment, ref string) (overspan.Attachment, error) {
+	found, err := overspan.Match("endpoint", ref, func(yield func(overspan.EndpointID, string) bool) {
+		for _, a := range here {
+			if !yield(a.Endpoint.ID, a.Endpoint.Name) {
+				return
+			}
+		}
+	})
 	a, known := d.local.attachment(found)
 	if err == nil && known && (a.Endpoint.Name == ref || string(found) == ref) {
 		return a, nil
@@ -193,7 +197,7 @@ func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment
 	if sb, err := d.knownSandbox(ctx, ref); err == nil {
 		for _, a := range here {
 			if a.Sandbox == sb {
-				return a, nil
+				return *a, nil
 			}
 		}
 	}
@@ -207,10 +211,10 @@ func (d *Daemon) attachmentAmong(ctx context.Context, here []overspan.Attachment
 // that is not known. One whose release waits for etcd still stands there as this
 // node's own.
 func elsewhere(s *overspan.Snapshot, self overspan.NodeID, id overspan.NetworkID, ref string) string {
-	if s == nil || s.Segments[id] == nil {
+	if s == nil || s.Segments.Get(id) == nil {
 		return ""
 	}
-	for e := range s.Segments[id].Endpoints.Values() {
+	for e := range s.Segments.Get(id).Endpoints.Values() {
 		if e.Name != ref && string(e.ID) != ref {
 			continue
 		}

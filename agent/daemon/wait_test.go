@@ -77,7 +77,7 @@ func TestWhatConnectWaitsFor(t *testing.T) {
 // What is known of a block goes with it, and with the network that it is in.
 func TestConfirmedBlocksAreForgottenWithTheBlocks(t *testing.T) {
 	s := twoNodes().Snapshot
-	stands := keyOf(demoNet, s.Segments[demoNet].Blocks.Get(0))
+	stands := keyOf(demoNet, s.Segments.Get(demoNet).Blocks.Get(0))
 	anew, left := stands, stands
 	anew.epoch--
 	left.network = "left"

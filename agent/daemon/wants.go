@@ -12,11 +12,21 @@ import (
 
 // answerWants gives up slots that other nodes ask for, as far as they are unused.
 func (d *Daemon) answerWants(ctx context.Context) error {
+	var seen overspan.Segments
+	wanted := map[overspan.NetworkID][]overspan.Want{} // of this node
 	for {
 		changed := d.snapshots.wait()
-		for id, wants := range wantsOf(d.knowledge().Etcd, d.Self()) {
-			if err := d.alloc.Grants(ctx, id, wants, d.answer); err != nil {
-				d.log.Warn("cannot answer a want", "network", overspan.ShortID(id), "error", err)
+		if s := d.knowledge().Etcd; s != nil {
+			for id := range s.Segments.Changes(seen) {
+				if wanted[id] = wantsOf(s.Segments.Get(id), d.Self()); len(wanted[id]) == 0 {
+					delete(wanted, id)
+				}
+			}
+			seen = s.Segments
+			for id, wants := range wanted {
+				if err := d.alloc.Grants(ctx, id, wants, d.answer); err != nil {
+					d.log.Warn("cannot answer a want", "network", overspan.ShortID(id), "error", err)
+				}
 			}
 		}
 		select {
@@ -27,20 +37,12 @@ func (d *Daemon) answerWants(ctx context.Context) error {
 	}
 }
 
-// wantsOf returns what others want of a node, by network.
-func wantsOf(s *overspan.Snapshot, holder overspan.NodeID) map[overspan.NetworkID][]overspan.Want {
-	out := map[overspan.NetworkID][]overspan.Want{}
-	if s == nil {
-		return out
+// wantsOf returns what others want of a node in a network; a nil one is not known.
+func wantsOf(seg *overspan.Segment, holder overspan.NodeID) []overspan.Want {
+	if seg == nil {
+		return nil
 	}
-	for id, seg := range s.Segments {
-		for _, w := range seg.Wants {
-			if w.Holder == holder {
-				out[id] = append(out[id], w)
-			}
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(seg.Wants), func(w overspan.Want) bool { return w.Holder != holder })
 }
 
 // answer gives the asker what it may have, or takes its want away: a refusal.

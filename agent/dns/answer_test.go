@@ -23,8 +23,8 @@ import (
 type town struct {
 	mu          sync.Mutex // of a town that is served: held while it changes
 	snapshot    *overspan.Snapshot
-	sandboxes   []overspan.Sandbox
-	attachments []overspan.Attachment
+	sandboxes   []*overspan.Sandbox
+	attachments []*overspan.Attachment
 	indexes     map[overspan.NetworkID]*index
 }
 
@@ -50,7 +50,7 @@ func newTown() *town {
 			"other":  n("other", "other", "10.1.0.0/24", "", false),
 			"secret": n("secret", "secret", "10.2.0.0/24", "", true),
 		},
-		Segments: map[overspan.NetworkID]*overspan.Segment{"demo": {}, "other": {}, "secret": {}},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{"demo": {}, "other": {}, "secret": {}}),
 	}}
 	t.publish(t.endpoint("demo", "h1", "web", 2), "80/tcp", "81/sctp")
 	t.publish(t.endpoint("demo", "h2", "Db", 3, "data"), "80/tcp", "80/tcp", "53/udp")
@@ -66,7 +66,7 @@ func newTown() *town {
 }
 
 func (t *town) endpoint(network overspan.NetworkID, node overspan.NodeID, name string, slot overspan.Slot, aliases ...string) overspan.Endpoint {
-	n, seg := t.snapshot.Networks[network], t.snapshot.Segments[network]
+	n, seg := t.snapshot.Networks[network], t.snapshot.Segments.Get(network)
 	e := &overspan.Endpoint{
 		ID:      overspan.EndpointID(fmt.Sprintf("%x%s", name, strings.Repeat("0", 64))[:64]),
 		Network: network, Node: node, Name: name, Aliases: aliases,
@@ -75,9 +75,9 @@ func (t *town) endpoint(network overspan.NetworkID, node overspan.NodeID, name s
 	seg.Endpoints.Put(slot, e)
 	seg.Blocks.Put(slot, overspan.Block{Range: overspan.Range{First: slot, Size: 1}, Node: node})
 	if node == "h1" {
-		t.attachments = append(t.attachments, overspan.Attachment{Endpoint: *e, Sandbox: overspan.SandboxID(name)})
-		if !slices.ContainsFunc(t.sandboxes, func(s overspan.Sandbox) bool { return s.Name == name }) {
-			t.sandboxes = append(t.sandboxes, overspan.Sandbox{ID: overspan.SandboxID(name), Name: name})
+		t.attachments = append(t.attachments, &overspan.Attachment{Endpoint: *e, Sandbox: overspan.SandboxID(name)})
+		if !slices.ContainsFunc(t.sandboxes, func(s *overspan.Sandbox) bool { return s.Name == name }) {
+			t.sandboxes = append(t.sandboxes, &overspan.Sandbox{ID: overspan.SandboxID(name), Name: name})
 		}
 	}
 	return *e
@@ -93,7 +93,7 @@ func (t *town) publish(e overspan.Endpoint, ports ...string) {
 		}
 		e.Ports = append(e.Ports, overspan.Port{Protocol: overspan.Protocol(protocol), Port: uint16(port), HostPort: uint16(8000 + i)})
 	}
-	t.snapshot.Segments[e.Network].Endpoints.Put(e.Slot, &e)
+	t.snapshot.Segments.Get(e.Network).Endpoints.Put(e.Slot, &e)
 }
 
 func (t *town) plug(network overspan.NetworkID, name string, slot overspan.Slot, links ...overspan.Link) {
@@ -191,7 +191,7 @@ func TestAnswer(t *testing.T) {
 		{
 			asker: "when another node holds the slot", network: "demo", addr: "10.0.0.10",
 			change: func(t *town) {
-				t.snapshot.Segments["demo"].Blocks.Put(3, overspan.Block{Range: overspan.Range{First: 3, Size: 1}, Node: "h3"})
+				t.snapshot.Segments.Get("demo").Blocks.Put(3, overspan.Block{Range: overspan.Range{First: 3, Size: 1}, Node: "h3"})
 			},
 			rows: []row{{"db.", dns.TypeA, "forward"}, {"data.", dns.TypeA, "answer 10.0.0.4"}},
 		},
@@ -234,7 +234,7 @@ func TestAnswer(t *testing.T) {
 // Whatever an index has followed, it holds what one that is made anew does.
 func TestIndexFollows(t *testing.T) {
 	place := newTown()
-	seg := place.snapshot.Segments["demo"]
+	seg := place.snapshot.Segments.Get("demo")
 	followed := newIndex()
 	first := seg.Endpoints
 	for i := range 300 {

@@ -121,8 +121,8 @@ func TestDeskAnswersWhatIsSoNow(t *testing.T) {
 	twice("_http._tcp.db.", dns.TypeSRV, "NOERROR 0 0 80 Db.Demo.")
 
 	c.place.mu.Lock()
-	next, segment := *c.place.snapshot, *c.place.snapshot.Segments["demo"]
-	next.Segments = map[overspan.NetworkID]*overspan.Segment{"demo": &segment}
+	next, segment := *c.place.snapshot, *c.place.snapshot.Segments.Get("demo")
+	next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{"demo": &segment})
 	c.place.snapshot = &next
 	c.place.endpoint("demo", "h2", "Db", 33)
 	segment.Endpoints.Delete(3)

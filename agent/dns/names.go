@@ -38,7 +38,7 @@ type local struct {
 	here    map[overspan.EndpointID]struct{} // the endpoints of this node that are in use
 }
 
-func newLocal(version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *local {
+func newLocal(version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) *local {
 	l := &local{version: version, askers: map[spot]*asker{}, here: map[overspan.EndpointID]struct{}{}}
 	bySandbox := map[overspan.SandboxID]*asker{}
 	for _, sb := range sandboxes {
@@ -82,7 +82,7 @@ type names struct {
 func (v names) called(name string) []*overspan.Endpoint {
 	var down []*overspan.Endpoint
 	for _, p := range v.asker.places {
-		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments[p.network]
+		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments.Get(p.network)
 		if n == nil || seg == nil {
 			continue
 		}
@@ -168,7 +168,7 @@ func (v names) up(id overspan.NodeID) bool {
 // better.
 func (v names) at(addr netip.Addr) (name string, ours bool) {
 	for _, p := range v.asker.places {
-		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments[p.network]
+		n, seg := v.snapshot.Networks[p.network], v.snapshot.Segments.Get(p.network)
 		if n == nil || seg == nil {
 			continue
 		}

@@ -31,7 +31,7 @@ type netnsFiles struct {
 
 // netnsWanted returns which namespaces want which resolv.conf, by name. Host is
 // what the host's own says.
-func netnsWanted(snapshot *overspan.Snapshot, sandboxes []overspan.Sandbox, attachments []overspan.Attachment, host overspan.Resolver) map[string]string {
+func netnsWanted(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, host overspan.Resolver) map[string]string {
 	networks := map[overspan.SandboxID][]*overspan.Network{}
 	for _, a := range attachments {
 		if n := snapshot.Networks[a.Endpoint.Network]; n != nil {

@@ -28,7 +28,7 @@ type Node interface {
 
 	// Plugged returns this node's sandboxes and attachments of one moment, oldest
 	// first, and a number that grows with each change of them.
-	Plugged() (version uint64, sandboxes []overspan.Sandbox, attachments []overspan.Attachment)
+	Plugged() (version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment)
 
 	// Changed returns a channel that closes at the next change of Called.
 	Changed() <-chan struct{}
@@ -140,7 +140,7 @@ func (s *Server) settle(all bool) bool {
 
 // settleFiles has each namespace's resolv.conf say what it should. The caller
 // holds mu.
-func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []overspan.Sandbox, attachments []overspan.Attachment, all bool) error {
+func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, all bool) error {
 	host, err := s.host.read()
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []overspan.S
 }
 
 // settleDoors opens and closes what Settle says. The caller holds mu.
-func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []overspan.Attachment) {
+func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) {
 	want := gateways(snapshot, attachments)
 	for at, d := range s.doors {
 		// That a record cannot be read does not mean that it is gone.
@@ -181,7 +181,7 @@ func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []overspan
 }
 
 // gateways returns where names are to be served.
-func gateways(snapshot *overspan.Snapshot, attachments []overspan.Attachment) map[spot]struct{} {
+func gateways(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) map[spot]struct{} {
 	out := map[spot]struct{}{}
 	for _, a := range attachments {
 		n := snapshot.Networks[a.Endpoint.Network]

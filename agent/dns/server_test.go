@@ -28,7 +28,7 @@ func (t *town) Called() *overspan.Snapshot {
 }
 
 // Plugged implements Node.
-func (t *town) Plugged() (uint64, []overspan.Sandbox, []overspan.Attachment) {
+func (t *town) Plugged() (uint64, []*overspan.Sandbox, []*overspan.Attachment) {
 	return 1, t.sandboxes, t.attachments
 }
 

@@ -206,7 +206,7 @@ func (b *bed) ghost(n *overspan.Network) overspan.NodeID {
 	b.Helper()
 	last := n.Slots() - overspan.MaxBlockSize
 	b.haunt(scale.Ghosts{Network: n, Blocks: overspan.Range{First: last, Size: overspan.MaxBlockSize}})
-	holder, _ := b.Nodes[0].Snapshot().Segments[n.ID].Holder(last)
+	holder, _ := b.Nodes[0].Snapshot().Segments.Get(n.ID).Holder(last)
 	return holder.Node
 }
 
@@ -217,7 +217,7 @@ func (b *bed) haunt(g scale.Ghosts) {
 	last := g.Blocks.Last()
 	for _, n := range b.Nodes {
 		b.must(n.Until(b.ctx, "the ghosts are seen", func() bool {
-			seg := n.Snapshot().Segments[g.Network.ID]
+			seg := n.Snapshot().Segments.Get(g.Network.ID)
 			if seg == nil {
 				return true
 			}

@@ -19,7 +19,7 @@ func BenchmarkAttachBeside(b *testing.B) {
 	for _, slots := range whole([]int{10_000, 50_000}, []int{1000}) {
 		b.Run(fmt.Sprintf("entries=%d", slots), func(b *testing.B) { attachBeside(b, slots, 1) })
 	}
-	for _, networks := range whole([]int{10, 100}, []int{3}) {
+	for _, networks := range whole([]int{10, 100, 400, 1000}, []int{3}) {
 		b.Run(fmt.Sprintf("networks=%d", networks), func(b *testing.B) { attachBeside(b, 0, networks) })
 	}
 }
@@ -65,8 +65,9 @@ func lone(b *testing.B, slots, networks int) *bed {
 	n := m.createIn("demo", "10.128.0.0/12", "10.128.0.0/16")
 	for i := range networks - 1 {
 		name := fmt.Sprintf("other%d", i)
-		m.createIn(name, fmt.Sprintf("10.200.%d.0/24", i), "")
-		m.join(name)
+		m.createIn(name, fmt.Sprintf("10.%d.%d.0/24", 200+i/256, i%256), "")
+		_, err := m.attach(m.Nodes[0], name)
+		m.must(err)
 	}
 	m.join("demo")
 	if blocks := slots / overspan.MaxBlockSize; blocks > 0 {

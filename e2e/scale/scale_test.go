@@ -163,7 +163,7 @@ func TestManyNodesAgree(t *testing.T) {
 	for i, n := range b.Nodes {
 		b.must(n.Clean(b.ctx))
 		state := n.Kernel.State()
-		if got := len(maps.Collect(n.Snapshot().Segments[net.ID].Endpoints.All())); got != nodes*each {
+		if got := len(maps.Collect(n.Snapshot().Segments.Get(net.ID).Endpoints.All())); got != nodes*each {
 			t.Errorf("node %d knows %d endpoints, want %d", i, got, nodes*each)
 		}
 		for addr, at := range home {

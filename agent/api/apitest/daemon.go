@@ -67,7 +67,6 @@ func New() *Daemon {
 				Away:  node(Away, "h3", "10.99.0.3", false),
 			},
 			Networks: map[overspan.NetworkID]*overspan.Network{},
-			Segments: map[overspan.NetworkID]*overspan.Segment{},
 		},
 		status: daemon.Status{
 			Started:          Created,
@@ -101,7 +100,6 @@ func (d *Daemon) change(f func(*overspan.Snapshot)) {
 	next.Revision++
 	next.Nodes = maps.Clone(next.Nodes)
 	next.Networks = maps.Clone(next.Networks)
-	next.Segments = maps.Clone(next.Segments)
 	f(&next)
 	d.snapshot = &next
 }
@@ -204,7 +202,7 @@ func (d *Daemon) Lose(name, why string) {
 		if a.Endpoint.Name == name {
 			d.attachments[i].Lost = why
 			d.change(func(s *overspan.Snapshot) {
-				s.Segments[a.Endpoint.Network] = without(s.Segments[a.Endpoint.Network], a.Endpoint)
+				s.Segments.Put(a.Endpoint.Network, without(s.Segments.Get(a.Endpoint.Network), a.Endpoint))
 			})
 		}
 	}
@@ -252,7 +250,7 @@ func (d *Daemon) reachable() error {
 func (d *Daemon) Segment(_ context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.snapshot.Segments[id]; s != nil {
+	if s := d.snapshot.Segments.Get(id); s != nil {
 		return s, nil
 	}
 	if err := d.reachable(); err != nil {
@@ -281,8 +279,8 @@ func (d *Daemon) Unfollow(network string) error {
 	if err != nil {
 		return err
 	}
-	d.unfollowed[n.ID] = d.snapshot.Segments[n.ID]
-	d.change(func(s *overspan.Snapshot) { delete(s.Segments, n.ID) })
+	d.unfollowed[n.ID] = d.snapshot.Segments.Get(n.ID)
+	d.change(func(s *overspan.Snapshot) { s.Segments.Delete(n.ID) })
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,7 +64,7 @@ func (d *Daemon) CreateNetwork(_ context.Context, r daemon.CreateRequest) (*over
 	}
 	d.change(func(s *overspan.Snapshot) {
 		s.Networks[n.ID] = n
-		s.Segments[n.ID] = &overspan.Segment{}
+		s.Segments.Put(n.ID, &overspan.Segment{})
 	})
 	d.events.Publish(daemon.Event{Time: Created, Type: "network", Action: "create", ID: string(n.ID), Name: n.Name})
 	return n, nil
@@ -86,7 +87,7 @@ func (d *Daemon) network(ref string) (*overspan.Network, error) {
 			names[id] = n.Name
 		}
 	}
-	id, err := overspan.Match("network", ref, names)
+	id, err := overspan.Match("network", ref, maps.All(names))
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkI
 		return "", err
 	}
 	var users []string
-	for e := range d.snapshot.Segments[n.ID].Endpoints.Values() {
+	for e := range d.snapshot.Segments.Get(n.ID).Endpoints.Values() {
 		users = append(users, e.Name)
 	}
 	if len(users) > 0 {
@@ -117,7 +118,7 @@ func (d *Daemon) RemoveNetwork(_ context.Context, ref string) (overspan.NetworkI
 	}
 	d.change(func(s *overspan.Snapshot) {
 		delete(s.Networks, n.ID)
-		delete(s.Segments, n.ID)
+		s.Segments.Delete(n.ID)
 	})
 	return n.ID, nil
 }
@@ -141,7 +142,7 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 	if err != nil {
 		return daemon.ConnectResult{}, err
 	}
-	segment := d.snapshot.Segments[n.ID]
+	segment := d.snapshot.Segments.Get(n.ID)
 	slot, err := choose(n, segment, r.IP)
 	if err != nil {
 		return daemon.ConnectResult{}, err
@@ -166,7 +167,7 @@ func (d *Daemon) Connect(_ context.Context, r daemon.ConnectRequest) (daemon.Con
 			return daemon.ConnectResult{}, err
 		}
 	}
-	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(segment, e) })
+	d.change(func(s *overspan.Snapshot) { s.Segments.Put(n.ID, with(segment, e)) })
 	d.attachments = append(d.attachments, overspan.Attachment{
 		Endpoint: e, Sandbox: sb.ID, Netns: sb.Netns, NetworkName: n.Name, Committed: true,
 		GatewayPriority: r.GatewayPriority, DriverOptions: r.DriverOptions, Gateway: d.plugged(sb.ID) == 0, Links: r.Links,
@@ -189,7 +190,7 @@ func (d *Daemon) needDefault() {
 		ID: id, Name: overspan.DefaultNetwork, Driver: overspan.DriverBridge, Node: Self,
 		IPv4: automatic("172.16.0.0/24"), MTU: 1500, Created: Created,
 	}
-	d.change(func(s *overspan.Snapshot) { s.Networks[id], s.Segments[id] = n, &overspan.Segment{} })
+	d.change(func(s *overspan.Snapshot) { s.Networks[id] = n; s.Segments.Put(id, &overspan.Segment{}) })
 }
 
 // choose takes the wanted slot, else the lowest free one.
@@ -266,9 +267,9 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	for e := range d.snapshot.Segments[n.ID].Endpoints.Values() {
+	for e := range d.snapshot.Segments.Get(n.ID).Endpoints.Values() {
 		if e.Name == target {
-			d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = without(s.Segments[n.ID], *e) })
+			d.change(func(s *overspan.Snapshot) { s.Segments.Put(n.ID, without(s.Segments.Get(n.ID), *e)) })
 			return *e, false, nil
 		}
 	}
@@ -288,7 +289,7 @@ func (d *Daemon) Place(network, name string, node overspan.NodeID) error {
 		ID: overspan.EndpointID(d.newID()), Network: n.ID, Node: node, Name: name, Slot: slot, Slots: []overspan.Slot{slot},
 		IPv4: n.IPv4.Addr(slot), MAC: n.MAC(slot), Sandbox: name, Interface: "eth0", Created: Created,
 	}
-	d.change(func(s *overspan.Snapshot) { s.Segments[n.ID] = with(s.Segments[n.ID], e) })
+	d.change(func(s *overspan.Snapshot) { s.Segments.Put(n.ID, with(s.Segments.Get(n.ID), e)) })
 	return nil
 }
 
@@ -306,10 +307,10 @@ func (d *Daemon) detach(i int) {
 // release removes the records of endpoints that were detached.
 func (d *Daemon) release() {
 	for _, e := range d.unreleased {
-		if d.snapshot.Segments[e.Network] == nil {
+		if d.snapshot.Segments.Get(e.Network) == nil {
 			continue // not followed
 		}
-		d.change(func(s *overspan.Snapshot) { s.Segments[e.Network] = without(s.Segments[e.Network], e) })
+		d.change(func(s *overspan.Snapshot) { s.Segments.Put(e.Network, without(s.Segments.Get(e.Network), e)) })
 	}
 	d.unreleased = nil
 }

@@ -30,7 +30,7 @@ func (d *Daemon) node(ref string) (*overspan.Node, error) {
 	for id, n := range d.snapshot.Nodes {
 		names[id] = n.Name
 	}
-	id, err := overspan.Match("node", ref, names)
+	id, err := overspan.Match("node", ref, maps.All(names))
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (d *Daemon) RemoveNode(_ context.Context, ref string, force bool) (daemon.R
 	if err := d.reachable(); err != nil {
 		return daemon.RemovedNode{}, err
 	}
-	if id, err := overspan.Match("node", ref, d.leaving); err == nil {
+	if id, err := overspan.Match("node", ref, maps.All(d.leaving)); err == nil {
 		name := d.leaving[id]
 		delete(d.leaving, id)
 		return daemon.RemovedNode{ID: id, Name: name}, nil

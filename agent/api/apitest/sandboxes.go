@@ -3,6 +3,7 @@ package apitest
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/overspan/overspan"
@@ -62,7 +63,7 @@ func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
 	for _, sb := range d.sandboxes {
 		names[sb.ID] = sb.Name
 	}
-	id, err := overspan.Match("sandbox", ref, names)
+	id, err := overspan.Match("sandbox", ref, maps.All(names))
 	if err != nil {
 		return overspan.Sandbox{}, err
 	}
