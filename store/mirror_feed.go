@@ -45,7 +45,7 @@ var errKicked = errors.New("watch lags behind, or goes on in another history")
 // run feeds the loop until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	const lastPause = 2 * time.Second
-	defer f.m.forget(f.keys.Key)
+	defer f.m.forget(f.history, f.keys.Key)
 	pause := f.m.relistPause() // the first time soon: a compaction, a new leader
 	for again := false; ; again = true {
 		start := time.Now()
@@ -81,7 +81,7 @@ func (f *feed) follow(ctx context.Context, again bool) error {
 		err = f.vouch(ctx, listing)
 	}
 	if ctx.Err() == nil {
-		f.m.report(f.keys.Key, err)
+		f.m.report(f.history, f.keys.Key, err)
 	}
 	if err != nil {
 		return err
@@ -155,12 +155,13 @@ func (m *Mirror) probe(ctx context.Context, updates chan<- update) {
 		}
 		pause.Reset(m.probePause())
 		probeCtx, cancel := context.WithTimeout(ctx, m.cfg.Probe)
+		history := m.currentHistory()
 		_, rev, err := m.check(probeCtx)
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
-		m.report("probe", err)
+		m.report(history, "probe", err)
 		if err == nil {
 			m.mu.Lock()
 			reach := min(m.wanted, rev)
@@ -188,9 +189,14 @@ func (m *Mirror) askProgress(ctx context.Context) {
 	}
 }
 
-func (m *Mirror) report(source string, err error) {
+// report notes what became of the last try to read a source, unless that was of a
+// history that is followed no more: nobody would report that it is well again.
+func (m *Mirror) report(history int, source string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.history != history {
+		return
+	}
 	before := m.health.faults[source]
 	m.health.report(source, err)
 	switch {
@@ -201,8 +207,11 @@ func (m *Mirror) report(source string, err error) {
 	}
 }
 
-func (m *Mirror) forget(source string) {
+// forget drops a source of a history that is not read any more.
+func (m *Mirror) forget(history int, source string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.health.forget(source)
+	if m.history == history {
+		m.health.forget(source)
+	}
 }
