@@ -97,11 +97,17 @@ func buildChecked(name string, flags ...string) (lab.Binaries, error) {
 	return buildAgent(name, flags...)
 }
 
+// buildAgent builds an agent into a directory of its own, and puts ctl beside it, as
+// where they are installed.
 func buildAgent(name string, flags ...string) (lab.Binaries, error) {
 	bin, err := besideAgents()
 	if err != nil {
 		return lab.Binaries{}, err
 	}
-	bin.Agent = fmt.Sprintf("%s/%s/agent", binDir, name)
-	return bin, lab.BuildProgram(context.Background(), bin.Agent, "./agent", flags...)
+	beside := bin.Ctl
+	bin.Agent, bin.Ctl = fmt.Sprintf("%s/%s/agent", binDir, name), fmt.Sprintf("%s/%s/ctl", binDir, name)
+	if err := lab.BuildProgram(context.Background(), bin.Agent, "./agent", flags...); err != nil {
+		return lab.Binaries{}, err
+	}
+	return bin, os.Link(beside, bin.Ctl)
 }
