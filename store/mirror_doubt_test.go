@@ -292,3 +292,28 @@ func TestMirrorDoubtsWhatItCannotHaveMissed(t *testing.T) {
 		})
 	}
 }
+
+// What a feed of an old history could not read says nothing of the new one, where
+// nobody would report that it can be read again.
+func TestMirrorForgetsWhatAnOldHistoryLacked(t *testing.T) {
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "old")}
+	w.write(t, w.settings(1))
+	m := startMirror(t, memory, w.keys, MirrorConfig{})
+	old := m.currentHistory()
+	m.Renew()
+	if err := m.Sync(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	m.report(old, w.keys.Nodes().Key, errors.New("read of the past"))
+	if _, err := m.Stale(); err != nil {
+		t.Errorf("stale: %v", err)
+	}
+	now := m.currentHistory()
+	m.report(now, w.keys.Nodes().Key, errors.New("read of today"))
+	m.forget(old, w.keys.Nodes().Key)
+	if _, err := m.Stale(); err == nil {
+		t.Error("a feed that ended has taken another's error with it")
+	}
+	m.report(now, w.keys.Nodes().Key, nil)
+}

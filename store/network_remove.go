@@ -82,7 +82,10 @@ func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 	if err := s.frozen(found(res)); err != nil {
 		return false, err
 	}
-	if now := found(res)[old.Key]; now.ModRevision != old.ModRevision {
+	switch now, there := found(res)[old.Key]; {
+	case !there:
+		return true, nil // marked by this or by another, and erased since
+	case now.ModRevision != old.ModRevision:
 		return false, nil
 	}
 	return false, s.hasEndpoints(ctx, n)

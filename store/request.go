@@ -20,8 +20,9 @@ type request struct {
 	txn Txn
 
 	// witness is done together with txn. After the loss of an answer, what stands
-	// at its key tells whether the request was carried out: so it is of a key that,
-	// once it was, nobody else writes under the same guards.
+	// at its key tells whether the request was carried out: so it is of a key that
+	// nobody else writes under the same guards. What others do there later, such as
+	// answering a want, makes it look as if it was not: who is told that looks again.
 	witness Op
 
 	// shared says that the request may fly with others that write other keys:
@@ -111,8 +112,7 @@ func (r *request) question() Txn {
 	return Txn{Then: append([]Op{Get(r.witness.Range)}, r.txn.Else...)}
 }
 
-// testimony is the answer to question of a flight that committed at a revision. Who
-// wrote at the witness since has left a later revision.
+// testimony is the answer to question of a flight that committed at a revision.
 func (r *request) testimony(res *Result, at int64) *Result {
 	now := res.Responses[0].KVs
 	done := !slices.ContainsFunc(now, func(kv KeyValue) bool { return kv.CreateRevision <= at })

@@ -45,10 +45,17 @@ func (s *Session) PutWant(ctx context.Context, n *overspan.Network, holder overs
 		if _, there := kvs[holderKey]; !there {
 			return overspan.Want{}, overspan.Errorf(overspan.ErrUnavailable, "%s: node %s was removed; try again", what, overspan.ShortID(holder))
 		}
+		standing, there := kvs[key]
+		if !there {
+			// The answer was lost, and by the time it was asked for again the holder
+			// had answered.
+			w.CreateRevision = res.Revision
+			return w, nil
+		}
 		// An old want is deleted, not overwritten: the holder tells wants apart by
 		// their create-revision.
 		old := w
-		old.CreateRevision = kvs[key].CreateRevision
+		old.CreateRevision = standing.CreateRevision
 		if err := s.DropWant(ctx, old); err != nil {
 			return overspan.Want{}, err
 		}

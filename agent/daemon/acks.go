@@ -129,6 +129,7 @@ func (t *ackTally) look(now overspan.Segments, self overspan.NodeID) {
 			t.open[id] = struct{}{}
 		} else {
 			delete(t.asked, id)
+			delete(t.acked, id)
 			delete(t.open, id)
 		}
 	}

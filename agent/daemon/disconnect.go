@@ -67,11 +67,11 @@ func (d *Daemon) detachLeaving(ctx context.Context, a overspan.Attachment, ports
 	d.doomed.add(a.Sandbox)
 	d.departed(a.Endpoint.Network)
 	d.events.Publish(d.attachmentEvent("disconnect", a))
+	defer d.reconsider(a.Endpoint.Network)
 	if err != nil {
 		d.releaser.postpone(a.Endpoint)
 		return false, fmt.Errorf("disconnect %s, which goes on in the background: %w", a.Endpoint.Name, err)
 	}
-	defer d.reconsider(a.Endpoint.Network)
 	return !d.releaser.releaseSoon(ctx, a.Endpoint), nil
 }
 

@@ -52,6 +52,7 @@ func (h *history) begin(ctx context.Context) error {
 				h.log.Warn("what etcd has lost was accepted while this node was away", "acceptances", accepted)
 			}
 			if err == nil {
+				h.forsake()
 				h.mirror.Renew()
 				h.restart(ctx)
 				return nil
@@ -62,6 +63,15 @@ func (h *history) begin(ctx context.Context) error {
 			}
 		}
 	})
+}
+
+// forsake disowns once more, now that nothing is on its way to etcd: what was when the
+// doubt came may have been noted since, as of a registration that is void.
+func (h *history) forsake() {
+	h.mu.Lock()
+	h.turn(h.outlook.disown())
+	h.mu.Unlock()
+	h.persist()
 }
 
 // ask finds out from etcd why a snapshot lacks what this node has written.

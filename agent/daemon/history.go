@@ -124,7 +124,7 @@ func (h *history) registered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mirror.Doubt() == "" {
-		h.outlook.anew = false
+		h.outlook = h.outlook.registered()
 	}
 }
 

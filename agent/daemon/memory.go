@@ -117,15 +117,15 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 // suspects returns what of this node's own etcd does not show, though it stood
 // there under the registration that still stands: endpoints whose record is gone
 // or another's, or whose whole network is, which nobody can remove while they
-// stand. Shown is what was looked at before: networks that are the same in both
+// stand. Last is what was looked at before: networks that are the same in both
 // are not looked at again; nil if nothing was.
-func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments attached) []overspan.Endpoint {
+func suspects(last, now *overspan.Snapshot, self overspan.NodeID, attachments attached) []overspan.Endpoint {
 	node := now.Nodes[self]
 	if node == nil {
 		return nil
 	}
 	var out []overspan.Endpoint
-	for _, a := range attachments.concernedBy(shown, now) {
+	for _, a := range attachments.concernedBy(last, now) {
 		e := &a.Endpoint
 		seg := now.Segments.Get(e.Network)
 		if !a.Committed || a.Registration != node.CreateRevision {
@@ -133,7 +133,7 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments a
 		}
 		// The interior may be one that was read before: each range is read by itself.
 		if now.Networks[e.Network] == nil && len(now.Bad) == 0 && now.Revision >= e.ModRevision {
-			if shown == nil || shown.Networks[e.Network] != nil {
+			if last == nil || last.Networks[e.Network] != nil {
 				out = append(out, *e)
 			}
 			continue
@@ -141,7 +141,7 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments a
 		if seg == nil || seg.Bad > 0 || seg.Revision < e.ModRevision {
 			continue
 		}
-		if shown != nil && shown.Segments.Get(e.Network) == seg {
+		if last != nil && last.Segments.Get(e.Network) == seg {
 			continue
 		}
 		if at := seg.Endpoints.Get(e.Slot); at == nil || at.ID != e.ID {
@@ -153,10 +153,10 @@ func suspects(shown, now *overspan.Snapshot, self overspan.NodeID, attachments a
 
 // unregistered reports whether this node was registered in one snapshot and is
 // not, or otherwise, in the next.
-func unregistered(shown, now *overspan.Snapshot, self overspan.NodeID) bool {
-	if shown == nil || shown.Nodes[self] == nil {
+func unregistered(last, now *overspan.Snapshot, self overspan.NodeID) bool {
+	if last == nil || last.Nodes[self] == nil {
 		return false
 	}
 	n := now.Nodes[self]
-	return n == nil || n.CreateRevision != shown.Nodes[self].CreateRevision
+	return n == nil || n.CreateRevision != last.Nodes[self].CreateRevision
 }

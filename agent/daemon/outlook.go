@@ -7,8 +7,8 @@ import (
 )
 
 // An outlook is what a node goes by, and what it has to know to tell whether the next
-// snapshot of etcd follows upon that. It holds no lock and does nothing: take, doubt
-// and excuse return the outlook that follows, and what is to be done about it.
+// snapshot of etcd follows upon that. It holds no lock and does nothing: take, doubt,
+// excuse and registered return the outlook that follows, and what is to be done about it.
 //
 //	waiting    nothing of etcd is known yet; the journal's snapshot may stand in
 //	trusting   etcd is taken at its word
@@ -140,6 +140,12 @@ func (o outlook) disown() (outlook, reaction) {
 	return o, reaction{Disown: true}
 }
 
+// registered is what follows from a session: its registration is known.
+func (o outlook) registered() outlook {
+	o.anew = false
+	return o
+}
+
 // excuse lets a snapshot be shown though it lacks what was held against asked, the
 // outlook when etcd was asked: that was taken rightly.
 func (o outlook) excuse(asked outlook, self overspan.NodeID) outlook {
@@ -147,7 +153,7 @@ func (o outlook) excuse(asked outlook, self overspan.NodeID) outlook {
 	for _, e := range asked.lacking {
 		o.excused[e.ID] = struct{}{}
 	}
-	if asked.newest != nil && asked.newest.Nodes[self] != nil {
+	if unregistered(asked.newest, asked.held, self) {
 		o.expelled = asked.newest.Nodes[self].CreateRevision
 	}
 	o.held = nil

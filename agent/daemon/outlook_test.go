@@ -203,6 +203,12 @@ func TestOutlookHolds(t *testing.T) {
 		})
 	}
 
+	lacking, _ := outlook{}.take(whole(), outlookSelf, here)
+	lacking, _ = lacking.take(without(), outlookSelf, here)
+	if next, do := lacking.excuse(lacking, outlookSelf).take(removed(), outlookSelf, here); next.held == nil || !do.Ask {
+		t.Errorf("a registration is gone after an endpoint was rightly: %s", next.tell(do))
+	}
+
 	held, do := outlook{}.take(without(), outlookSelf, here)
 	if diff := cmp.Diff("waiting, 0 accepted, holds; ask", held.tell(do)); diff != "" {
 		t.Errorf("the very first one (-want +got):\n%s", diff)

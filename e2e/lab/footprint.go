@@ -199,13 +199,20 @@ func (l *Lab) Footprints(ctx context.Context) (map[*Node]Footprint, error) {
 	return out, nil
 }
 
-// SeesAll reports whether the node's agent sees every node of the lab up, and
-// finds nothing to do.
+// SeesAll reports whether the node's agent hears from etcd, sees every node of the lab
+// up, and finds nothing to do.
 func (n *Node) SeesAll(ctx context.Context) error {
-	list, err := n.MustCtl(ctx, "node", "ls")
+	res, err := n.Ctl(ctx, "node", "ls")
 	if err != nil {
 		return err
 	}
+	if err := res.Err(); err != nil {
+		return err
+	}
+	if strings.Contains(res.Stderr, "stale since") {
+		return fmt.Errorf("%s hears nothing from etcd: %s", n.Name, res.Stderr)
+	}
+	list := res.Stdout
 	up := map[string]bool{}
 	for line := range strings.Lines(list) {
 		words := strings.Fields(line)
