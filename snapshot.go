@@ -28,6 +28,15 @@ type Snapshot struct {
 	Bad []BadRecord
 }
 
+// Segment returns the interior of a network; nil if it is not known, as nothing is
+// where there is no snapshot.
+func (s *Snapshot) Segment(id NetworkID) *Segment {
+	if s == nil {
+		return nil
+	}
+	return s.Segments.Get(id)
+}
+
 // Segments are the interiors of networks. Snapshots share those that have not
 // changed.
 type Segments = IDMap[NetworkID, *Segment]

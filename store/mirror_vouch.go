@@ -17,11 +17,11 @@ const vouchAtOnce = 50
 // only the node's removal deletes. So where the node is still registered as then,
 // but its flight key is older than the missing records, etcd was rolled back.
 func (f *feed) vouch(ctx context.Context, l Listing) error {
-	s := f.m.Trusted()
-	if f.network == "" || s == nil || s.Segments.Get(f.network) == nil {
-		return nil
+	seg := f.m.Trusted().Segment(f.network)
+	if seg == nil {
+		return nil // of no network, or of one that nobody has seen yet
 	}
-	gone := vanished(f.m.keys, s.Segments.Get(f.network), newPart(f.m.keys, l.KVs, nil))
+	gone := vanished(f.m.keys, seg, newPart(f.m.keys, l.KVs, nil))
 	for nodes := range slices.Chunk(slices.Sorted(maps.Keys(gone)), vouchAtOnce) {
 		var t Txn
 		for _, n := range nodes {

@@ -44,7 +44,7 @@ func (m *Mirror) segmentReached(history int, n overspan.NetworkID, rev int64) (<
 	if _, followed := m.followed[n]; !followed {
 		return nil, nil
 	}
-	if m.snapshot == nil || m.snapshot.Segments.Get(n) == nil || m.snapshot.Segments.Get(n).Revision < rev {
+	if seg := m.snapshot.Segment(n); seg == nil || seg.Revision < rev {
 		return m.newer, nil
 	}
 	return nil, nil

@@ -108,10 +108,11 @@ func (c claims) dropWant(ctx context.Context, session *store.Session, want overs
 
 // answered reports whether a want is gone.
 func answered(s *overspan.Snapshot, want overspan.Want) bool {
-	if s == nil || s.Segments.Get(want.Network) == nil || s.Segments.Get(want.Network).Revision < want.CreateRevision {
+	seg := s.Segment(want.Network)
+	if seg == nil || seg.Revision < want.CreateRevision {
 		return false
 	}
-	for _, w := range s.Segments.Get(want.Network).Wants {
+	for _, w := range seg.Wants {
 		if w.Holder == want.Holder && w.Asker == want.Asker && w.CreateRevision == want.CreateRevision {
 			return false
 		}

@@ -131,16 +131,11 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	registrar, err := newRegistrar(cfg, parts)
-	if err != nil {
-		return nil, err
-	}
 	saved, err := parts.Journal.Snapshot()
 	if err != nil {
 		parts.Log.Warn("cannot read the last snapshot from the journal; waiting for etcd", "error", err)
 	}
 	d := &Daemon{
-		registrar: registrar,
 		cfg:       cfg,
 		log:       parts.Log,
 		kv:        parts.KV,
@@ -163,6 +158,9 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		evictionsDue: make(chan struct{}, 1),
 		halfRemoved:  make(chan struct{}, 1),
 	}
+	if d.registrar, err = newRegistrar(d); err != nil {
+		return nil, err
+	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
 	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
@@ -174,19 +172,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	d.publisher = newPublisher(d)
 	d.history = newHistory(d, saved)
 	d.publisher.told = d.report
-	d.connectRegistrar()
 	return d, nil
-}
-
-// connectRegistrar gives the registrar what it asks and tells.
-func (d *Daemon) connectRegistrar() {
-	r := d.registrar
-	r.joined, r.fenced, r.shown = d.joined, d.fenced, d.shown
-	r.trusted, r.suspect = d.awaitTrust, d.history.forgotten
-	r.forgiving = func() bool { return d.knowledge().Anew }
-	r.settings, r.pause = d.settings, d.mirror.RetryPause
-	r.failed, r.stale = d.health.changed.fire, d.mirror.Stale
-	r.claimed = d.mirror.Claimed
 }
 
 // mirrorConfig tells the mirror what the last run has seen.
@@ -287,8 +273,8 @@ func (d *Daemon) fenced() {
 	d.events.Publish(Event{Type: "node", Action: "fence", ID: string(d.Self()), Name: d.cfg.NodeName})
 }
 
-// shown returns this node as the newest snapshot shows it; nil if it does not.
-func (d *Daemon) shown() *overspan.Node {
+// registeredAs returns this node as the newest snapshot shows it; nil if it does not.
+func (d *Daemon) registeredAs() *overspan.Node {
 	if s := d.knowledge().Shown; s != nil {
 		return s.Nodes[d.Self()]
 	}
@@ -390,16 +376,16 @@ func (d *Daemon) awaitSeen(ctx context.Context, change string) bool {
 
 // Segment returns the interior of a network, also of one that is not followed.
 func (d *Daemon) Segment(ctx context.Context, id overspan.NetworkID) (*overspan.Segment, error) {
-	if s := d.knowledge().Shown; s != nil && s.Segments.Get(id) != nil {
-		return s.Segments.Get(id), nil
+	if seg := d.knowledge().Shown.Segment(id); seg != nil {
+		return seg, nil
 	}
 	return d.mirror.Segment(ctx, id)
 }
 
 // InUse reports whether a network, also one that is not followed, has endpoints.
 func (d *Daemon) InUse(ctx context.Context, id overspan.NetworkID) (bool, error) {
-	if s := d.knowledge().Shown; s != nil && s.Segments.Get(id) != nil {
-		return s.Segments.Get(id).Endpoints.Len() > 0, nil
+	if seg := d.knowledge().Shown.Segment(id); seg != nil {
+		return seg.Endpoints.Len() > 0, nil
 	}
 	return d.mirror.InUse(ctx, id)
 }

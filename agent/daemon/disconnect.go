@@ -98,8 +98,8 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 // last, and the snapshot without it is reason enough; not so when the node was
 // removed from the cluster.
 func (d *Daemon) departed(id overspan.NetworkID) {
-	s := d.knowledge().Shown
-	if s == nil || s.Segments.Get(id) == nil || holds(s.Segments.Get(id), d.Self()) || len(d.local.inNetwork(id)) > 0 {
+	seg := d.knowledge().Shown.Segment(id)
+	if seg == nil || holds(seg, d.Self()) || len(d.local.inNetwork(id)) > 0 {
 		return
 	}
 	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)

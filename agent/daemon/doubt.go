@@ -17,7 +17,7 @@ const freezeEvery = time.Second
 func (h *history) run(ctx context.Context) error {
 	for {
 		doubted := h.mirror.Doubted()
-		h.knowledge()
+		h.looked() // what nobody has looked at yet may lead to a doubt
 		select {
 		case <-ctx.Done():
 			return nil
@@ -76,10 +76,7 @@ func (h *history) forsake() {
 
 // ask finds out from etcd why a snapshot lacks what this node has written.
 func (h *history) ask(ctx context.Context) {
-	h.mu.Lock()
-	h.look()
-	now := h.outlook
-	h.mu.Unlock()
+	now := h.looked()
 	if now.held == nil {
 		return
 	}

@@ -9,7 +9,7 @@ import (
 
 // mayAttach refuses what a draining node does not take.
 func (d *Daemon) mayAttach() error {
-	if n := d.shown(); n != nil && n.Draining {
+	if n := d.registeredAs(); n != nil && n.Draining {
 		return overspan.Errorf(overspan.ErrUnavailable, "node %s is draining and takes no new endpoints: allow them with ctl node undrain %s, or connect on another node", n.Name, n.Name)
 	}
 	return nil
@@ -24,7 +24,7 @@ func (d *Daemon) drain(ctx context.Context) error {
 			return nil
 		case <-d.emptied:
 		}
-		if n := d.shown(); n == nil || !n.Draining {
+		if n := d.registeredAs(); n == nil || !n.Draining {
 			continue
 		}
 		for _, id := range d.follows.all() {

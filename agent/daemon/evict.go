@@ -47,8 +47,9 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err := session.Evict(ctx, n.Name, e); err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", nodeName(d.knowledge().Shown, e.Node))
-	d.events.Publish(endpointEvent("evict", e, n.Name, nodeName(d.knowledge().Shown, e.Node)))
+	node := nodeName(d.knowledge().Shown, e.Node)
+	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", node)
+	d.events.Publish(endpointEvent("evict", e, n.Name, node))
 	d.awaitSeen(ctx, "the disconnecting of "+e.Name)
 	return e, false, nil
 }

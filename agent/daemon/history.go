@@ -81,6 +81,14 @@ func (h *history) knowledge() knowledge {
 	return k
 }
 
+// looked takes in what the mirror shows now, and returns the outlook then.
+func (h *history) looked() outlook {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.look()
+	return h.outlook
+}
+
 // look takes in what the mirror shows now; mu is held.
 func (h *history) look() {
 	if now := h.mirror.Trusted(); !h.outlook.has(now) {

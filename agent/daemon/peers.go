@@ -171,9 +171,10 @@ func members(seg *overspan.Segment) []overspan.NodeID {
 }
 
 func (d *Daemon) nodeNames(ids []overspan.NodeID) []string {
+	s := d.knowledge().Shown
 	names := make([]string, 0, len(ids))
 	for _, id := range ids {
-		names = append(names, nodeName(d.knowledge().Shown, id))
+		names = append(names, nodeName(s, id))
 	}
 	return names
 }

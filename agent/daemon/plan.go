@@ -109,8 +109,9 @@ func (in planInput) isMember() bool {
 // member reports whether this node takes part in a network: it has an endpoint
 // there, or holds a block, so that the next attach finds all in place.
 func (in planInput) member(id overspan.NetworkID) bool {
+	seg := in.Snapshot.Segment(id)
 	return slices.ContainsFunc(in.Local.attachments.inNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
-		in.Snapshot.Segments.Get(id) != nil && holds(in.Snapshot.Segments.Get(id), in.Self)
+		seg != nil && holds(seg, in.Self)
 }
 
 // frontiers returns up to which revision each network of a scope is known.

@@ -38,7 +38,7 @@ func TestDefaultNetworkIsMadeOnceWhenWanted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if made.Node != n.Self() || made.ID != overspan.DefaultNetworkID(n.Self(), n.shown().CreateRevision) || !made.IPv4.IsValid() {
+	if made.Node != n.Self() || made.ID != overspan.DefaultNetworkID(n.Self(), n.registeredAs().CreateRevision) || !made.IPv4.IsValid() {
 		t.Errorf("the default network is %+v", made)
 	}
 

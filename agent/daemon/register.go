@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/store"
@@ -25,11 +24,10 @@ var (
 
 // registrar keeps the node registered, and its registration true.
 type registrar struct {
+	d       *Daemon
 	cfg     Config
 	log     *slog.Logger
-	kv      store.KV
 	journal *store.Journal
-	host    Host
 	self    overspan.NodeID
 	process overspan.Presence // this run of the agent
 	known   store.Identity    // of the last session; only keep uses it
@@ -38,46 +36,31 @@ type registrar struct {
 	slot    sessionSlot
 	changed chan struct{} // size 1: the host's routes or devices changed
 	turn    chan struct{} // size 1: full while somebody has a session or must have none
-
-	// trusted returns once etcd may be written to, and a channel that closes when
-	// that is over; an error if it takes long. Forgiving reports whether etcd may
-	// have gone back to a registration of the past, and suspect is told of a
-	// session that found it so.
-	trusted   func(context.Context) (doubted <-chan struct{}, err error)
-	forgiving func() bool
-	suspect   func(why string)
-	pause     func() time.Duration // between two tries
-	settings  func() overspan.Meta // for a cluster that has none; may be zero
-
-	joined  func()                    // told of each new session
-	failed  func()                    // told of each try to get one that has failed
-	fenced  func()                    // told when the registration was lost
-	stale   func() (time.Time, error) // as of the mirror
-	claimed func() (int64, time.Time) // store.Config.Claimed
-	shown   func() *overspan.Node     // the registration as the newest snapshot shows it, if it does
 }
 
-func newRegistrar(cfg Config, parts Parts) (*registrar, error) {
+// newRegistrar returns the registrar of a daemon that has its configuration and what
+// it works with. An error means that this agent must not run.
+func newRegistrar(d *Daemon) (*registrar, error) {
 	process, err := describeProcess()
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMachine(parts.Journal.Identity(), process, cfg.StateDir); err != nil {
+	known := d.journal.Identity()
+	if err := checkMachine(known, process, d.cfg.StateDir); err != nil {
 		return nil, err
 	}
 	r := &registrar{
-		cfg:     cfg,
-		log:     parts.Log,
-		kv:      parts.KV,
-		journal: parts.Journal,
-		host:    parts.Host,
-		self:    parts.Journal.Identity().Node,
+		d:       d,
+		cfg:     d.cfg,
+		log:     d.log,
+		journal: d.journal,
+		self:    known.Node,
 		process: process,
-		known:   parts.Journal.Identity(),
+		known:   known,
 		changed: make(chan struct{}, 1),
 		turn:    make(chan struct{}, 1),
 	}
-	r.slot.clear(fmt.Errorf("etcd at %s has not answered yet; try again", strings.Join(parts.KV.Endpoints(), ",")))
+	r.slot.clear(fmt.Errorf("etcd at %s has not answered yet; try again", strings.Join(d.kv.Endpoints(), ",")))
 	return r, nil
 }
 
@@ -100,7 +83,7 @@ func (r *registrar) session() (*store.Session, error) {
 		return session, nil
 	}
 	// The first try goes on for longer than it takes to know that etcd is away.
-	if _, stale := r.stale(); stale != nil && !r.slot.hasFailed() {
+	if _, stale := r.d.mirror.Stale(); stale != nil && !r.slot.hasFailed() {
 		why = stale
 	}
 	return nil, overspan.Errorf(overspan.ErrUnavailable, "this node is not registered: %w", why)
@@ -132,10 +115,10 @@ func (r *registrar) keep(ctx context.Context) error {
 		}
 	}
 	for ctx.Err() == nil {
-		doubted, err := r.trusted(ctx)
+		doubted, err := r.d.awaitTrust(ctx)
 		if err != nil {
 			r.slot.fail(err)
-			r.failed()
+			r.d.health.changed.fire()
 			r.log.Warn("cannot register; will try again", "error", err)
 			continue
 		}
@@ -179,10 +162,10 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 	r.slot.set(session)
 	r.served = true
 	r.log.Info("registered", "node", overspan.ShortID(r.self), "registration", session.Registration())
-	r.joined()
+	r.d.joined()
 	err = session.Run(ctx)
 	if errors.Is(err, store.ErrForgotten) {
-		r.suspect(err.Error())
+		r.d.history.forgotten(err.Error())
 	}
 	select {
 	case <-doubted:
@@ -195,7 +178,7 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 		r.log.Warn("the session is over", "error", err)
 	case errors.Is(err, overspan.ErrFenced):
 		r.log.Warn("registration lost; registering anew", "error", err)
-		r.fenced()
+		r.d.fenced()
 	case err != nil:
 		return fmt.Errorf("session: %w", err)
 	}
@@ -217,9 +200,9 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 			return nil, fmt.Errorf("register: %w", err)
 		}
 		r.slot.fail(err)
-		r.failed()
+		r.d.health.changed.fire()
 		r.log.Warn("cannot register; will try again", "error", err)
-		if sleep(ctx, r.pause()) != nil {
+		if sleep(ctx, r.d.mirror.RetryPause()) != nil {
 			return nil, nil
 		}
 	}
@@ -241,16 +224,16 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 		return nil, overspan.Errorf(overspan.ErrUnavailable, "describe this node: %w", err)
 	}
 	known := r.known
-	if r.forgiving() {
+	if r.d.knowledge().Anew {
 		known.Registration = 0
 	}
-	session, err := store.Open(ctx, r.kv, store.Config{
+	session, err := store.Open(ctx, r.d.kv, store.Config{
 		Cluster:  r.cfg.Cluster,
 		Node:     node,
 		Presence: r.process,
 		Known:    known,
-		Meta:     r.settings(),
-		Claimed:  r.claimed,
+		Meta:     r.d.settings(),
+		Claimed:  r.d.mirror.Claimed,
 		TTL:      r.cfg.TTL,
 		Alive:    processAlive,
 		Log:      r.log.With("part", "session"),
@@ -270,7 +253,7 @@ func (r *registrar) try(ctx context.Context) (*store.Session, error) {
 func (r *registrar) describe() (overspan.Node, error) {
 	node := overspan.Node{ID: r.self, Name: r.cfg.NodeName, Version: overspan.Version}
 	for _, spec := range r.cfg.Underlay {
-		u, err := r.host.Underlay(spec)
+		u, err := r.d.host.Underlay(spec)
 		if err != nil {
 			return node, err
 		}
@@ -291,7 +274,7 @@ func (r *registrar) describe() (overspan.Node, error) {
 		return node, overspan.Errorf(overspan.ErrUnavailable, "no address found on %s: give --advertise-address an address of this host", strings.Join(r.cfg.Underlay, ", "))
 	}
 	var err error
-	node.Routes, err = r.host.HostRoutes()
+	node.Routes, err = r.d.host.HostRoutes()
 	return node, err
 }
 
@@ -313,7 +296,7 @@ func (r *registrar) update(ctx context.Context) error {
 			r.log.Warn("cannot read the underlay; the registration stays as it is", "error", err)
 			continue
 		}
-		if shown := r.shown(); shown == nil || sameNode(*shown, node) {
+		if now := r.d.registeredAs(); now == nil || sameNode(*now, node) {
 			continue
 		}
 		if err := session.Update(ctx, node); err != nil {
