@@ -31,39 +31,54 @@ func TestMirrorHearsThatAWatchGoesOnInAnotherHistory(t *testing.T) {
 		"another endpoint gone":           func(w scribe) Op { return Delete(Key(w.keys.Endpoint(netID(1), 9))) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			memory := NewMemory(1)
-			w := scribe{memory, testKeys(t, "breach")}
-			backup := w.write(t, w.settings(1))
-			m := startMirror(t, memory, w.keys, MirrorConfig{Probe: time.Hour}, 1)
-			rev := w.write(t, w.node(1, 1), w.presence(1, 1), w.network(1, 1), w.block(1, 1, block(0, 8)), w.endpoint(1, 1, 3), w.want(1, 1, 2))
-			for i := range 5 {
-				rev = w.write(t, w.node(2, i))
+			// A question that was on its way may tell of the same: once more, then.
+			sign := ""
+			for range 10 {
+				if sign = goesOnInAnotherHistory(t, tell); strings.Contains(sign, "unseen at") {
+					return
+				}
 			}
-			waitRevision(t, m, rev)
-			if err := m.WaitSegment(testContext(t), netID(1), rev); err != nil {
-				t.Fatal(err)
-			}
-			if err := m.Sync(testContext(t)); err != nil {
-				t.Fatal(err)
-			}
-			before := m.Snapshot()
-
-			memory.Rollback(backup)
-			w.write(t, Put(w.keys.Frozen(), []byte("{}")))
-			w.write(t, w.node(3, 1), w.presence(3, 1), w.network(2, 1), w.block(1, 3, block(8, 8)), w.endpoint(1, 3, 9))
-			for i := range 10 {
-				w.write(t, Put("/elsewhere", []byte{byte(i)}))
-			}
-			w.write(t, tell(w))
-			eventually(t, "the doubt", func() bool { return strings.Contains(m.Doubt(), "unseen at") })
-			now := m.Snapshot()
-			was, is := before.Segments.Get(netID(1)), now.Segments.Get(netID(1))
-			if !reflect.DeepEqual(now.Nodes, before.Nodes) || !reflect.DeepEqual(now.Networks, before.Networks) ||
-				!reflect.DeepEqual(is.Wants, was.Wants) || !is.Blocks.Equal(was.Blocks) || !is.Endpoints.Equal(was.Endpoints) {
-				t.Errorf("a snapshot of two histories was published: %+v", now)
-			}
+			t.Errorf("told by %q; want that the watch tells", sign)
 		})
 	}
+}
+
+// goesOnInAnotherHistory has a mirror follow an etcd that goes back, passes its old
+// revision and then tells something. It returns by what sign that was noticed.
+func goesOnInAnotherHistory(t *testing.T, tell func(w scribe) Op) (sign string) {
+	t.Helper()
+	memory := NewMemory(1)
+	w := scribe{memory, testKeys(t, "breach")}
+	backup := w.write(t, w.settings(1))
+	m := startMirror(t, memory, w.keys, MirrorConfig{Probe: time.Hour}, 1)
+	rev := w.write(t, w.node(1, 1), w.presence(1, 1), w.network(1, 1), w.block(1, 1, overspan.Range{Size: 8}), w.endpoint(1, 1, 3), w.want(1, 1, 2))
+	for i := range 5 {
+		rev = w.write(t, w.node(2, i))
+	}
+	waitRevision(t, m, rev)
+	if err := m.WaitSegment(testContext(t), netID(1), rev); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Sync(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	before := m.Snapshot()
+
+	memory.Rollback(backup)
+	w.write(t, Put(w.keys.Frozen(), []byte("{}")))
+	w.write(t, w.node(3, 1), w.presence(3, 1), w.network(2, 1), w.block(1, 3, overspan.Range{First: 8, Size: 8}), w.endpoint(1, 3, 9))
+	for i := range 10 {
+		w.write(t, Put("/elsewhere", []byte{byte(i)}))
+	}
+	w.write(t, tell(w))
+	eventually(t, "the doubt", func() bool { return m.Doubt() != "" })
+	now := m.Snapshot()
+	was, is := before.Segment(netID(1)), now.Segment(netID(1))
+	if !reflect.DeepEqual(now.Nodes, before.Nodes) || !reflect.DeepEqual(now.Networks, before.Networks) ||
+		!reflect.DeepEqual(is.Wants, was.Wants) || !is.Blocks.Equal(was.Blocks) || !is.Endpoints.Equal(was.Endpoints) {
+		t.Errorf("a snapshot of two histories was published: %+v", now)
+	}
+	return m.Doubt()
 }
 
 // TestMirrorBelievesWhatFollows: what sessions do to blocks and endpoints breaches
