@@ -98,13 +98,7 @@ func TestNamespaceWithTheNumberOfADeadOne(t *testing.T) {
 	c.must(h1.Pause())
 	t.Logf("x has %s number", sh(rebornPath))
 	c.must(h1.Resume())
-	c.ctl(h1, "network", "connect", "demo", "x")
-	x, err := h1.OpenSandbox("x", "/run/netns/x")
-	c.must(err)
-	c.mesh(peer, x)
-	endpoints("peer", "x")
-	c.ctl(h1, "network", "disconnect", "demo", "x")
-	c.must(x.DelNetns(t.Context()))
+	c.servesAnew(h1, "x", peer, endpoints)
 
 	c.processes(h1, peer, sh, endpoints)
 }
@@ -122,11 +116,18 @@ func (c *cluster) processes(n *lab.Node, peer *lab.Sandbox, sh func(string, ...s
 	endpoints("peer", "pid-"+second)
 
 	sh("ip netns attach kept $1; kill -KILL $1", second)
-	c.ctl(n, "network", "connect", "demo", "kept")
-	kept, err := n.OpenSandbox("kept", "/run/netns/kept")
+	c.servesAnew(n, "kept", peer, endpoints)
+}
+
+// servesAnew connects a namespace that the agent has known as another's, checks that it
+// and its peer alone are there and meet, and takes it away.
+func (c *cluster) servesAnew(n *lab.Node, name string, peer *lab.Sandbox, endpoints func(...string)) {
+	c.t.Helper()
+	c.ctl(n, "network", "connect", "demo", name)
+	box, err := n.OpenSandbox(name, "/run/netns/"+name)
 	c.must(err)
-	c.mesh(peer, kept)
-	endpoints("peer", "kept")
-	c.ctl(n, "network", "disconnect", "demo", "kept")
-	c.must(kept.DelNetns(c.t.Context()))
+	c.mesh(peer, box)
+	endpoints("peer", name)
+	c.ctl(n, "network", "disconnect", "demo", name)
+	c.must(box.DelNetns(c.t.Context()))
 }
