@@ -39,6 +39,8 @@ func TestDiffLeadsThere(t *testing.T) {
 		for _, op := range ops {
 			if add, ok := op.(AddLink); ok && got.Links[add.Name] != (Link{}) {
 				t.Fatalf("%s: it is there; all ops:\n%s", op, texts(ops))
+			} else if ok && hasEnd(got, add.Inside) {
+				t.Fatalf("%s: its other end is there; all ops:\n%s", op, texts(ops))
 			}
 			if err := got.refuse(op); err != nil {
 				t.Fatalf("%s: %v; all ops:\n%s", op, err, texts(ops))
@@ -52,6 +54,16 @@ func TestDiffLeadsThere(t *testing.T) {
 			t.Fatalf("the second run does %s\nafter:\n%s", texts(again), texts(ops))
 		}
 	})
+}
+
+// hasEnd reports whether a veth has an end where another is to have its own.
+func hasEnd(s State, end *Inside) bool {
+	for _, i := range s.Insides {
+		if end != nil && !i.Missing && i.Netns == end.Netns && i.Name == end.Name {
+			return true
+		}
+	}
+	return false
 }
 
 // expected is want as far as it can be seen: as read back, without the insides

@@ -22,17 +22,19 @@ type Fake struct {
 	mu       sync.Mutex // guards all below
 	state    State
 	spaces   map[string]fakeNetns // by path
+	inodes   map[uint64]struct{}  // that the spaces have
 	cookies  uint64               // how many namespaces were made
 	faults   []fault
 	watchers map[*pending]struct{}
 	remade   int // how often the underlay device was made anew
 }
 
-// A fakeNetns is a network namespace: which one it is, and the interfaces in it
-// that are not ours.
+// A fakeNetns is a network namespace: which one it is, the interfaces in it that
+// are not ours, and the veths that may have an end in it; the state says which do.
 type fakeNetns struct {
 	id      overspan.NetnsID
 	foreign []string
+	veths   map[string]struct{}
 }
 
 // A fault makes the next op fail whose text contains match.
@@ -47,6 +49,7 @@ func NewFake(underlay Underlay, routes ...netip.Prefix) *Fake {
 		underlay: underlay,
 		routes:   routes,
 		spaces:   make(map[string]fakeNetns),
+		inodes:   make(map[uint64]struct{}),
 		watchers: make(map[*pending]struct{}),
 	}
 }
@@ -100,6 +103,8 @@ func (f *Fake) applyOne(op Op) error {
 	}
 	op.apply(&f.state)
 	switch o := op.(type) {
+	case AddLink:
+		f.enterNetns(o.Name)
 	case AddNetns:
 		f.makeNetns(o.Path)
 	case DelNetns:
@@ -124,11 +129,10 @@ func (f *Fake) refusePeer(o AddLink) error {
 	if o.Inside == nil {
 		return nil
 	}
-	space, ok := f.spaces[o.Inside.Netns]
-	if !ok {
+	if _, ok := f.spaces[o.Inside.Netns]; !ok {
 		return noNetns(o.Inside.Netns)
 	}
-	if slices.Contains(space.foreign, o.Inside.Name) {
+	if slices.Contains(f.interfaces(o.Inside.Netns), o.Inside.Name) {
 		return errFileExists
 	}
 	return nil
@@ -181,6 +185,9 @@ func (f *Fake) Mutate(change func(*State)) {
 	defer f.mu.Unlock()
 	before := f.state.Clone()
 	change(&f.state)
+	for veth := range f.state.Insides {
+		f.enterNetns(veth)
+	}
 	f.hint(before)
 }
 

@@ -20,26 +20,34 @@ func (f *Fake) MakeNetns(path string, interfaces ...string) overspan.NetnsID {
 }
 
 func (f *Fake) makeNetns(path string, interfaces ...string) overspan.NetnsID {
+	before, ok := f.spaces[path]
+	if ok {
+		delete(f.inodes, before.id.Ino)
+	} else {
+		before.veths = make(map[string]struct{})
+	}
 	f.cookies++
-	id := overspan.NetnsID{Dev: fakeNsfs, Ino: f.freeInode(path), Boot: "fake", Cookie: f.cookies}
-	f.spaces[path] = fakeNetns{id: id, foreign: append([]string{"lo"}, interfaces...)}
+	id := overspan.NetnsID{Dev: fakeNsfs, Ino: f.freeInode(), Boot: "fake", Cookie: f.cookies}
+	f.inodes[id.Ino] = struct{}{}
+	f.spaces[path] = fakeNetns{id: id, foreign: append([]string{"lo"}, interfaces...), veths: before.veths}
 	return id
 }
 
-// freeInode returns the lowest inode that no namespace has but that at path, which
-// is about to go: nsfs, too, lends them again.
-func (f *Fake) freeInode(path string) uint64 {
-	taken := map[uint64]struct{}{}
-	for other, space := range f.spaces {
-		if other != path {
-			taken[space.id.Ino] = struct{}{}
-		}
-	}
+// freeInode returns the lowest inode that no namespace has: nsfs, too, lends them
+// again.
+func (f *Fake) freeInode() uint64 {
 	ino := uint64(1)
-	for _, found := taken[ino]; found; _, found = taken[ino] {
+	for _, taken := f.inodes[ino]; taken; _, taken = f.inodes[ino] {
 		ino++
 	}
 	return ino
+}
+
+// enterNetns remembers in which namespace a veth's other end is, if it has one.
+func (f *Fake) enterNetns(veth string) {
+	if space, ok := f.spaces[f.state.Insides[veth].Netns]; ok {
+		space.veths[veth] = struct{}{}
+	}
 }
 
 // LoseNetns ends a namespace, and the veths into it, as the end of its last
@@ -53,12 +61,14 @@ func (f *Fake) LoseNetns(path string) {
 }
 
 func (f *Fake) loseNetns(path string) {
-	delete(f.spaces, path)
-	for veth, inside := range f.state.Insides {
-		if inside.Netns == path {
+	space := f.spaces[path]
+	for veth := range space.veths {
+		if f.state.Insides[veth].Netns == path {
 			f.state.dropLink(veth)
 		}
 	}
+	delete(f.inodes, space.id.Ino)
+	delete(f.spaces, path)
 }
 
 // Netns says which network namespace a path names; the error is of class
@@ -78,18 +88,24 @@ func (f *Fake) Netns(path string) (overspan.NetnsID, error) {
 func (f *Fake) Interfaces(path string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	space, ok := f.spaces[path]
-	if !ok {
+	if _, ok := f.spaces[path]; !ok {
 		return nil, noNetns(path)
 	}
+	names := f.interfaces(path)
+	slices.Sort(names)
+	return names, nil
+}
+
+// interfaces returns the names of the interfaces in a namespace.
+func (f *Fake) interfaces(path string) []string {
+	space := f.spaces[path]
 	names := slices.Clone(space.foreign)
-	for _, inside := range f.state.Insides {
-		if inside.Netns == path && !inside.Missing {
+	for veth := range space.veths {
+		if inside, ok := f.state.Insides[veth]; ok && inside.Netns == path && !inside.Missing {
 			names = append(names, inside.Name)
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	return names
 }
 
 // Underlay returns the underlay device if spec is its name or one of its
