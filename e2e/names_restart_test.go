@@ -86,8 +86,8 @@ func (c *cluster) silentFor(what string, told, do func(context.Context) error) {
 	c.eventually(settleWithin, told)
 	gap = max(gap, time.Since(last))
 	c.t.Logf("%s: nobody answered for %s", what, gap)
-	if gap > time.Second {
-		c.t.Errorf("%s: nobody answered for %s; want at most 1 s", what, gap)
+	if gap > time.Second*lab.Patience {
+		c.t.Errorf("%s: nobody answered for %s; want at most %s", what, gap, time.Second*lab.Patience)
 	}
 }
 

@@ -79,7 +79,11 @@ func links() []Mutation {
 		{Name: "bridge deleted", Host: "ip link del BRIDGE", Told: "BRIDGE missing → made"},
 		{Name: "vxlan device deleted", Host: "ip link del VXLAN", Told: "VXLAN missing → made"},
 		{Name: "veth deleted", Host: "ip link del VETH", Told: "VETH missing → made"},
-		{Name: "veth renamed", Host: "ip link set VETH down; ip link set VETH name lost", Told: "VETH missing → made"},
+		{
+			// Only a link that is down can be renamed, before 6.2, and it may be put up first.
+			Name: "veth renamed", Told: "VETH missing → made",
+			Host: `for try in 1 2 3 4 5; do printf 'link set VETH down\nlink set VETH name lost\n' | ip -batch - && break; done; ip link show lost`,
+		},
 		{Name: "veth released", Host: "ip link set VETH nomaster", Told: "VETH master none → BRIDGE"},
 		{Name: "vxlan device released", Host: "ip link set VXLAN nomaster", Told: "VXLAN master none → BRIDGE"},
 		{
