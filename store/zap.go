@@ -8,7 +8,7 @@ import (
 )
 
 // slogCore is a zapcore.Core that writes to a slog.Logger. etcd's info is
-// debug to us.
+// debug to us; its debug, a line for each request, is left out.
 type slogCore struct {
 	log  *slog.Logger
 	most slog.Level // what is graver is logged as this
@@ -27,7 +27,7 @@ func (c *slogCore) level(l zapcore.Level) slog.Level {
 
 // Enabled implements zapcore.Core.
 func (c *slogCore) Enabled(l zapcore.Level) bool {
-	return c.log.Enabled(context.Background(), c.level(l))
+	return l >= zapcore.InfoLevel && c.log.Enabled(context.Background(), c.level(l))
 }
 
 // With implements zapcore.Core.
