@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -19,8 +20,8 @@ const otherVersion = "9.9.9-other"
 // raceVar set to 0 builds the agents without the race detector.
 const raceVar = "OVERSPAN_E2E_RACE"
 
-// programsVar names a directory with agent and ctl, for a machine that cannot
-// build: together with raceVar, and for tests that want no others.
+// programsVar names a directory with ctl, fast/agent, stepped/agent and other/agent,
+// for a machine that cannot build: together with raceVar.
 const programsVar = "OVERSPAN_E2E_PROGRAMS"
 
 // patienceVar is lab.Patience, a whole number.
@@ -69,9 +70,6 @@ var (
 		return buildChecked("checked")
 	})
 	fastBinaries = sync.OnceValues(func() (lab.Binaries, error) {
-		if dir := os.Getenv(programsVar); dir != "" {
-			return lab.Binaries{Agent: dir + "/agent", Ctl: dir + "/ctl"}, nil
-		}
 		return buildAgent("fast")
 	})
 	steppedBinaries = sync.OnceValues(func() (lab.Binaries, error) {
@@ -98,8 +96,11 @@ func buildChecked(name string, flags ...string) (lab.Binaries, error) {
 }
 
 // buildAgent builds an agent into a directory of its own, and puts ctl beside it, as
-// where they are installed.
+// where they are installed; or finds it there built.
 func buildAgent(name string, flags ...string) (lab.Binaries, error) {
+	if dir := os.Getenv(programsVar); dir != "" {
+		return lab.Binaries{Agent: filepath.Join(dir, name, "agent"), Ctl: filepath.Join(dir, "ctl")}, nil
+	}
 	bin, err := besideAgents()
 	if err != nil {
 		return lab.Binaries{}, err
