@@ -157,6 +157,7 @@ func (d *Daemon) leave(id overspan.NetworkID) {
 func (d *Daemon) unfollow(id overspan.NetworkID) {
 	d.mirror.Unfollow(id)
 	d.realised.drop(id)
+	d.health.left(id)
 	d.alloc.Forget(id)
 	if err := d.journal.DeleteFollowed(id); err != nil {
 		d.log.Error("cannot forget a network", "network", overspan.ShortID(id), "error", err)

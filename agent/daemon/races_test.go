@@ -209,6 +209,7 @@ func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
 	if got := n.follows.all(); len(got) != 1 {
 		t.Errorf("followed are %v: nobody would give back block %s", got, block)
 	}
+	n.eventually("the network is in line", func() bool { return n.health.appliedTo(net.ID) > 0 })
 	if err := session.ReleaseBlock(ctx, net.ID, block); err != nil {
 		t.Fatal(err)
 	}
@@ -217,6 +218,7 @@ func TestNetworkIsFollowedAsLongAsSomethingIsOwnedThere(t *testing.T) {
 	if got := n.follows.all(); len(got) != 0 {
 		t.Errorf("followed are %v, though nothing is owned there", got)
 	}
+	n.eventually("nothing of it is remembered", func() bool { return n.health.appliedTo(net.ID) == 0 })
 }
 
 // What an attach whose caller has given up puts into etcd late may stand at a

@@ -95,6 +95,13 @@ func (h *health) applied(segments map[overspan.NetworkID]int64) {
 	h.changed.fire()
 }
 
+// left forgets a network that is not followed any more.
+func (h *health) left(id overspan.NetworkID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.networks, id)
+}
+
 // forget drops the revisions, which were of a history that is over.
 func (h *health) forget() {
 	h.mu.Lock()
