@@ -250,7 +250,7 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 		test.change(&now)
 		want := partSet{}
 		want.add(test.want...)
-		if got := moved(old, now); !maps.Equal(got, want) {
+		if got := moved(old, now, rewired(old, now)); !maps.Equal(got, want) {
 			t.Errorf("%s: moved are %v, want %v", test.name, got, want)
 		}
 	}

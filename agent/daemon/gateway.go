@@ -126,16 +126,34 @@ func (in planInput) publishing(ways gateways) []overspan.Endpoint {
 	return out
 }
 
-// rerouted returns the endpoints that have got or lost a default route between
-// two inputs: their containers' ends are to be looked at, whatever it was that
-// changed.
-func rerouted(old, new planInput) []kernel.EndpointKey {
-	var out []kernel.EndpointKey
+// rewiring is what has moved within sandboxes of several endpoints: default routes,
+// whose containers' ends are to be looked at, whatever it was that changed; and
+// published ports, which now lead to another endpoint. The networks are all of those
+// ports' sandboxes: their bridges have a setting, route_localnet, that only
+// published ports need.
+type rewiring struct {
+	ends     []kernel.EndpointKey
+	ports    []overspan.Port
+	networks []overspan.NetworkID
+}
+
+// rewired returns what has moved between two inputs.
+func rewired(old, new planInput) (out rewiring) {
 	before, now := old.gateways(), new.gateways()
 	for _, id := range unsettled(old, new) {
 		for _, a := range new.Local.attachments.inSandbox(id) { // but for those that are on their way out
 			if !slices.Equal(before.secondary(a), now.secondary(a)) {
-				out = append(out, endpointKey(a))
+				out.ends = append(out.ends, endpointKey(a))
+			}
+		}
+		ports := slices.Collect(overspan.Changes(before.homes(id), now.homes(id)))
+		if len(ports) == 0 {
+			continue
+		}
+		out.ports = append(out.ports, ports...)
+		for _, a := range slices.Concat(old.Local.attachments.inSandbox(id), new.Local.attachments.inSandbox(id)) {
+			if !slices.Contains(out.networks, a.Endpoint.Network) {
+				out.networks = append(out.networks, a.Endpoint.Network)
 			}
 		}
 	}
@@ -183,33 +201,6 @@ func unsettled(old, new planInput) []overspan.SandboxID {
 // sameHolders reports whether the same nodes hold the same slots of a network.
 func sameHolders(a, b *overspan.Segment) bool {
 	return a == b || a != nil && b != nil && a.Blocks.Equal(b.Blocks)
-}
-
-// movedPorts are published ports that now lead to another endpoint of their sandbox.
-// The networks are all of those sandboxes: their bridges have a setting,
-// route_localnet, that only published ports need.
-type movedPorts struct {
-	ports    []overspan.Port
-	networks []overspan.NetworkID
-}
-
-// rehomed returns the ports that have moved between two inputs.
-func rehomed(old, new planInput) (out movedPorts) {
-	before, now := old.gateways(), new.gateways()
-	for _, id := range unsettled(old, new) {
-		was, is := before.homes(id), now.homes(id)
-		ports := slices.Collect(overspan.Changes(was, is))
-		if len(ports) == 0 {
-			continue
-		}
-		out.ports = append(out.ports, ports...)
-		for _, a := range slices.Concat(old.Local.attachments.inSandbox(id), new.Local.attachments.inSandbox(id)) {
-			if !slices.Contains(out.networks, a.Endpoint.Network) {
-				out.networks = append(out.networks, a.Endpoint.Network)
-			}
-		}
-	}
-	return out
 }
 
 // homes returns to which endpoint each published port of a sandbox leads.

@@ -242,9 +242,9 @@ func (s partSet) settle(scope kernel.Scope, left partSet) {
 	}
 }
 
-// moved lists the parts whose plan differs between two inputs: a difference in the
-// kernel there is our own change, not drift.
-func moved(old, new planInput) partSet {
+// moved lists the parts whose plan differs between two inputs, between which some
+// things were rewired: a difference in the kernel there is our own change, not drift.
+func moved(old, new planInput, anew rewiring) partSet {
 	out := partSet{}
 	if old.Snapshot == nil {
 		old.Snapshot = &overspan.Snapshot{}
@@ -255,10 +255,10 @@ func moved(old, new planInput) partSet {
 	if old.Shortcut != new.Shortcut {
 		out.add(part{})
 	}
-	for _, k := range rerouted(old, new) {
+	for _, k := range anew.ends {
 		out.add(part{k.Network, k.Endpoint})
 	}
-	if len(rehomed(old, new).ports) > 0 {
+	if len(anew.ports) > 0 {
 		out.add(publishedPorts)
 	}
 	if old.Snapshot == new.Snapshot {

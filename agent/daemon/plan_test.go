@@ -277,7 +277,7 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 	}
 	old, new := twoNodes(), twoNodes()
 	new.Shortcut = at
-	if !moved(old, new).has(part{}) || moved(new, new).has(part{}) {
+	if !moved(old, new, rewiring{}).has(part{}) || moved(new, new, rewiring{}).has(part{}) {
 		t.Error("a shortcut that comes does not move what belongs to no network, or one that stays does")
 	}
 }

@@ -84,7 +84,7 @@ type reconciler struct {
 
 	// rehomed is told of published ports that lead elsewhere than before the last
 	// pass.
-	rehomed func(movedPorts)
+	rehomed func(networks []overspan.NetworkID)
 
 	// retired is told when no doomed link is left.
 	retired func()
@@ -129,7 +129,7 @@ func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInp
 		input:     input,
 		passed:    func(kernel.Scope, string, passResult, error) {},
 		changing:  func(map[string]string) error { return nil },
-		rehomed:   func(movedPorts) {},
+		rehomed:   func([]overspan.NetworkID) {},
 		retired:   func() {},
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),
@@ -230,17 +230,19 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 
 // widen adds to a scope the containers' ends whose default routes have moved since
 // the last pass, and the chains of ports that moved with them. It reads the input
-// again for each wider scope, since the input depends on that, and returns the last.
-func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, bool) {
+// again for each wider scope, since the input depends on that, and returns the last,
+// with what has moved.
+func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, rewiring, error) {
 	for {
 		in, ok := r.input(scope)
 		if !ok {
-			return scope, in, false
+			return scope, in, rewiring{}, errNoSnapshot
 		}
-		more := slices.DeleteFunc(rerouted(r.seen, in), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
+		anew := rewired(r.seen, in)
+		more := slices.DeleteFunc(slices.Clone(anew.ends), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
 		if len(more) == 0 {
-			scope.Chains = unique(slices.Concat(scope.Chains, bridge.PortChains(rehomed(r.seen, in).ports)))
-			return scope, in, true
+			scope.Chains = unique(slices.Concat(scope.Chains, bridge.PortChains(anew.ports)))
+			return scope, in, anew, nil
 		}
 		scope.Endpoints = slices.Concat(scope.Endpoints, more)
 	}
@@ -272,16 +274,15 @@ func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string)
 // have changed since they were.
 func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed []overspan.NetworkID, cause string) (passResult, error) {
 	begin := time.Now()
-	scope, in, known := r.widen(asked)
-	if !known {
-		return passResult{}, errNoSnapshot
+	scope, in, anew, err := r.widen(asked)
+	if err != nil {
+		return passResult{}, err
 	}
 	res, err := r.compareWith(ctx, in, scope, changed)
 	res.partial = err != nil
-	maps.Copy(r.moved, moved(r.seen, res.input))
-	ports := rehomed(r.seen, res.input)
-	r.seen = res.input
-	res.find = &finder{in: res.input, scope: scope, moved: r.moved}
+	maps.Copy(r.moved, moved(r.seen, in, anew))
+	r.seen = in
+	res.find = &finder{in: in, scope: scope, moved: r.moved}
 	r.doomed = max(r.doomed, res.Doomed)
 	failed := r.apply(ctx, cause, &res)
 	err = errors.Join(err, failed)
@@ -291,8 +292,8 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	r.judge(asked, scope, cause, &res, failed)
 	res.Took = time.Since(begin)
 	r.passed(scope, cause, res, err)
-	if len(ports.ports) > 0 {
-		r.rehomed(ports)
+	if len(anew.networks) > 0 {
+		r.rehomed(anew.networks)
 	}
 	return res, err
 }
