@@ -3,6 +3,7 @@ package overspan
 import (
 	"iter"
 	"reflect"
+	"slices"
 	"time"
 )
 
@@ -35,6 +36,15 @@ func (s *Snapshot) Segment(id NetworkID) *Segment {
 		return nil
 	}
 	return s.Segments.Get(id)
+}
+
+// DifferingNetworks returns the networks whose record or interior differs between
+// two snapshots.
+func DifferingNetworks(old, new *Snapshot) []NetworkID {
+	ids := slices.Collect(new.Segments.Changes(old.Segments))
+	ids = slices.AppendSeq(ids, Changes(old.Networks, new.Networks))
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 // Segments are the interiors of networks. Snapshots share those that have not

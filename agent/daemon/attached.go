@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -100,17 +99,8 @@ func (at *attached) concernedBy(old, new *overspan.Snapshot) []*overspan.Attachm
 		return at.list
 	}
 	var out []*overspan.Attachment
-	for _, id := range differingNetworks(old, new) {
+	for _, id := range overspan.DifferingNetworks(old, new) {
 		out = append(out, at.inNetwork(id)...)
 	}
 	return out
-}
-
-// differingNetworks returns the networks whose record or interior differs between
-// two snapshots.
-func differingNetworks(old, new *overspan.Snapshot) []overspan.NetworkID {
-	ids := slices.Collect(new.Segments.Changes(old.Segments))
-	ids = slices.AppendSeq(ids, overspan.Changes(old.Networks, new.Networks))
-	slices.Sort(ids)
-	return slices.Compact(ids)
 }

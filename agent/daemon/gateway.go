@@ -181,7 +181,7 @@ func unsettled(old, new planInput) []overspan.SandboxID {
 			ids = append(ids, a.Sandbox)
 		}
 	}
-	for _, id := range differingNetworks(old.Snapshot, new.Snapshot) {
+	for _, id := range overspan.DifferingNetworks(old.Snapshot, new.Snapshot) {
 		if n, seg := old.Snapshot.Networks[id], old.Snapshot.Segments.Get(id); n == new.Snapshot.Networks[id] && sameHolders(seg, new.Snapshot.Segments.Get(id)) {
 			continue
 		}

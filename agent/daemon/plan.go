@@ -298,7 +298,7 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 		return slices.Sorted(new.Segments.Keys()), true
 	}
 	global = len(elsewhere) > 0
-	differ := differingNetworks(old, new)
+	differ := overspan.DifferingNetworks(old, new)
 	if global {
 		differ = slices.AppendSeq(differ, new.Segments.Keys())
 	}

@@ -15,7 +15,14 @@ import (
 )
 
 // Sandboxes returns the sandboxes that this node knows, oldest first.
-func (d *Daemon) Sandboxes() []overspan.Sandbox { return valuesOf(d.local.allSandboxes()) }
+func (d *Daemon) Sandboxes() []overspan.Sandbox {
+	all := d.local.allSandboxes()
+	out := make([]overspan.Sandbox, 0, len(all))
+	for _, s := range all {
+		out = append(out, *s)
+	}
+	return out
+}
 
 // Attachments returns this node's endpoints, oldest first, and says of each
 // whether it is lost, and whether its sandbox's default routes lead through it.
