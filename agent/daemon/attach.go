@@ -68,7 +68,7 @@ func (d *Daemon) attach(ctx, caller context.Context, at attaching) (overspan.Att
 // describe fills in all of an endpoint but its id and its addresses.
 func (d *Daemon) describe(ctx context.Context, at attaching) (overspan.Endpoint, error) {
 	n, sb := at.network, at.sandbox
-	here := d.local.inSandbox(sb.ID)
+	here := d.local.InSandbox(sb.ID)
 	for _, a := range here {
 		if a.Endpoint.Network == n.ID {
 			return overspan.Endpoint{}, overspan.Errorf(overspan.ErrExists, "%s is connected to network %s already, as %s (%s)", sb.Name, n.Name, a.Endpoint.Name, a.Endpoint.Interface)
@@ -131,7 +131,7 @@ func (d *Daemon) attachOnce(ctx, caller context.Context, at attaching, e overspa
 	}
 	e.Ports = d.portsOfNew(sb, a)
 	a.Endpoint = e
-	d.local.putAttachment(a)
+	d.local.PutAttachment(a)
 
 	// The transaction takes longer: it goes first, and on this goroutine, which
 	// then hears of its outcome without a switch.
@@ -163,7 +163,7 @@ func (d *Daemon) attachOnce(ctx, caller context.Context, at attaching, e overspa
 
 // putInForce does what is left of an attach once its record stands in etcd.
 func (d *Daemon) putInForce(ctx, patient context.Context, sb overspan.Sandbox, a overspan.Attachment, port kernel.Scope, wait bool) error {
-	d.local.putAttachmentIn(sb, a)
+	d.local.PutAttachmentIn(sb, a)
 	var beside errgroup.Group
 	beside.Go(func() error {
 		defer steps.At(steps.AttachNoted)
@@ -244,7 +244,7 @@ func (d *Daemon) undo(ctx context.Context, at attaching, a overspan.Attachment, 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
 	steps.At(steps.UndoBegun)
-	d.local.dropAttachmentIn(at.sandbox, a.Endpoint.ID)
+	d.local.DropAttachmentIn(at.sandbox, a.Endpoint.ID)
 	off := d.unplug(ctx, a, taken)
 	steps.At(steps.UndoUnplugged)
 	if off != nil {

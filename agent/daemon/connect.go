@@ -94,7 +94,7 @@ func (d *Daemon) enter(ctx context.Context, ref string) (sb overspan.Sandbox, un
 		if unlock, err = d.lockSandbox(ctx, sb.ID, sb.Name); err != nil {
 			return sb, nil, err
 		}
-		if now, known := d.local.sandbox(sb.ID); known {
+		if now, known := d.local.Sandbox(sb.ID); known {
 			return now, unlock, nil
 		}
 		unlock()

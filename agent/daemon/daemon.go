@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
@@ -83,7 +84,7 @@ type Daemon struct {
 	mirror  *store.Mirror
 	alloc   *ipam.Allocator
 	rec     *reconciler
-	local   *local
+	local   *local.Inventory
 	ports   *ports.Ledger
 	events  *Events
 	names   Names
@@ -144,7 +145,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		host:      parts.Host,
 		docker:    newDocker(cfg.DockerSocket),
 		mirror:    store.NewMirror(parts.KV, keys, mirrorConfig(parts, saved)),
-		local:     newLocal(sandboxes, attachments),
+		local:     local.New(sandboxes, attachments),
 		ports:     ports.NewLedger(),
 		events:    NewEvents(),
 		names:     noNames{},
@@ -236,7 +237,7 @@ func (d *Daemon) restore() error {
 	for _, id := range followed {
 		d.follows.keep(id)
 	}
-	for _, a := range d.local.allAttachments() {
+	for _, a := range d.local.AllAttachments() {
 		d.releaser.adopt(a.Endpoint)
 		d.follows.keep(a.Endpoint.Network)
 	}
@@ -247,11 +248,11 @@ func (d *Daemon) restore() error {
 	for _, e := range pending {
 		// Its port may be there yet. Where its slot is another's already it was freed
 		// before this agent died.
-		if !d.local.has(e.Network, e.Slots) {
+		if !d.local.Serves(e.Network, e.Slots) {
 			d.releaser.adopt(e)
 		}
 	}
-	for _, sb := range d.local.allSandboxes() {
+	for _, sb := range d.local.AllSandboxes() {
 		d.ports.Restore(sb.ID, sb.Name, sb.Ports)
 		d.forgetIfUnused(*sb) // the agent died before it had an endpoint
 	}

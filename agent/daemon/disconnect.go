@@ -28,7 +28,7 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 	}
 	defer unlock()
 	pending, err := d.detach(ctx, a)
-	if sb, ok := d.local.sandbox(a.Sandbox); ok {
+	if sb, ok := d.local.Sandbox(a.Sandbox); ok {
 		d.forgetIfUnused(sb)
 	}
 	return a.Endpoint, pending, err
@@ -37,21 +37,21 @@ func (d *Daemon) Disconnect(ctx context.Context, network, target string) (oversp
 // detach ends an attachment whose sandbox's gate the caller holds. Pending
 // says that etcd is away: the record is released when it is back.
 func (d *Daemon) detach(ctx context.Context, a overspan.Attachment) (pending bool, err error) {
-	return d.detachLeaving(ctx, a, d.local.portsOf(a.Sandbox))
+	return d.detachLeaving(ctx, a, d.local.PortsOf(a.Sandbox))
 }
 
 // detachLeaving is detach, after which the sandbox publishes these ports alone if it
 // has other endpoints, and nothing otherwise.
 func (d *Daemon) detachLeaving(ctx context.Context, a overspan.Attachment, ports []overspan.Port) (pending bool, err error) {
 	steps.At(steps.DetachBegun)
-	if now, there := d.local.attachment(a.Endpoint.ID); there {
+	if now, there := d.local.Attachment(a.Endpoint.ID); there {
 		a = now // its record may have been written again since it was found
 	}
-	was := d.local.portsOf(a.Sandbox)
-	if !d.local.dropAttachment(a.Endpoint.ID, ports) {
+	was := d.local.PortsOf(a.Sandbox)
+	if !d.local.DropAttachment(a.Endpoint.ID, ports) {
 		return false, overspan.Errorf(overspan.ErrNotFound, "endpoint %s is being disconnected already", a.Endpoint.Name)
 	}
-	left := d.local.portsOf(a.Sandbox) // they lead to another endpoint now
+	left := d.local.PortsOf(a.Sandbox) // they lead to another endpoint now
 	ended := slices.DeleteFunc(slices.Clone(was), func(p overspan.Port) bool { return slices.Contains(left, p) })
 	var g errgroup.Group
 	g.Go(func() error {
@@ -86,7 +86,7 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 		d.rec.dirty.mark(scope, causeChange)
 	}
 	if len(ended) > 0 {
-		d.ports.Keep(a.Sandbox, d.local.portsOf(a.Sandbox))
+		d.ports.Keep(a.Sandbox, d.local.PortsOf(a.Sandbox))
 		// The bridge may have a setting that only published ports need.
 		d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
 	}
@@ -99,7 +99,7 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 // removed from the cluster.
 func (d *Daemon) departed(id overspan.NetworkID) {
 	seg := d.knowledge().Shown.Segment(id)
-	if seg == nil || holds(seg, d.Self()) || len(d.local.inNetwork(id)) > 0 {
+	if seg == nil || holds(seg, d.Self()) || len(d.local.InNetwork(id)) > 0 {
 		return
 	}
 	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)

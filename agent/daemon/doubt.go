@@ -131,7 +131,7 @@ func (h *history) judge(ctx context.Context, now outlook) (verdict, error) {
 	}
 	for _, e := range lost {
 		// One that was disconnected meanwhile is gone by this node's own hand.
-		if a, here := h.local.attachment(e.ID); here && a.Registration != 0 {
+		if a, here := h.local.Attachment(e.ID); here && a.Registration != 0 {
 			return verdict{forgot: fmt.Sprintf("the record of %s (%s) is gone, and nobody took it", e.Name, e.Addrs()[0])}, nil
 		}
 	}

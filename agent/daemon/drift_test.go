@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 )
@@ -214,7 +215,7 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 				Networks: map[overspan.NetworkID]*overspan.Network{demo: {ID: demo}},
 				Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demo: {}}),
 			},
-			Local: localView{attachments: attachedOf(overspan.Attachment{Endpoint: overspan.Endpoint{ID: web, Network: demo}})},
+			Local: local.View{Attachments: local.AttachmentsOf(overspan.Attachment{Endpoint: overspan.Endpoint{ID: web, Network: demo}})},
 		}
 	}
 	endpoint, network, global := part{demo, web}, part{network: demo}, part{}
@@ -224,10 +225,12 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 		want   []part
 	}{
 		{"nothing", func(*planInput) {}, nil},
-		{"committed", func(in *planInput) { in.Local.version, in.Local.attachments.list[0].Committed = 1, true }, []part{endpoint}},
-		{"detached", func(in *planInput) { in.Local = localView{version: 1} }, []part{endpoint, network, global, subnets}},
+		{"committed", func(in *planInput) { in.Local.Version, in.Local.Attachments.List[0].Committed = 1, true }, []part{endpoint}},
+		{"detached", func(in *planInput) { in.Local = local.View{Version: 1} }, []part{endpoint, network, global, subnets}},
 		{"lost", func(in *planInput) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []part{endpoint}},
-		{"sandbox made", func(in *planInput) { in.Local.version, in.Local.sandboxes = 1, sandboxesOf(overspan.Sandbox{ID: "s"}) }, []part{global}},
+		{"sandbox made", func(in *planInput) {
+			in.Local.Version, in.Local.Sandboxes = 1, local.SandboxesOf(overspan.Sandbox{ID: "s"})
+		}, []part{global}},
 		{"frozen", func(in *planInput) {
 			s := *in.Snapshot
 			s.Frozen = &overspan.Freeze{}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/store"
 )
 
@@ -118,7 +119,7 @@ func (d *Daemon) takeOffEvicted(ctx context.Context, session *store.Session) err
 // is not known here was taken off before. It ends also where detach fails, which
 // goes on in the background: it is told now or never.
 func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
-	a, known := d.local.attachment(v.Endpoint)
+	a, known := d.local.Attachment(v.Endpoint)
 	if !known {
 		return nil
 	}
@@ -132,7 +133,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	if errors.Is(err, overspan.ErrNotFound) {
 		err = nil // it has ended already
 	}
-	if sb, ok := d.local.sandbox(a.Sandbox); ok {
+	if sb, ok := d.local.Sandbox(a.Sandbox); ok {
 		d.forgetIfUnused(sb)
 	}
 	event := d.attachmentEvent("evict", a)
@@ -145,8 +146,8 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 
 // recordMissing reports whether the record of an endpoint that this node serves is
 // missing from a snapshot. Networks that are as in the one before are not looked at.
-func recordMissing(before, now *overspan.Snapshot, attachments attached) bool {
-	for _, a := range attachments.concernedBy(before, now) {
+func recordMissing(before, now *overspan.Snapshot, attachments local.Attachments) bool {
+	for _, a := range attachments.ConcernedBy(before, now) {
 		seg := now.Segments.Get(a.Endpoint.Network)
 		if !a.Committed || seg == nil || seg.Bad > 0 || a.Endpoint.CreateRevision > seg.Revision {
 			continue

@@ -148,7 +148,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 // leave stops following a network in which this node has no endpoint and
 // attaches none.
 func (d *Daemon) leave(id overspan.NetworkID) {
-	if d.follows.dropIdle(id, func() bool { return len(d.local.inNetwork(id)) > 0 }) {
+	if d.follows.dropIdle(id, func() bool { return len(d.local.InNetwork(id)) > 0 }) {
 		d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 	}
 }
@@ -238,7 +238,7 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 			}
 		}
 	}
-	if recordMissing(old, new, d.local.attached()) {
+	if recordMissing(old, new, d.local.Attachments()) {
 		wake(d.evictionsDue)
 	}
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {

@@ -117,7 +117,7 @@ func (d *Daemon) report(ctx context.Context, state publicationState) error {
 		Networks:  state.Networks,
 		Blocks:    state.Blocks,
 		Endpoints: state.Endpoints,
-		Failures:  state.failures(d.local.allAttachments()),
+		Failures:  state.failures(d.local.AllAttachments()),
 	}
 	if d.reported.is(session, *s.Frozen, p) {
 		return nil

@@ -71,7 +71,7 @@ func (c *testCluster) whole() {
 	}
 	addrs := map[string]string{}
 	for _, n := range c.nodes {
-		for _, a := range n.local.allAttachments() {
+		for _, a := range n.local.AllAttachments() {
 			e := a.Endpoint
 			n.eventually("endpoint "+e.Name+" stands in etcd", func() bool {
 				at := n.mirrorSegment(e.Network).Endpoints.Get(e.Slot)
@@ -82,7 +82,7 @@ func (c *testCluster) whole() {
 			}
 			addrs[e.IPv4.String()] = e.Name
 			for _, peer := range c.nodes {
-				if peer != n && len(peer.local.inNetwork(e.Network)) > 0 {
+				if peer != n && len(peer.local.InNetwork(e.Network)) > 0 {
 					peer.eventually("it reaches "+e.Name, func() bool { return peer.sendsTo(e, n) })
 				}
 			}

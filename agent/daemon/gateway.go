@@ -70,7 +70,7 @@ func (in planInput) gateways() gateways {
 
 // of returns the choice for a sandbox; several is false if there is none to make.
 func (g gateways) of(id overspan.SandboxID) (way gateway, several bool) {
-	here := g.in.Local.attachments.inSandbox(id)
+	here := g.in.Local.Attachments.InSandbox(id)
 	if len(here) < 2 {
 		return nil, false
 	}
@@ -96,7 +96,7 @@ func (g gateways) secondary(a *overspan.Attachment) []overspan.Family {
 // endpoints: to the one that has the default route of their family, since answers
 // leave by that.
 func (in planInput) portsAt(a *overspan.Attachment, ways gateways) []overspan.Port {
-	ports := in.Local.ports[a.Sandbox]
+	ports := in.Local.Ports[a.Sandbox]
 	if len(ports) == 0 || !in.works(a) {
 		return nil
 	}
@@ -115,8 +115,8 @@ func (in planInput) portsAt(a *overspan.Attachment, ways gateways) []overspan.Po
 // whose namespace is gone is disconnected soon.
 func (in planInput) publishing(ways gateways) []overspan.Endpoint {
 	var out []overspan.Endpoint
-	for _, id := range slices.Sorted(maps.Keys(in.Local.ports)) {
-		for _, a := range in.Local.attachments.inSandbox(id) {
+	for _, id := range slices.Sorted(maps.Keys(in.Local.Ports)) {
+		for _, a := range in.Local.Attachments.InSandbox(id) {
 			e := a.Endpoint
 			if e.Ports = in.portsAt(a, ways); len(e.Ports) > 0 {
 				out = append(out, e)
@@ -141,7 +141,7 @@ type rewiring struct {
 func rewired(old, new planInput) (out rewiring) {
 	before, now := old.gateways(), new.gateways()
 	for _, id := range unsettled(old, new) {
-		for _, a := range new.Local.attachments.inSandbox(id) { // but for those that are on their way out
+		for _, a := range new.Local.Attachments.InSandbox(id) { // but for those that are on their way out
 			if !slices.Equal(before.secondary(a), now.secondary(a)) {
 				out.ends = append(out.ends, endpointKey(a))
 			}
@@ -151,7 +151,7 @@ func rewired(old, new planInput) (out rewiring) {
 			continue
 		}
 		out.ports = append(out.ports, ports...)
-		for _, a := range slices.Concat(old.Local.attachments.inSandbox(id), new.Local.attachments.inSandbox(id)) {
+		for _, a := range slices.Concat(old.Local.Attachments.InSandbox(id), new.Local.Attachments.InSandbox(id)) {
 			if !slices.Contains(out.networks, a.Endpoint.Network) {
 				out.networks = append(out.networks, a.Endpoint.Network)
 			}
@@ -167,17 +167,17 @@ func unsettled(old, new planInput) []overspan.SandboxID {
 	if old.Snapshot == nil {
 		return nil
 	}
-	was, is := &old.Local.attachments, &new.Local.attachments
+	was, is := &old.Local.Attachments, &new.Local.Attachments
 	var ids []overspan.SandboxID
-	for id := range is.byID.Changes(was.byID) {
-		for _, a := range []*overspan.Attachment{was.byID.Get(id), is.byID.Get(id)} {
+	for id := range is.ByID.Changes(was.ByID) {
+		for _, a := range []*overspan.Attachment{was.ByID.Get(id), is.ByID.Get(id)} {
 			if a != nil {
 				ids = append(ids, a.Sandbox)
 			}
 		}
 	}
 	for id := range overspan.Changes(old.Lost, new.Lost) {
-		if a := is.byID.Get(id); a != nil {
+		if a := is.ByID.Get(id); a != nil {
 			ids = append(ids, a.Sandbox)
 		}
 	}
@@ -185,16 +185,16 @@ func unsettled(old, new planInput) []overspan.SandboxID {
 		if n, seg := old.Snapshot.Networks[id], old.Snapshot.Segments.Get(id); n == new.Snapshot.Networks[id] && sameHolders(seg, new.Snapshot.Segments.Get(id)) {
 			continue
 		}
-		for _, a := range is.inNetwork(id) {
+		for _, a := range is.InNetwork(id) {
 			ids = append(ids, a.Sandbox)
 		}
 	}
-	if !overspan.SameMap(old.Local.ports, new.Local.ports) {
-		ids = slices.AppendSeq(slices.AppendSeq(ids, maps.Keys(old.Local.ports)), maps.Keys(new.Local.ports))
+	if !overspan.SameMap(old.Local.Ports, new.Local.Ports) {
+		ids = slices.AppendSeq(slices.AppendSeq(ids, maps.Keys(old.Local.Ports)), maps.Keys(new.Local.Ports))
 	}
 	slices.Sort(ids)
 	return slices.DeleteFunc(slices.Compact(ids), func(id overspan.SandboxID) bool {
-		return len(was.inSandbox(id)) < 2 && len(is.inSandbox(id)) < 2
+		return len(was.InSandbox(id)) < 2 && len(is.InSandbox(id)) < 2
 	})
 }
 
@@ -206,7 +206,7 @@ func sameHolders(a, b *overspan.Segment) bool {
 // homes returns to which endpoint each published port of a sandbox leads.
 func (g gateways) homes(id overspan.SandboxID) map[overspan.Port]overspan.EndpointID {
 	out := map[overspan.Port]overspan.EndpointID{}
-	for _, a := range g.in.Local.attachments.inSandbox(id) {
+	for _, a := range g.in.Local.Attachments.InSandbox(id) {
 		for _, p := range g.in.portsAt(a, g) {
 			out[p] = a.Endpoint.ID
 		}

@@ -99,8 +99,8 @@ func (n *testNode) byInterface() map[overspan.Family]string {
 func (n *testNode) chosen() map[overspan.Family]string {
 	in, _ := n.planInput(kernel.Scope{})
 	out := map[overspan.Family]string{}
-	for _, a := range in.Local.attachments.list {
-		for f, id := range gatewayOf(in.Local.attachments.inSandbox(a.Sandbox), in.Snapshot.Networks, in.works) {
+	for _, a := range in.Local.Attachments.List {
+		for f, id := range gatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.works) {
 			if id == a.Endpoint.ID {
 				out[f] = a.Endpoint.Interface
 			}
@@ -115,7 +115,7 @@ func (n *testNode) chosen() map[overspan.Family]string {
 func (n *testNode) publishesAt(t *rapid.T, ifname string, ports int, recorded bool) {
 	t.Helper()
 	want := map[netip.Addr]int{}
-	for _, a := range n.local.allAttachments() {
+	for _, a := range n.local.AllAttachments() {
 		if a.Endpoint.Interface == ifname && ports > 0 {
 			want[a.Endpoint.IPv4] = ports
 		}
@@ -231,7 +231,7 @@ func TestDefaultRouteLeavesALostEndpoint(t *testing.T) {
 
 	h1.start()
 	h1.eventually("it leaves by network b", by("eth1"))
-	a, _ := h1.local.attachment(web.ID)
+	a, _ := h1.local.Attachment(web.ID)
 	if diff := cmp.Diff(options, a.DriverOptions); diff != "" || a.GatewayPriority != 3 {
 		t.Errorf("after the restart the priority is %d, the options are (-want +got):\n%s", a.GatewayPriority, diff)
 	}

@@ -44,7 +44,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 	if s == nil {
 		return
 	}
-	here := d.local.view()
+	here := d.local.View()
 	find := &finder{in: planInput{Snapshot: s, Local: here}}
 	ofHost := func(h kernel.Hint) bool { return h.Links || h.Routes }
 	if slices.ContainsFunc(hints, ofHost) && d.shortcutMoved(s) {
@@ -54,7 +54,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		switch p := find.device(h.Dev); {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
-			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endsOf(here.attachments.list)}, causeHint)
+			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endsOf(here.Attachments.List)}, causeHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Links:
@@ -67,7 +67,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		case p.endpoint == "":
 			d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
 		default:
-			if a, known := here.attachments.get(p.endpoint); known {
+			if a, known := here.Attachments.Get(p.endpoint); known {
 				d.rec.dirty.mark(vethScope(a), causeHint)
 				wake(d.deaths)
 			}

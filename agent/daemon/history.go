@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/store"
 )
 
@@ -19,7 +20,7 @@ type history struct {
 	keys    store.Keys
 	journal *store.Journal
 	mirror  *store.Mirror
-	local   *local
+	local   *local.Inventory
 	self    overspan.NodeID
 	name    string
 
@@ -92,7 +93,7 @@ func (h *history) looked() outlook {
 // look takes in what the mirror shows now; mu is held.
 func (h *history) look() {
 	if now := h.mirror.Trusted(); !h.outlook.has(now) {
-		h.turn(h.outlook.take(now, h.self, h.local.attached()))
+		h.turn(h.outlook.take(now, h.self, h.local.Attachments()))
 	}
 }
 
@@ -103,7 +104,7 @@ func (h *history) turn(next outlook, do reaction) {
 		h.mirror.Suspect(do.Suspect)
 	}
 	if do.Disown {
-		h.disowned = append(h.disowned, h.local.disown()...)
+		h.disowned = append(h.disowned, h.local.Disown()...)
 	}
 	if do.Disown || do.Ask {
 		wake(h.work)
@@ -152,7 +153,7 @@ func (h *history) persist() {
 	h.mu.Unlock()
 	var errs []error
 	for _, a := range disowned {
-		if now, here := h.local.attachment(a.Endpoint.ID); here && now.Registration == 0 {
+		if now, here := h.local.Attachment(a.Endpoint.ID); here && now.Registration == 0 {
 			errs = append(errs, h.journal.RewriteAttachment(now)) // it may be detached at this moment
 		}
 	}

@@ -156,6 +156,6 @@ func (r *reconciler) retry(ctx context.Context) {
 		r.delay = retryMost
 		return
 	}
-	r.pass(ctx, r.failed.scope(r.seen.Local.attachments), causeRetry)
+	r.pass(ctx, r.failed.scope(r.seen.Local.Attachments), causeRetry)
 	r.delay = min(2*r.delay, retryMost)
 }

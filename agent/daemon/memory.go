@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 )
 
 // recall merges memory, the last snapshot before etcd lost its past, with what etcd
@@ -119,13 +120,13 @@ func unproven(memory *overspan.Snapshot, why overspan.Freeze) *overspan.Snapshot
 // or another's, or whose whole network is, which nobody can remove while they
 // stand. Last is what was looked at before: networks that are the same in both
 // are not looked at again; nil if nothing was.
-func suspects(last, now *overspan.Snapshot, self overspan.NodeID, attachments attached) []overspan.Endpoint {
+func suspects(last, now *overspan.Snapshot, self overspan.NodeID, attachments local.Attachments) []overspan.Endpoint {
 	node := now.Nodes[self]
 	if node == nil {
 		return nil
 	}
 	var out []overspan.Endpoint
-	for _, a := range attachments.concernedBy(last, now) {
+	for _, a := range attachments.ConcernedBy(last, now) {
 		e := &a.Endpoint
 		seg := now.Segments.Get(e.Network)
 		if !a.Committed || a.Registration != node.CreateRevision {

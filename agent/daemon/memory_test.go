@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 )
 
 // freezeRevision is when the freezes of these tests began.
@@ -192,7 +193,7 @@ func TestSuspects(t *testing.T) {
 		Networks: map[overspan.NetworkID]*overspan.Network{demoNet: {}},
 		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
 	}
-	all := attachedOf(
+	all := local.AttachmentsOf(
 		attachment("stands", 2, 7, 20), attachment("foreign", 3, 7, 20), attachment("gone", 4, 7, 0),
 		attachment("not seen yet", 5, 7, 60), attachment("of another registration", 6, 5, 20),
 	)

@@ -78,7 +78,7 @@ func (d *Daemon) Collect(c chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
 		c <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
-	gauge(descEndpoints, float64(d.local.attached().byID.Len()))
+	gauge(descEndpoints, float64(d.local.Attachments().ByID.Len()))
 	s := d.knowledge().Shown
 	if s != nil {
 		gauge(descRevision, float64(s.Revision))

@@ -38,8 +38,8 @@ func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
 // first, and a number that grows with each change of them. The lists are shared:
 // nobody changes them.
 func (d *Daemon) Plugged() (version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) {
-	here := d.local.view()
-	return here.version, here.sandboxes.list, here.attachments.list
+	here := d.local.View()
+	return here.Version, here.Sandboxes.List, here.Attachments.List
 }
 
 // namesMost bounds how many aliases and how many links an endpoint has: they

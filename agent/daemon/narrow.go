@@ -126,7 +126,7 @@ func (r *reconciler) changedSlots(in planInput, id overspan.NetworkID) ([]oversp
 // portsWithin returns this node's endpoints that own one of some slots. Their
 // containers' ends are as they were.
 func (in planInput) portsWithin(id overspan.NetworkID, slots []overspan.Range) (ports []kernel.EndpointKey) {
-	for _, a := range in.Local.attachments.inNetwork(id) {
+	for _, a := range in.Local.Attachments.InNetwork(id) {
 		within := func(s overspan.Slot) bool {
 			return slices.ContainsFunc(slots, func(r overspan.Range) bool { return r.Contains(s) })
 		}

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
@@ -213,8 +214,8 @@ func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
 	if _, err := h.pass(t.Context(), kernel.Scope{All: true, Global: true}, causeResync); err != nil {
 		t.Fatal(err)
 	}
-	h.in.Local.attachments = attached{}
-	h.in.Local.version++
+	h.in.Local.Attachments = local.Attachments{}
+	h.in.Local.Version++
 	h.in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 	sets := kernel.Scope{Sets: bridge.SubnetSets()}
 	for _, step := range []struct {

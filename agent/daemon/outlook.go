@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 )
 
 // An outlook is what a node goes by, and what it has to know to tell whether the next
@@ -54,7 +55,7 @@ func (o outlook) has(now *overspan.Snapshot) bool {
 
 // take takes in a snapshot of etcd, as the mirror shows it, beside the attachments of
 // this node.
-func (o outlook) take(now *overspan.Snapshot, self overspan.NodeID, here attached) (outlook, reaction) {
+func (o outlook) take(now *overspan.Snapshot, self overspan.NodeID, here local.Attachments) (outlook, reaction) {
 	if why := o.turned(now); why != "" {
 		return o, reaction{Suspect: why}
 	}
@@ -99,7 +100,7 @@ func (o outlook) turned(now *overspan.Snapshot) string {
 
 // lacks reports whether a snapshot shows less of this node than it has written, and
 // which endpoints. Of one that tells of a loss that is to be expected.
-func (o outlook) lacks(now *overspan.Snapshot, self overspan.NodeID, here attached) ([]overspan.Endpoint, bool) {
+func (o outlook) lacks(now *overspan.Snapshot, self overspan.NodeID, here local.Attachments) ([]overspan.Endpoint, bool) {
 	if o.memory != nil || now.Frozen != nil || now.Accepted > o.accepted {
 		return nil, false
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 )
 
 // outlookSelf is the node of these tests.
@@ -34,7 +35,7 @@ func outlooks() map[string]outlook {
 	old := outlookSnapshot("old", 1, false)
 	trusting := outlook{newest: old, shown: old, accepted: 1}
 	doubting, _ := trusting.doubt(overspan.Freeze{})
-	recalling, _ := doubting.take(outlookSnapshot("restored", 1, true), outlookSelf, attached{})
+	recalling, _ := doubting.take(outlookSnapshot("restored", 1, true), outlookSelf, local.Attachments{})
 	return map[string]outlook{
 		"waiting":   {saved: outlookSnapshot("saved", 1, false), accepted: 1},
 		"trusting":  trusting,
@@ -110,7 +111,7 @@ func TestOutlookTakes(t *testing.T) {
 		{"recalling", "another freeze, after an acceptance", 2, true, "recalling, 1 accepted, shows old+restored; suspect: an operator has accepted what etcd held, and it was frozen again"},
 	} {
 		t.Run(tt.from+"/"+tt.name, func(t *testing.T) {
-			next, do := outlooks()[tt.from].take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, attached{})
+			next, do := outlooks()[tt.from].take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, local.Attachments{})
 			if diff := cmp.Diff(tt.want, next.tell(do)); diff != "" {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
@@ -118,7 +119,7 @@ func TestOutlookTakes(t *testing.T) {
 				return
 			}
 			// What says the same once more leads nowhere else.
-			again, do := next.take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, attached{})
+			again, do := next.take(outlookSnapshot("new", tt.accepted, tt.frozen), outlookSelf, local.Attachments{})
 			if diff := cmp.Diff(next.tell(reaction{}), again.tell(do)); diff != "" {
 				t.Errorf("once more (-first +second):\n%s", diff)
 			}
@@ -146,7 +147,7 @@ func TestOutlookDoubts(t *testing.T) {
 // What lacks something of this node's is held until that is excused, and whatever
 // comes meanwhile is judged by itself.
 func TestOutlookHolds(t *testing.T) {
-	here := attachedOf(overspan.Attachment{
+	here := local.AttachmentsOf(overspan.Attachment{
 		Committed: true, Registration: 7,
 		Endpoint: overspan.Endpoint{ID: "e", Name: "web", Network: demoNet, Slot: 2, Slots: []overspan.Slot{2}},
 	})

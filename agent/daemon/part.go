@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
@@ -156,7 +157,7 @@ func (f *finder) findEndpoint(digits string) part {
 			return part{k.Network, k.Endpoint}
 		}
 	}
-	for _, a := range f.in.Local.attachments.list {
+	for _, a := range f.in.Local.Attachments.List {
 		if strings.HasPrefix(string(a.Endpoint.ID), digits) {
 			return part{a.Endpoint.Network, a.Endpoint.ID}
 		}
@@ -199,7 +200,7 @@ func (s partSet) addScope(scope kernel.Scope) {
 
 // scope returns the scope that takes all the parts. Where an endpoint is
 // plugged in, its attachment tells.
-func (s partSet) scope(attachments attached) kernel.Scope {
+func (s partSet) scope(attachments local.Attachments) kernel.Scope {
 	set := newDirtySet()
 	for p := range s {
 		switch {
@@ -213,7 +214,7 @@ func (s partSet) scope(attachments attached) kernel.Scope {
 			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
 		default:
 			key := kernel.EndpointKey{Network: p.network, Endpoint: p.endpoint}
-			if a := attachments.byID.Get(p.endpoint); a != nil {
+			if a := attachments.ByID.Get(p.endpoint); a != nil {
 				key = endpointKey(a)
 			}
 			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
@@ -249,7 +250,7 @@ func moved(old, new planInput, anew rewiring) partSet {
 	if old.Snapshot == nil {
 		old.Snapshot = &overspan.Snapshot{}
 	}
-	if old.Local.version != new.Local.version || !maps.Equal(old.Lost, new.Lost) {
+	if old.Local.Version != new.Local.Version || !maps.Equal(old.Lost, new.Lost) {
 		out.addLocal(old, new)
 	}
 	if old.Shortcut != new.Shortcut {
@@ -287,12 +288,12 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 // addLocal adds what depends on this node's sandboxes and endpoints. The first
 // and last endpoint of a network may bring or take its devices and rules.
 func (s partSet) addLocal(old, new planInput) {
-	before, now := old.Local.attachments.byID, new.Local.attachments.byID
+	before, now := old.Local.Attachments.ByID, new.Local.Attachments.ByID
 	networks := map[overspan.NetworkID]struct{}{}
 	touch := func(a *overspan.Attachment) {
 		networks[a.Endpoint.Network] = struct{}{}
 		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
-		if len(old.Local.ports[a.Sandbox])+len(new.Local.ports[a.Sandbox]) > 0 {
+		if len(old.Local.Ports[a.Sandbox])+len(new.Local.Ports[a.Sandbox]) > 0 {
 			s.add(publishedPorts)
 		}
 	}
@@ -307,8 +308,8 @@ func (s partSet) addLocal(old, new planInput) {
 		}
 	}
 	s.addMembership(old, new, networks)
-	for id := range new.Local.sandboxes.byID.Changes(old.Local.sandboxes.byID) {
-		if a, b := new.Local.sandboxes.byID.Get(id), old.Local.sandboxes.byID.Get(id); a == nil || b == nil || a.Netns != b.Netns {
+	for id := range new.Local.Sandboxes.ByID.Changes(old.Local.Sandboxes.ByID) {
+		if a, b := new.Local.Sandboxes.ByID.Get(id), old.Local.Sandboxes.ByID.Get(id); a == nil || b == nil || a.Netns != b.Netns {
 			s.add(part{})
 		}
 	}

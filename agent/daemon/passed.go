@@ -56,7 +56,7 @@ func (d *Daemon) whose(res passResult, dev, cause string) map[string]string {
 	if n := res.input.Snapshot.Networks[p.network]; n != nil {
 		out["network"] = n.Name
 	}
-	if a := res.input.Local.attachments.byID.Get(p.endpoint); a != nil {
+	if a := res.input.Local.Attachments.ByID.Get(p.endpoint); a != nil {
 		out["endpoint"] = a.Endpoint.Name
 	}
 	return out

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/overlay"
@@ -15,7 +16,7 @@ import (
 type planInput struct {
 	Snapshot  *overspan.Snapshot
 	Self      overspan.NodeID
-	Local     localView
+	Local     local.View
 	VXLANPort uint16
 	Guard     kernel.Guard // of this host
 
@@ -88,7 +89,7 @@ func (in planInput) members() []overspan.NetworkID {
 // perhaps.
 func (in planInput) joined() iter.Seq[overspan.NetworkID] {
 	return func(yield func(overspan.NetworkID) bool) {
-		for _, known := range []iter.Seq[overspan.NetworkID]{in.Local.attachments.byNetwork.Keys(), in.Snapshot.Segments.Keys()} {
+		for _, known := range []iter.Seq[overspan.NetworkID]{in.Local.Attachments.Networks(), in.Snapshot.Segments.Keys()} {
 			for id := range known {
 				if in.member(id) && !yield(id) {
 					return
@@ -110,7 +111,7 @@ func (in planInput) isMember() bool {
 // there, or holds a block, so that the next attach finds all in place.
 func (in planInput) member(id overspan.NetworkID) bool {
 	seg := in.Snapshot.Segment(id)
-	return slices.ContainsFunc(in.Local.attachments.inNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
+	return slices.ContainsFunc(in.Local.Attachments.InNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
 		seg != nil && holds(seg, in.Self)
 }
 
@@ -144,7 +145,7 @@ func holds(seg *overspan.Segment, node overspan.NodeID) bool {
 // member of but cannot see is unknown.
 func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State, []string) {
 	var ports []bridge.Port
-	for _, a := range in.Local.attachments.inNetwork(id) {
+	for _, a := range in.Local.Attachments.InNetwork(id) {
 		if in.pluggable(a) {
 			ports = append(ports, in.port(a, ways))
 		}
@@ -171,7 +172,7 @@ func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State,
 
 // endpoint plans one veth.
 func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State {
-	a, n := in.Local.attachments.byID.Get(key.Endpoint), in.Snapshot.Networks[key.Network]
+	a, n := in.Local.Attachments.ByID.Get(key.Endpoint), in.Snapshot.Networks[key.Network]
 	switch {
 	case a == nil || !in.pluggable(a):
 		return kernel.State{}
@@ -266,7 +267,7 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 	warnings = append(warnings, warns...)
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
 	state.Netns = map[string]struct{}{}
-	for _, s := range in.Local.sandboxes.list {
+	for _, s := range in.Local.Sandboxes.List {
 		if s.Kind == overspan.SandboxMade {
 			state.Netns[s.Netns] = struct{}{}
 		}

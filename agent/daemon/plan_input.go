@@ -27,8 +27,8 @@ func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
 	if found := d.shortcut.Load(); found != nil {
 		in.Shortcut, in.ShortcutErr = found.at, found.err
 	}
-	in.Local = d.local.view()
-	for _, a := range in.Local.attachments.within(scope) {
+	in.Local = d.local.View()
+	for _, a := range in.Local.Attachments.Within(scope) {
 		if d.namespaceGone(a.Sandbox) {
 			in.Gone[a.Endpoint.ID] = struct{}{}
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -55,7 +56,7 @@ func twoNodes() planInput {
 				Endpoints: overspan.SlotMapOf(map[overspan.Slot]*overspan.Endpoint{2: &web}),
 			}}),
 		},
-		Local:     localView{attachments: attachedOf(overspan.Attachment{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true})},
+		Local:     local.View{Attachments: local.AttachmentsOf(overspan.Attachment{Endpoint: web, Sandbox: "s", Netns: "/run/netns/web1", Committed: true})},
 		VXLANPort: 4789,
 	}
 }
@@ -70,7 +71,7 @@ func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
 		master string
 	}{
 		{"committed in an own block", func(*planInput) {}, overspan.BridgeName(demoNet)},
-		{"not committed yet", func(in *planInput) { in.Local.attachments.list[0].Committed = false }, ""},
+		{"not committed yet", func(in *planInput) { in.Local.Attachments.List[0].Committed = false }, ""},
 		{"in a block that another node holds now", func(in *planInput) {
 			seg := in.Snapshot.Segments.Get(demoNet)
 			b := seg.Blocks.Get(0)
@@ -109,7 +110,7 @@ func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
 		{"frozen", func(in *planInput) { in.Snapshot.Frozen = &overspan.Freeze{} }, wholeNetwork, true},
 		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
 		{"no endpoint and no block here", func(in *planInput) {
-			in.Local.attachments = attached{}
+			in.Local.Attachments = local.Attachments{}
 			in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 		}, wholeNetwork, false},
 	} {
@@ -256,7 +257,7 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, false, "slower way"},
 		{"no programs", func(in *planInput) { in.Guard = kernel.Guard{} }, false, false, ""},
 		{"no network here", func(in *planInput) {
-			in.Local.attachments = attached{}
+			in.Local.Attachments = local.Attachments{}
 			in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
 		}, false, false, ""},
 	} {

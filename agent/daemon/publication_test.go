@@ -16,7 +16,7 @@ import (
 // 2 of demo, which etcd has forgotten, and nobody holds a block.
 func returned() publicationInput {
 	in := twoNodes()
-	web := *in.Local.attachments.list[0]
+	web := *in.Local.Attachments.List[0]
 	web.NetworkName = "demo"
 	web.Registration = 3
 	in.Snapshot.Segments.Get(demoNet).Blocks = overspan.SlotMap[overspan.Block]{}

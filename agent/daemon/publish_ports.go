@@ -105,7 +105,7 @@ func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
 		return out
 	}
 	ways := in.gateways()
-	for _, a := range in.Local.attachments.list {
+	for _, a := range in.Local.Attachments.List {
 		if in.works(a) {
 			out[a.Endpoint.ID] = in.portsAt(a, ways)
 		}
@@ -124,8 +124,8 @@ func (d *Daemon) portsOfNew(sb overspan.Sandbox, a overspan.Attachment) []oversp
 		return nil
 	}
 	a.Committed = true
-	in.Local.ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
-	in.Local.attachments.put(&a)
+	in.Local.Ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
+	in.Local.Attachments.Put(&a)
 	return in.portsAt(&a, in.gateways())
 }
 

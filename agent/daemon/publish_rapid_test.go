@@ -75,7 +75,7 @@ func (s *saga) settle(t *rapid.T) map[overspan.EndpointID]*testNode {
 	published := map[overspan.EndpointID]*testNode{}
 	answers := map[string]string{} // who does, by network and address
 	for _, n := range s.c.nodes {
-		for _, a := range n.local.allAttachments() {
+		for _, a := range n.local.AllAttachments() {
 			e := a.Endpoint
 			n.eventually("each endpoint is published or lost", func() bool { return n.registered(e) && n.published(e) || n.loss(e) != "" })
 			n.eventually("a lost one is off its network, any other on it", func() bool { return n.plugged(e) == n.published(e) })
@@ -101,7 +101,7 @@ func (s *saga) settle(t *rapid.T) map[overspan.EndpointID]*testNode {
 // registration that the node has.
 func (n *testNode) registered(e overspan.Endpoint) bool {
 	session, err := n.registrar.session()
-	a, known := n.local.attachment(e.ID)
+	a, known := n.local.Attachment(e.ID)
 	return err == nil && known && a.Registration == session.Registration()
 }
 
@@ -159,7 +159,7 @@ func TestEtcdForgetsARandomPast(t *testing.T) {
 		s.c.touch() // so that each node has lost something
 		s.c.rollBack(backup)
 		for id, n := range before {
-			if a, _ := n.local.attachment(id); !n.plugged(a.Endpoint) {
+			if a, _ := n.local.Attachment(id); !n.plugged(a.Endpoint) {
 				rt.Errorf("%s on %s is off its network while the cluster is frozen", a.Endpoint.Name, n.cfg.NodeName)
 			}
 		}
@@ -170,7 +170,7 @@ func TestEtcdForgetsARandomPast(t *testing.T) {
 		after := s.settle(rt)
 		for id, n := range before {
 			if after[id] != n {
-				a, _ := n.local.attachment(id)
+				a, _ := n.local.Attachment(id)
 				rt.Errorf("%s on %s was published, and is not: %s", a.Endpoint.Name, n.cfg.NodeName, a.Lost)
 			}
 		}

@@ -26,7 +26,7 @@ func (c *testCluster) remove(n *testNode) {
 		key := strings.TrimPrefix(kv.Key, root)
 		own := strings.HasSuffix(key, "/"+id) || strings.HasPrefix(key, "net/") && strings.Contains(string(kv.Value), id)
 		// A name refers to its endpoint, and that to its node.
-		for _, a := range n.local.allAttachments() {
+		for _, a := range n.local.AllAttachments() {
 			own = own || strings.HasPrefix(key, "net/") && strings.Contains(string(kv.Value), string(a.Endpoint.ID))
 		}
 		if own {

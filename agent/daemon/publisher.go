@@ -112,7 +112,7 @@ func (p *publisher) now() publicationState {
 // still to be published: no newcomer takes it meanwhile.
 func (p *publisher) reserve(n *overspan.Network, name string, registration int64) error {
 	lost := p.lost()
-	for _, a := range p.d.local.inNetwork(n.ID) {
+	for _, a := range p.d.local.InNetwork(n.ID) {
 		if a.Registration == registration || !a.Committed || a.Endpoint.Name != name {
 			continue
 		}
@@ -244,7 +244,7 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 	if err := p.survey(ctx, snapshot, surveyPoint{in.freeze(), snapshot.Accepted}); err != nil {
 		return publicationInput{}, err
 	}
-	for _, a := range p.d.local.allAttachments() {
+	for _, a := range p.d.local.AllAttachments() {
 		if !p.d.namespaceGone(a.Sandbox) {
 			in.Attachments = append(in.Attachments, a)
 		}

@@ -148,7 +148,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 		return err
 	}
 	defer unlock()
-	if _, known := p.d.local.attachment(a.Endpoint.ID); !known {
+	if _, known := p.d.local.Attachment(a.Endpoint.ID); !known {
 		return nil
 	}
 	// Whoever had the gate may have changed that.
@@ -159,7 +159,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	if err != nil {
 		return err
 	}
-	if now, known := p.d.local.register(e, session.Registration()); known {
+	if now, known := p.d.local.Register(e, session.Registration()); known {
 		if err := p.d.journal.PutAttachment(now); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func TestConnectWhileItsSandboxIsForgotten(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if _, known := n.local.sandbox(n.Attachments()[0].Sandbox); !known {
+	if _, known := n.local.Sandbox(n.Attachments()[0].Sandbox); !known {
 		t.Error("the endpoint is in a sandbox that nobody knows: its end would not be noticed")
 	}
 	n.kernel.LoseNetns(strings.TrimPrefix(target, "netns:"))
@@ -150,8 +150,8 @@ func TestLateTransactionOfTheLastRunIsUndone(t *testing.T) {
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
-	a, _ := n.local.attachment(e.ID)
-	sb, _ := n.local.sandbox(a.Sandbox)
+	a, _ := n.local.Attachment(e.ID)
+	sb, _ := n.local.Sandbox(a.Sandbox)
 	n.stop()
 	j, err := store.OpenJournal(n.cfg.JournalPath())
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
@@ -25,7 +26,7 @@ type releaser struct {
 	journal *store.Journal
 	mirror  *store.Mirror
 	alloc   *ipam.Allocator
-	local   *local
+	local   *local.Inventory
 	session func() (*store.Session, error)
 	unplug  func(context.Context, kernel.Scope) error         // runs a pass and waits for it
 	look    func(context.Context) (*overspan.Snapshot, error) // what etcd holds now
@@ -252,7 +253,7 @@ func (r *releaser) orphansIn(seg *overspan.Segment, pending []overspan.Endpoint)
 		if e.Node != self || slot != e.Slot {
 			continue
 		}
-		if _, known := r.local.attachment(e.ID); !known && !isAmong(e.ID, pending) {
+		if _, known := r.local.Attachment(e.ID); !known && !isAmong(e.ID, pending) {
 			out = append(out, e)
 		}
 	}

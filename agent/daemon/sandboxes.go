@@ -16,7 +16,7 @@ import (
 
 // Sandboxes returns the sandboxes that this node knows, oldest first.
 func (d *Daemon) Sandboxes() []overspan.Sandbox {
-	all := d.local.allSandboxes()
+	all := d.local.AllSandboxes()
 	out := make([]overspan.Sandbox, 0, len(all))
 	for _, s := range all {
 		out = append(out, *s)
@@ -29,14 +29,14 @@ func (d *Daemon) Sandboxes() []overspan.Sandbox {
 func (d *Daemon) Attachments() []overspan.Attachment {
 	in, known := d.planInput(kernel.Scope{})
 	if !known {
-		return d.local.allAttachments()
+		return d.local.AllAttachments()
 	}
 	var out []overspan.Attachment
 	ways := map[overspan.SandboxID]gateway{}
-	for _, shared := range in.Local.attachments.list {
+	for _, shared := range in.Local.Attachments.List {
 		a := *shared
 		if ways[a.Sandbox] == nil {
-			ways[a.Sandbox] = gatewayOf(in.Local.attachments.inSandbox(a.Sandbox), in.Snapshot.Networks, in.works)
+			ways[a.Sandbox] = gatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.works)
 		}
 		a.Lost = in.lost(a.Endpoint)
 		a.Gateway = slices.Contains(slices.Collect(maps.Values(ways[a.Sandbox])), a.Endpoint.ID)
@@ -86,7 +86,7 @@ func (d *Daemon) CreateSandbox(ctx context.Context, req SandboxRequest) (overspa
 		sb.Inode, err = d.host.Netns(sb.Netns)
 	}
 	if err == nil {
-		d.local.putSandbox(sb)
+		d.local.PutSandbox(sb)
 		err = d.journal.PutSandbox(sb)
 	}
 	if err != nil {
@@ -114,12 +114,12 @@ func (d *Daemon) lockSandbox(ctx context.Context, id overspan.SandboxID, name st
 func (d *Daemon) admitSandbox(sb overspan.Sandbox) error {
 	d.admit.Lock()
 	defer d.admit.Unlock()
-	for _, other := range d.local.allSandboxes() {
+	for _, other := range d.local.AllSandboxes() {
 		if other.Name == sb.Name {
 			return overspan.Errorf(overspan.ErrExists, "sandbox with name %s already exists", sb.Name)
 		}
 	}
-	d.local.putSandbox(sb)
+	d.local.PutSandbox(sb)
 	return nil
 }
 
@@ -135,11 +135,11 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 		return err
 	}
 	defer unlock()
-	if _, known := d.local.sandbox(sb.ID); !known {
+	if _, known := d.local.Sandbox(sb.ID); !known {
 		return overspan.Errorf(overspan.ErrNotFound, "sandbox %s not found: it was removed meanwhile", ref)
 	}
 	var errs []error
-	for _, a := range d.local.inSandbox(sb.ID) {
+	for _, a := range d.local.InSandbox(sb.ID) {
 		if _, err := d.detach(ctx, *a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			errs = append(errs, err)
 		}
@@ -157,7 +157,7 @@ func (d *Daemon) RemoveSandbox(ctx context.Context, ref string) error {
 // dropSandbox forgets a sandbox without endpoints, and deletes its namespace
 // if it is ours.
 func (d *Daemon) dropSandbox(ctx context.Context, sb overspan.Sandbox) error {
-	d.local.dropSandbox(sb.ID)
+	d.local.DropSandbox(sb.ID)
 	if err := d.journal.DeleteSandbox(sb.ID); err != nil {
 		return err
 	}
@@ -175,10 +175,10 @@ func (d *Daemon) dropSandbox(ctx context.Context, sb overspan.Sandbox) error {
 // forgetIfUnused forgets a foreign sandbox that has no endpoint any more: it
 // was only known for its endpoints. The caller holds its gate.
 func (d *Daemon) forgetIfUnused(sb overspan.Sandbox) {
-	if sb.Kind == overspan.SandboxMade || len(d.local.inSandbox(sb.ID)) > 0 {
+	if sb.Kind == overspan.SandboxMade || len(d.local.InSandbox(sb.ID)) > 0 {
 		return
 	}
-	d.local.dropSandbox(sb.ID)
+	d.local.DropSandbox(sb.ID)
 	if err := d.journal.DeleteSandbox(sb.ID); err != nil {
 		d.log.Error("cannot forget a sandbox", "sandbox", sb.Name, "error", err)
 	}
@@ -196,7 +196,7 @@ func (d *Daemon) reviveSandboxes(ctx context.Context) error {
 		inode, err := d.host.Netns(sb.Netns)
 		if err == nil && inode != sb.Inode {
 			sb.Inode = inode
-			d.local.putSandbox(sb)
+			d.local.PutSandbox(sb)
 			err = d.journal.PutSandbox(sb)
 		}
 		errs = append(errs, err)
@@ -220,7 +220,7 @@ func (d *Daemon) watchSandboxes(ctx context.Context) error {
 // buryDead ends the endpoints of sandboxes that are gone: the process died, or
 // the namespace was deleted or is another one now.
 func (d *Daemon) buryDead(ctx context.Context) {
-	for _, sb := range d.local.allSandboxes() {
+	for _, sb := range d.local.AllSandboxes() {
 		if !d.namespaceGone(sb.ID) {
 			continue
 		}
@@ -237,12 +237,12 @@ func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) error {
 		return err
 	}
 	defer unlock()
-	if _, known := d.local.sandbox(sb.ID); !known {
+	if _, known := d.local.Sandbox(sb.ID); !known {
 		return nil // others were faster
 	}
 	d.log.Info("sandbox is gone: ending its endpoints", "sandbox", sb.Name, "netns", sb.Netns)
 	var errs []error
-	for _, a := range d.local.inSandbox(sb.ID) {
+	for _, a := range d.local.InSandbox(sb.ID) {
 		if _, err := d.detach(ctx, *a); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 			errs = append(errs, err)
 		}
@@ -256,7 +256,7 @@ func (d *Daemon) bury(ctx context.Context, sb overspan.Sandbox) error {
 // somebody else, this host's own perhaps. The paths of the sandboxes that we
 // made are ours: what they name is made again.
 func (d *Daemon) namespaceGone(id overspan.SandboxID) bool {
-	sb, known := d.local.sandbox(id)
+	sb, known := d.local.Sandbox(id)
 	if !known || sb.Kind == overspan.SandboxMade {
 		return false
 	}

@@ -147,7 +147,7 @@ func (d *Daemon) Status(ctx context.Context) Status {
 	if st.Freeze, err = d.freezeStatus(ctx); err != nil {
 		st.Warnings = append(st.Warnings, err.Error())
 	}
-	st.Warnings = append(st.Warnings, d.publisher.now().failures(d.local.allAttachments())...)
+	st.Warnings = append(st.Warnings, d.publisher.now().failures(d.local.AllAttachments())...)
 	if s := d.knowledge().Shown; s != nil {
 		st.SnapshotRevision = s.Revision
 		st.AppliedRevision = d.appliedRevision(s)
@@ -199,7 +199,7 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 		out = append(out, fmt.Sprintf("%d records inside networks cannot be read", bad))
 	}
 	in, _ := d.planInput(kernel.Scope{})
-	for _, a := range in.Local.attachments.list {
+	for _, a := range in.Local.Attachments.List {
 		if why := in.lost(a.Endpoint); why != "" {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, why))
 		}

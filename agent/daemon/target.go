@@ -51,7 +51,7 @@ func (d *Daemon) target(ctx context.Context, ref string) (overspan.Sandbox, erro
 func (d *Daemon) known(found overspan.Sandbox, inode overspan.NetnsID) (overspan.Sandbox, error) {
 	d.admit.Lock()
 	defer d.admit.Unlock()
-	for _, sb := range d.local.allSandboxes() {
+	for _, sb := range d.local.AllSandboxes() {
 		if sb.Inode.Is(inode) {
 			return *sb, nil
 		}
@@ -69,7 +69,7 @@ func (d *Daemon) known(found overspan.Sandbox, inode overspan.NetnsID) (overspan
 	if err := overspan.CheckName("sandbox", found.Name); err != nil {
 		return overspan.Sandbox{}, err
 	}
-	d.local.putSandbox(found)
+	d.local.PutSandbox(found)
 	return found, nil
 }
 
@@ -128,7 +128,7 @@ func netnsTarget(path string) (overspan.Sandbox, error) {
 // sandbox finds a known sandbox by name, id, or a unique prefix of its id.
 func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
 	id, err := overspan.Match("sandbox", ref, func(yield func(overspan.SandboxID, string) bool) {
-		for _, sb := range d.local.allSandboxes() {
+		for _, sb := range d.local.AllSandboxes() {
 			if !yield(sb.ID, sb.Name) {
 				return
 			}
@@ -137,7 +137,7 @@ func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
 	if err != nil {
 		return overspan.Sandbox{}, err
 	}
-	sb, ok := d.local.sandbox(id)
+	sb, ok := d.local.Sandbox(id)
 	if !ok {
 		return overspan.Sandbox{}, overspan.Errorf(overspan.ErrNotFound, "sandbox %s not found", ref)
 	}
@@ -150,7 +150,7 @@ func (d *Daemon) sandbox(ref string) (overspan.Sandbox, error) {
 func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overspan.Attachment, error) {
 	n, unknown := d.network(ctx, network)
 	if unknown == nil {
-		if a, err := d.attachmentAmong(ctx, d.local.inNetwork(n.ID), ref); !errors.Is(err, overspan.ErrNotFound) {
+		if a, err := d.attachmentAmong(ctx, d.local.InNetwork(n.ID), ref); !errors.Is(err, overspan.ErrNotFound) {
 			return a, err
 		}
 	}
@@ -174,7 +174,7 @@ func (d *Daemon) findAttachment(ctx context.Context, network, ref string) (overs
 // leftBehind returns the attachments to networks that nobody can name any more,
 // of which ref was the name or is the id.
 func (d *Daemon) leftBehind(ref string) []*overspan.Attachment {
-	return slices.DeleteFunc(slices.Clone(d.local.attached().list), func(a *overspan.Attachment) bool {
+	return slices.DeleteFunc(slices.Clone(d.local.Attachments().List), func(a *overspan.Attachment) bool {
 		n := d.networkByID(a.Endpoint.Network)
 		return n != nil && !n.Deleting || a.NetworkName != ref && string(a.Endpoint.Network) != ref
 	})
@@ -189,7 +189,7 @@ func (d *Daemon) attachmentAmong(ctx context.Context, here []*overspan.Attachmen
 			}
 		}
 	})
-	a, known := d.local.attachment(found)
+	a, known := d.local.Attachment(found)
 	if err == nil && known && (a.Endpoint.Name == ref || string(found) == ref) {
 		return a, nil
 	}
@@ -240,7 +240,7 @@ func (d *Daemon) knownSandbox(ctx context.Context, ref string) (overspan.Sandbox
 		return sb.ID, nil
 	}
 	inode, inodeErr := d.host.Netns(sb.Netns)
-	for _, known := range d.local.allSandboxes() {
+	for _, known := range d.local.AllSandboxes() {
 		if inodeErr == nil && known.Inode.Is(inode) || inodeErr != nil && known.Netns == sb.Netns {
 			return known.ID, nil
 		}

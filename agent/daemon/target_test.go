@@ -71,7 +71,7 @@ func TestRecordsOfEarlierVersionsMatch(t *testing.T) {
 	n.connect(ConnectRequest{Network: "demo", Target: "web"})
 	sb := n.Sandboxes()[0]
 	sb.Inode = overspan.NetnsID{Dev: sb.Inode.Dev, Ino: sb.Inode.Ino}
-	n.local.putSandbox(sb)
+	n.local.PutSandbox(sb)
 	if err := n.journal.PutSandbox(sb); err != nil {
 		t.Fatal(err)
 	}

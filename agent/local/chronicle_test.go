@@ -1,4 +1,4 @@
-package daemon
+package local
 
 import (
 	"slices"
@@ -48,13 +48,13 @@ func TestChronicle(t *testing.T) {
 				want = append(want, v)
 			}
 			slices.SortFunc(want, byAge)
-			if got := valuesOf(c.list); !slices.Equal(got, want) {
+			if got := valuesOf(c.List); !slices.Equal(got, want) {
 				t.Fatalf("got %v, want %v", got, want)
 			}
-			if got, there := c.get(id); got != model[id] || there != slices.Contains(want, model[id]) {
+			if got, there := c.Get(id); got != model[id] || there != slices.Contains(want, model[id]) {
 				t.Fatalf("%s is %v, want %v", id, got, model[id])
 			}
-			given, copies = append(given, c.list), append(copies, want)
+			given, copies = append(given, c.List), append(copies, want)
 		}
 		for i := range given {
 			if got := valuesOf(given[i]); !slices.Equal(got, copies[i]) {

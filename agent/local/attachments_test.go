@@ -1,4 +1,4 @@
-package daemon
+package local
 
 import (
 	"slices"
@@ -14,23 +14,23 @@ import (
 // search in their list, over random histories, and a copy against what it was.
 func TestAttachedByNetworkAndSandbox(t *testing.T) {
 	networks, sandboxes := []overspan.NetworkID{"a", "b", "c"}, []overspan.SandboxID{"s", "t"}
-	check := func(t *rapid.T, at attached, all []*overspan.Attachment) {
+	check := func(t *rapid.T, at Attachments, all []*overspan.Attachment) {
 		for _, id := range networks {
 			want := slices.DeleteFunc(slices.Clone(all), func(a *overspan.Attachment) bool { return a.Endpoint.Network != id })
-			if got := at.inNetwork(id); !slices.Equal(got, want) {
+			if got := at.InNetwork(id); !slices.Equal(got, want) {
 				t.Fatalf("network %s has %v, want %v", id, valuesOf(got), valuesOf(want))
 			}
 		}
 		for _, id := range sandboxes {
 			want := slices.DeleteFunc(slices.Clone(all), func(a *overspan.Attachment) bool { return a.Sandbox != id })
-			if got := at.inSandbox(id); !slices.Equal(got, want) {
+			if got := at.InSandbox(id); !slices.Equal(got, want) {
 				t.Fatalf("sandbox %s has %v, want %v", id, valuesOf(got), valuesOf(want))
 			}
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		at := attachedOf()
-		var copied attached
+		at := AttachmentsOf()
+		var copied Attachments
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			id := rapid.SampledFrom([]overspan.EndpointID{"1", "2", "3", "4"}).Draw(t, "id")
 			switch rapid.IntRange(0, 4).Draw(t, "what") {
@@ -39,7 +39,7 @@ func TestAttachedByNetworkAndSandbox(t *testing.T) {
 			case 1:
 				copied = at
 			default:
-				at.put(&overspan.Attachment{
+				at.Put(&overspan.Attachment{
 					Sandbox: rapid.SampledFrom(sandboxes).Draw(t, "sandbox"),
 					Endpoint: overspan.Endpoint{
 						ID: id, Network: rapid.SampledFrom(networks).Draw(t, "network"),
@@ -47,8 +47,8 @@ func TestAttachedByNetworkAndSandbox(t *testing.T) {
 					},
 				})
 			}
-			check(t, at, at.list)
-			check(t, copied, copied.list)
+			check(t, at, at.List)
+			check(t, copied, copied.List)
 		}
 	})
 }

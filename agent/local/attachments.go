@@ -1,0 +1,111 @@
+package local
+
+import (
+	"iter"
+	"time"
+
+	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/kernel"
+)
+
+// Attachments is this node's attachments at one moment: a chronicle that also knows
+// them by their network and by their sandbox.
+type Attachments struct {
+	Chronicle[overspan.EndpointID, overspan.Attachment]
+	byNetwork overspan.IDMap[overspan.NetworkID, *group]
+	bySandbox overspan.IDMap[overspan.SandboxID, *group]
+}
+
+// A group is attachments that have something in common, oldest first. It is
+// immutable; a nil one is empty.
+type group struct{ list []*overspan.Attachment }
+
+// AttachmentsOf returns attachments as they are found.
+func AttachmentsOf(attachments ...overspan.Attachment) Attachments {
+	at := Attachments{Chronicle: newChronicle(
+		func(a *overspan.Attachment) overspan.EndpointID { return a.Endpoint.ID },
+		func(a *overspan.Attachment) time.Time { return a.Endpoint.Created },
+	)}
+	for _, a := range attachments {
+		at.Put(&a)
+	}
+	return at
+}
+
+// Put adds an attachment, or changes the one of the same endpoint.
+func (at *Attachments) Put(a *overspan.Attachment) {
+	at.remove(a.Endpoint.ID)
+	at.Chronicle.put(a)
+	at.byNetwork.Put(a.Endpoint.Network, &group{at.with(at.InNetwork(a.Endpoint.Network), a)})
+	at.bySandbox.Put(a.Sandbox, &group{at.with(at.InSandbox(a.Sandbox), a)})
+}
+
+// remove takes an attachment out and returns it; nil if there is none of the
+// endpoint.
+func (at *Attachments) remove(id overspan.EndpointID) *overspan.Attachment {
+	a := at.Chronicle.remove(id)
+	if a == nil {
+		return nil
+	}
+	regroup(&at.byNetwork, a.Endpoint.Network, at.without(at.InNetwork(a.Endpoint.Network), a))
+	regroup(&at.bySandbox, a.Sandbox, at.without(at.InSandbox(a.Sandbox), a))
+	return a
+}
+
+func regroup[K ~string](groups *overspan.IDMap[K, *group], id K, list []*overspan.Attachment) {
+	if len(list) == 0 {
+		groups.Delete(id)
+		return
+	}
+	groups.Put(id, &group{list})
+}
+
+// Networks yields the networks that have some.
+func (at *Attachments) Networks() iter.Seq[overspan.NetworkID] { return at.byNetwork.Keys() }
+
+// InNetwork returns the attachments to one network, oldest first.
+func (at *Attachments) InNetwork(id overspan.NetworkID) []*overspan.Attachment {
+	return at.byNetwork.Get(id).all()
+}
+
+// InSandbox returns the attachments of one sandbox, oldest first.
+func (at *Attachments) InSandbox(id overspan.SandboxID) []*overspan.Attachment {
+	return at.bySandbox.Get(id).all()
+}
+
+func (g *group) all() []*overspan.Attachment {
+	if g == nil {
+		return nil
+	}
+	return g.list
+}
+
+// Within returns those that a scope takes, some of them twice perhaps.
+func (at *Attachments) Within(scope kernel.Scope) []*overspan.Attachment {
+	if scope.All {
+		return at.List
+	}
+	var out []*overspan.Attachment
+	for _, id := range scope.Networks {
+		out = append(out, at.InNetwork(id)...)
+	}
+	for _, key := range scope.Endpoints {
+		if a := at.ByID.Get(key.Endpoint); a != nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// ConcernedBy returns those in networks whose record or interior differs between two
+// snapshots: all of them if there is no old one.
+func (at *Attachments) ConcernedBy(old, new *overspan.Snapshot) []*overspan.Attachment {
+	if old == nil {
+		return at.List
+	}
+	var out []*overspan.Attachment
+	for _, id := range overspan.DifferingNetworks(old, new) {
+		out = append(out, at.InNetwork(id)...)
+	}
+	return out
+}
