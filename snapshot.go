@@ -38,6 +38,17 @@ func (s *Snapshot) Segment(id NetworkID) *Segment {
 	return s.Segments.Get(id)
 }
 
+// NodeName returns what people call a node: its short id where it is not registered
+// any more, and where there is no snapshot.
+func (s *Snapshot) NodeName(id NodeID) string {
+	if s != nil {
+		if n := s.Nodes[id]; n != nil && n.Name != "" {
+			return n.Name
+		}
+	}
+	return ShortID(id)
+}
+
 // DifferingNetworks returns the networks whose record or interior differs between
 // two snapshots.
 func DifferingNetworks(old, new *Snapshot) []NetworkID {
@@ -59,6 +70,27 @@ type Segment struct {
 	Endpoints SlotMap[*Endpoint]
 	Wants     []Want
 	Bad       int // unreadable records among them
+}
+
+// HeldBy reports whether a node holds a block of the network.
+func (s *Segment) HeldBy(node NodeID) bool {
+	for b := range s.Blocks.Values() {
+		if b.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+// ForeignHolder returns another node than self that holds one of an endpoint's slots;
+// "" if there is none.
+func (s *Segment) ForeignHolder(e Endpoint, self NodeID) NodeID {
+	for _, slot := range e.Slots {
+		if b, ok := s.Holder(slot); ok && b.Node != self {
+			return b.Node
+		}
+	}
+	return ""
 }
 
 // Holder returns the block around a slot; ok is false if nobody holds it.

@@ -97,7 +97,7 @@ func (d *Daemon) owedAcks(tally *ackTally) map[overspan.NetworkID]int64 {
 		p := tally.asked[id]
 		if p.newest <= tally.acked[id].revision {
 			delete(tally.open, id)
-		} else if applied := d.health.appliedTo(id); applied >= p.newest && holds(p.segment, d.Self()) {
+		} else if applied := d.health.appliedTo(id); applied >= p.newest && p.segment.HeldBy(d.Self()) {
 			owed[id] = applied
 		}
 	}

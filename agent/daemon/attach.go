@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
@@ -224,7 +225,7 @@ func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 	}
 	steps.At(steps.AttachPreparing)
 	defer steps.At(steps.AttachPrepared)
-	return refusedSetting(a, d.rec.do(ctx, vethScope(a)))
+	return refusedSetting(a, d.rec.do(ctx, local.ScopeOf(a)))
 }
 
 // refusedSetting adds to a SysctlError which endpoint and which driver option asked
@@ -276,28 +277,10 @@ func (d *Daemon) undo(ctx context.Context, at attaching, a overspan.Attachment, 
 // default routes move to it or from it, the reconciler looks at the ends and the
 // ports concerned.
 func portScope(a overspan.Attachment, taken []overspan.Port) kernel.Scope {
-	scope := vethScope(a)
+	scope := local.ScopeOf(a)
 	scope.Endpoints[0].Netns = ""
 	scope.Chains = bridge.PortChains(taken)
 	return scope
-}
-
-// vethScope is the endpoint's veth.
-func vethScope(a overspan.Attachment) kernel.Scope {
-	return kernel.Scope{Endpoints: []kernel.EndpointKey{endpointKey(&a)}}
-}
-
-func endpointKey(a *overspan.Attachment) kernel.EndpointKey {
-	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
-}
-
-// endsOf returns the keys of endpoints, containers' ends included.
-func endsOf(attachments []*overspan.Attachment) []kernel.EndpointKey {
-	out := make([]kernel.EndpointKey, 0, len(attachments))
-	for _, a := range attachments {
-		out = append(out, endpointKey(a))
-	}
-	return out
 }
 
 // attachmentEvent tells of an endpoint of this node.

@@ -31,7 +31,7 @@ func (c claims) View(_ context.Context, id overspan.NetworkID) (ipam.View, error
 		Segment: seg,
 		Self:    c.d.Self(),
 		Up:      func(id overspan.NodeID) bool { return s.Nodes[id] != nil && s.Nodes[id].Presence != nil },
-		Name:    func(id overspan.NodeID) string { return nodeName(s, id) },
+		Name:    func(id overspan.NodeID) string { return s.NodeName(id) },
 	}, nil
 }
 
@@ -93,7 +93,7 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 			if err := c.d.Sync(ctx); err != nil {
 				return err
 			}
-			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", nodeName(c.d.knowledge().Shown, holder), askBound, n.Name)
+			return overspan.Errorf(overspan.ErrUnavailable, "node %s did not answer within %s when asked for addresses of network %s", c.d.knowledge().Shown.NodeName(holder), askBound, n.Name)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/kernel"
@@ -79,7 +80,7 @@ func (d *Daemon) detachLeaving(ctx context.Context, a overspan.Attachment, ports
 // its sandbox publishes no more: nobody has them then. What fails goes on in the
 // background.
 func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []overspan.Port) error {
-	scope := vethScope(a)
+	scope := local.ScopeOf(a)
 	scope.Chains = bridge.PortChains(ended)
 	err := d.rec.do(ctx, scope)
 	if err != nil {
@@ -99,7 +100,7 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 // removed from the cluster.
 func (d *Daemon) departed(id overspan.NetworkID) {
 	seg := d.knowledge().Shown.Segment(id)
-	if seg == nil || holds(seg, d.Self()) || len(d.local.InNetwork(id)) > 0 {
+	if seg == nil || seg.HeldBy(d.Self()) || len(d.local.InNetwork(id)) > 0 {
 		return
 	}
 	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)

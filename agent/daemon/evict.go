@@ -48,7 +48,7 @@ func (d *Daemon) ForceDisconnect(ctx context.Context, network, target string) (o
 	if err := session.Evict(ctx, n.Name, e); err != nil {
 		return overspan.Endpoint{}, false, err
 	}
-	node := nodeName(d.knowledge().Shown, e.Node)
+	node := d.knowledge().Shown.NodeName(e.Node)
 	d.log.Info("freed an endpoint of an absent node", "endpoint", e.Name, "network", n.Name, "node", node)
 	d.events.Publish(endpointEvent("evict", e, n.Name, node))
 	d.awaitSeen(ctx, "the disconnecting of "+e.Name)

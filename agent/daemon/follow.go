@@ -138,7 +138,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 		return nil
 	}
 	for _, id := range d.follows.all() {
-		if seg := s.Segments.Get(id); seg != nil && seg.Bad == 0 && !holds(seg, d.Self()) && !asks(seg, d.Self()) {
+		if seg := s.Segments.Get(id); seg != nil && seg.Bad == 0 && !seg.HeldBy(d.Self()) && !asks(seg, d.Self()) {
 			idle = append(idle, id)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
@@ -143,7 +144,7 @@ func rewired(old, new planInput) (out rewiring) {
 	for _, id := range unsettled(old, new) {
 		for _, a := range new.Local.Attachments.InSandbox(id) { // but for those that are on their way out
 			if !slices.Equal(before.secondary(a), now.secondary(a)) {
-				out.ends = append(out.ends, endpointKey(a))
+				out.ends = append(out.ends, local.KeyOf(a))
 			}
 		}
 		ports := slices.Collect(overspan.Changes(before.homes(id), now.homes(id)))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -54,7 +55,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		switch p := find.device(h.Dev); {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
-			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: endsOf(here.Attachments.List)}, causeHint)
+			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, causeHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Links:
@@ -68,7 +69,7 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 			d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
 		default:
 			if a, known := here.Attachments.Get(p.endpoint); known {
-				d.rec.dirty.mark(vethScope(a), causeHint)
+				d.rec.dirty.mark(local.ScopeOf(a), causeHint)
 				wake(d.deaths)
 			}
 		}

@@ -206,7 +206,7 @@ func networkLabel(s *overspan.Snapshot, id overspan.NetworkID) string {
 	case n == nil:
 		return "network " + overspan.ShortID(id)
 	case n.Node != "":
-		return "network " + n.Name + " of node " + nodeName(s, n.Node)
+		return "network " + n.Name + " of node " + s.NodeName(n.Node)
 	}
 	return "network " + n.Name
 }

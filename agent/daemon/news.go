@@ -100,7 +100,7 @@ func networkEvent(action string, s *overspan.Snapshot, n *overspan.Network) Even
 	maps.Copy(attributes, n.Labels)
 	attributes["driver"], attributes["scope"] = string(n.Driver), n.Driver.Scope()
 	if n.Node != "" {
-		attributes["node"] = nodeName(s, n.Node)
+		attributes["node"] = s.NodeName(n.Node)
 	}
 	return Event{Type: "network", Action: action, ID: string(n.ID), Name: n.Name, Attributes: attributes}
 }
@@ -120,10 +120,10 @@ func remoteEvents(old, new *overspan.Snapshot, id overspan.NetworkID, self overs
 			continue
 		}
 		if before != nil && before.Slot == slot && before.Node != self {
-			gone = append(gone, endpointEvent("disconnect", *before, n.Name, nodeName(old, before.Node)))
+			gone = append(gone, endpointEvent("disconnect", *before, n.Name, old.NodeName(before.Node)))
 		}
 		if after != nil && after.Slot == slot && after.Node != self {
-			came = append(came, endpointEvent("connect", *after, n.Name, nodeName(new, after.Node)))
+			came = append(came, endpointEvent("connect", *after, n.Name, new.NodeName(after.Node)))
 		}
 	}
 	return append(gone, came...)

@@ -215,7 +215,7 @@ func (s partSet) scope(attachments local.Attachments) kernel.Scope {
 		default:
 			key := kernel.EndpointKey{Network: p.network, Endpoint: p.endpoint}
 			if a := attachments.ByID.Get(p.endpoint); a != nil {
-				key = endpointKey(a)
+				key = local.KeyOf(a)
 			}
 			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
 		}

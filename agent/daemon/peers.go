@@ -174,7 +174,7 @@ func (d *Daemon) nodeNames(ids []overspan.NodeID) []string {
 	s := d.knowledge().Shown
 	names := make([]string, 0, len(ids))
 	for _, id := range ids {
-		names = append(names, nodeName(s, id))
+		names = append(names, s.NodeName(id))
 	}
 	return names
 }

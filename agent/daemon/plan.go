@@ -112,7 +112,7 @@ func (in planInput) isMember() bool {
 func (in planInput) member(id overspan.NetworkID) bool {
 	seg := in.Snapshot.Segment(id)
 	return slices.ContainsFunc(in.Local.Attachments.InNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
-		seg != nil && holds(seg, in.Self)
+		seg != nil && seg.HeldBy(in.Self)
 }
 
 // frontiers returns up to which revision each network of a scope is known.
@@ -130,16 +130,6 @@ func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	return out
 }
 
-// holds reports whether a node holds a block of the network.
-func holds(seg *overspan.Segment, node overspan.NodeID) bool {
-	for b := range seg.Blocks.Values() {
-		if b.Node == node {
-			return true
-		}
-	}
-	return false
-}
-
 // network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.
@@ -154,7 +144,7 @@ func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State,
 	if n == nil || seg == nil {
 		return kernel.State{Partial: len(ports) > 0}, nil
 	}
-	if len(ports) == 0 && !holds(seg, in.Self) {
+	if len(ports) == 0 && !seg.HeldBy(in.Self) {
 		return kernel.State{}, nil
 	}
 	state := bridge.Plan(n, ports)
@@ -213,7 +203,7 @@ func (in planInput) works(a *overspan.Attachment) bool {
 // the endpoint again.
 func (in planInput) lost(e overspan.Endpoint) string {
 	if seg := in.Snapshot.Segments.Get(e.Network); seg != nil {
-		if holder := foreignHolder(seg, e, in.Self); holder != "" {
+		if holder := seg.ForeignHolder(e, in.Self); holder != "" {
 			return belongsTo(in.Snapshot, e, holder) + connectAgain
 		}
 	}
@@ -311,7 +301,7 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 			networks, global = append(networks, id), true
 		case !sameForwarding(old.Networks[id], new.Networks[id], was, seg), anyHolds(seg, elsewhere):
 			networks = append(networks, id)
-			global = global || holds(was, self) != holds(seg, self)
+			global = global || was.HeldBy(self) != seg.HeldBy(self)
 		}
 	}
 	slices.Sort(networks)
@@ -376,15 +366,4 @@ func exception(n *overspan.Network, seg *overspan.Segment, slot overspan.Slot) i
 		return e.ModRevision
 	}
 	return none
-}
-
-// nodeName returns what people call a node: its short id where it is not
-// registered any more.
-func nodeName(s *overspan.Snapshot, id overspan.NodeID) string {
-	if s != nil {
-		if n := s.Nodes[id]; n != nil && n.Name != "" {
-			return n.Name
-		}
-	}
-	return overspan.ShortID(id)
 }

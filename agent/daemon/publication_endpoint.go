@@ -61,7 +61,7 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 // inTheWay tells what an endpoint needs and another has; "" if there is nothing.
 // Leaving says that it is this node's and on its way out.
 func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
-	if holder := foreignHolder(others.segment, e, in.Self); holder != "" {
+	if holder := others.segment.ForeignHolder(e, in.Self); holder != "" {
 		return belongsTo(in.Snapshot, e, holder), false
 	}
 	other, what := others.of(e)
@@ -71,7 +71,7 @@ func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why str
 	case in.onItsWayOut(other):
 		return fmt.Sprintf("%s is still to be released by endpoint %s", what, overspan.ShortID(other.ID)), true
 	}
-	return fmt.Sprintf("%s now belongs to endpoint %s on node %s", what, other.Name, nodeName(in.Snapshot, other.Node)), false
+	return fmt.Sprintf("%s now belongs to endpoint %s on node %s", what, other.Name, in.Snapshot.NodeName(other.Node)), false
 }
 
 // onItsWayOut reports whether a record is one of this node's that nobody here
@@ -148,17 +148,7 @@ func removed(network string) string {
 
 // belongsTo says that an endpoint's address is another node's.
 func belongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
-	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], nodeName(s, holder))
-}
-
-// foreignHolder returns another node that holds one of an endpoint's slots.
-func foreignHolder(seg *overspan.Segment, e overspan.Endpoint, self overspan.NodeID) overspan.NodeID {
-	for _, slot := range e.Slots {
-		if b, ok := seg.Holder(slot); ok && b.Node != self {
-			return b.Node
-		}
-	}
-	return ""
+	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], s.NodeName(holder))
 }
 
 // networkNameOf returns what people call an attachment's network.

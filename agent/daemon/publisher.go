@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/store"
 )
 
@@ -303,7 +304,7 @@ func (p *publisher) look(ctx context.Context, id overspan.NetworkID) error {
 
 // mentions reports whether a node has a block or an endpoint in a network.
 func mentions(seg *overspan.Segment, node overspan.NodeID) bool {
-	if holds(seg, node) {
+	if seg.HeldBy(node) {
 		return true
 	}
 	for e := range seg.Endpoints.Values() {
@@ -348,7 +349,7 @@ func (p *publisher) note(in publicationInput, todo publication) {
 // lose has a lost endpoint taken off its network, and tells of it.
 func (p *publisher) lose(a overspan.Attachment, why string) {
 	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
-	scope := vethScope(a)
+	scope := local.ScopeOf(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.dirty.mark(scope, causeChange)
 	event := p.d.attachmentEvent("lost", a)

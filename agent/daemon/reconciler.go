@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
@@ -174,7 +175,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 			}
 		case <-ticker.C:
 			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
-			r.insides = endsOf(res.input.Local.Attachments.List)
+			r.insides = local.KeysOf(res.input.Local.Attachments.List)
 		case <-ready(len(r.insides) > 0):
 			n := min(len(r.insides), insidesAtOnce)
 			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, causeResync)
@@ -339,7 +340,7 @@ func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
 func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	scope := kernel.Scope{All: true, Global: true}
 	if in, ok := r.input(scope); ok {
-		scope.Endpoints = endsOf(in.Local.Attachments.List)
+		scope.Endpoints = local.KeysOf(in.Local.Attachments.List)
 	}
 	return r.ask(ctx, passRequest{scope: scope, dry: true})
 }

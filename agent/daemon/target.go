@@ -224,7 +224,7 @@ func elsewhere(s *overspan.Snapshot, self overspan.NodeID, id overspan.NetworkID
 		if n := s.Nodes[e.Node]; n != nil && n.Presence != nil {
 			return fmt.Sprintf(", but on node %s: disconnect it there", n.Name)
 		}
-		return fmt.Sprintf(", but on node %s, which is away: free it with --force", nodeName(s, e.Node))
+		return fmt.Sprintf(", but on node %s, which is away: free it with --force", s.NodeName(e.Node))
 	}
 	return ""
 }

@@ -67,7 +67,7 @@ func (d *Daemon) answer(ctx context.Context, n *overspan.Network, w overspan.Wan
 		// Withdrawn, its asker is gone, or what was to be given is in use.
 		return session.DropWant(ctx, w)
 	case err == nil:
-		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", nodeName(d.knowledge().Shown, w.Asker))
+		d.log.Info("yielded addresses", "network", n.Name, "slots", g.Give.String(), "to", d.knowledge().Shown.NodeName(w.Asker))
 	}
 	return err
 }

@@ -109,3 +109,22 @@ func (at *Attachments) ConcernedBy(old, new *overspan.Snapshot) []*overspan.Atta
 	}
 	return out
 }
+
+// KeyOf returns what to look at of an attachment: its container's end, too.
+func KeyOf(a *overspan.Attachment) kernel.EndpointKey {
+	return kernel.EndpointKey{Network: a.Endpoint.Network, Endpoint: a.Endpoint.ID, Netns: a.Netns}
+}
+
+// KeysOf is KeyOf for several.
+func KeysOf(attachments []*overspan.Attachment) []kernel.EndpointKey {
+	out := make([]kernel.EndpointKey, 0, len(attachments))
+	for _, a := range attachments {
+		out = append(out, KeyOf(a))
+	}
+	return out
+}
+
+// ScopeOf is one attachment.
+func ScopeOf(a overspan.Attachment) kernel.Scope {
+	return kernel.Scope{Endpoints: []kernel.EndpointKey{KeyOf(&a)}}
+}
