@@ -193,7 +193,7 @@ func (d *Daemon) awaitRecord(ctx, patient context.Context, id overspan.NetworkID
 // open has the host end of an endpoint's veth put on its bridge.
 func (d *Daemon) open(ctx context.Context, scope kernel.Scope, wait bool) error {
 	if !wait {
-		d.rec.dirty.mark(scope, causeChange)
+		d.rec.Mark(scope, causeChange)
 		return nil
 	}
 	defer steps.At(steps.AttachPlugged)

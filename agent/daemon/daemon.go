@@ -164,11 +164,13 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
-	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), d.planInput)
-	d.rec.rehomed = d.portsMoved
-	d.rec.passed = d.passed
-	d.rec.retired = d.doomed.clear
-	d.rec.changing = parts.Journal.NoteSysctls
+	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), Hooks{
+		Input:    d.planInput,
+		Passed:   d.passed,
+		Changing: parts.Journal.NoteSysctls,
+		Rehomed:  d.portsMoved,
+		Retired:  d.doomed.clear,
+	})
 	d.releaser = newReleaser(d)
 	d.publisher = newPublisher(d)
 	d.history = newHistory(d, saved)

@@ -84,12 +84,12 @@ func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []over
 	scope.Chains = bridge.PortChains(ended)
 	err := d.rec.do(ctx, scope)
 	if err != nil {
-		d.rec.dirty.mark(scope, causeChange)
+		d.rec.Mark(scope, causeChange)
 	}
 	if len(ended) > 0 {
 		d.ports.Keep(a.Sandbox, d.local.PortsOf(a.Sandbox))
 		// The bridge may have a setting that only published ports need.
-		d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
+		d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
 	}
 	return err
 }
@@ -103,5 +103,5 @@ func (d *Daemon) departed(id overspan.NetworkID) {
 	if seg == nil || seg.HeldBy(d.Self()) || len(d.local.InNetwork(id)) > 0 {
 		return
 	}
-	d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
+	d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 }

@@ -149,7 +149,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 // attaches none.
 func (d *Daemon) leave(id overspan.NetworkID) {
 	if d.follows.dropIdle(id, func() bool { return len(d.local.InNetwork(id)) > 0 }) {
-		d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
+		d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
 	}
 }
 
@@ -188,7 +188,7 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 		case <-fallback.C:
 			if last == nil && d.history.allowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
-				d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+				d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
 				d.snapshots.fire()
 				d.awaken(ctx)
 			}
@@ -215,11 +215,11 @@ func (d *Daemon) followed(ctx context.Context, last *overspan.Snapshot) *overspa
 // look marks what differs between two snapshots.
 func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if old == nil {
-		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+		d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
 		d.awaken(ctx)
 	} else if old.Frozen != nil && new.Frozen == nil {
 		// What was not deleted while the cluster was frozen is, now.
-		d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+		d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
 	} else {
 		scope := kernel.Scope{}
 		scope.Networks, scope.Global = changed(old, new, d.Self())
@@ -227,7 +227,7 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 			scope.Sets = bridge.SubnetSets()
 		}
 		if scope.Global || len(scope.Networks)+len(scope.Sets) > 0 {
-			d.rec.dirty.mark(scope, causeChange)
+			d.rec.Mark(scope, causeChange)
 		}
 	}
 	d.registrar.heed(new)

@@ -53,7 +53,7 @@ func (d *Daemon) beginAnew(ctx context.Context) {
 	}
 	d.health.forget()
 	d.confirmed.forget()
-	d.rec.dirty.mark(kernel.Scope{All: true, Global: true}, causeChange)
+	d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
 }
 
 // settings returns what the cluster is set up with, as far as this node knows.

@@ -46,30 +46,30 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		return
 	}
 	here := d.local.View()
-	find := &finder{in: planInput{Snapshot: s, Local: here}}
+	find := newFinder(s, here)
 	ofHost := func(h kernel.Hint) bool { return h.Links || h.Routes }
 	if slices.ContainsFunc(hints, ofHost) && d.shortcutMoved(s) {
-		d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
+		d.rec.Mark(kernel.Scope{Global: true}, causeHint)
 	}
 	for _, h := range hints {
 		switch p := find.device(h.Dev); {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
-			d.rec.dirty.mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, causeHint)
+			d.rec.Mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, causeHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Links:
-			wake(d.rec.again)
+			d.rec.TryAgain()
 		case h.Rules, h.Forwarding, h.Underlay:
-			d.rec.dirty.mark(kernel.Scope{Global: true}, causeHint)
+			d.rec.Mark(kernel.Scope{Global: true}, causeHint)
 		case h.Routes:
 			wake(d.registrar.changed)
 		case !p.has(h.Dev): // not ours
 		case p.endpoint == "":
-			d.rec.dirty.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
+			d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
 		default:
 			if a, known := here.Attachments.Get(p.endpoint); known {
-				d.rec.dirty.mark(local.ScopeOf(a), causeHint)
+				d.rec.Mark(local.ScopeOf(a), causeHint)
 				wake(d.deaths)
 			}
 		}

@@ -60,10 +60,10 @@ func (r *reconciler) noted(ops []kernel.Op) ([]kernel.Op, error) {
 			was[o.Path] = o.Was
 		}
 	}
-	if len(was) == 0 {
+	if len(was) == 0 || r.hooks.Changing == nil {
 		return ops, nil
 	}
-	if err := r.changing(was); err != nil {
+	if err := r.hooks.Changing(was); err != nil {
 		return kernel.Without(ops, ofHost), fmt.Errorf("the host's settings stay as they are: %w", err)
 	}
 	return ops, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/internal/twonodes"
 )
 
 // freezeRevision is when the freezes of these tests began.
@@ -39,7 +40,7 @@ func segmentOf(blocks []string) *overspan.Segment {
 func frozenWith(seg *overspan.Segment) *overspan.Snapshot {
 	return &overspan.Snapshot{
 		Frozen:   &overspan.Freeze{Revision: freezeRevision},
-		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{twonodes.Demo: seg}),
 	}
 }
 
@@ -68,7 +69,7 @@ func TestRecallBlocks(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := recall(frozenWith(segmentOf(tt.in.memory)), frozenWith(segmentOf(tt.in.now)))
-			if diff := cmp.Diff(tt.want, holders(got.Segments.Get(demoNet))); diff != "" {
+			if diff := cmp.Diff(tt.want, holders(got.Segments.Get(twonodes.Demo))); diff != "" {
 				t.Errorf("holders (-want +got):\n%s", diff)
 			}
 		})
@@ -92,7 +93,7 @@ func TestRecallForgetsNoSlot(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		memory, now := draw.Draw(t, "memory"), draw.Draw(t, "now")
-		got := recall(frozenWith(memory), frozenWith(now)).Segments.Get(demoNet)
+		got := recall(frozenWith(memory), frozenWith(now)).Segments.Get(twonodes.Demo)
 		claimed := map[overspan.Slot]int{}
 		for b := range got.Blocks.Values() {
 			if !b.IsBlock() {
@@ -142,9 +143,9 @@ func TestRecallNodesNetworksAndEndpoints(t *testing.T) {
 	memory.Networks = map[overspan.NetworkID]*overspan.Network{"gone": {Name: "memory"}, "old": {Name: "memory", ModRevision: 60}, "back": {Name: "memory", ModRevision: 60}}
 	now.Networks = map[overspan.NetworkID]*overspan.Network{"old": {Name: "past", ModRevision: 20}, "back": {Name: "today", ModRevision: 110}, "new": {Name: "today", ModRevision: 90}}
 	for slot, mod := range map[overspan.Slot]int64{2: 0, 3: 20, 4: 110} {
-		memory.Segments.Get(demoNet).Endpoints.Put(slot, &overspan.Endpoint{Name: "memory"})
+		memory.Segments.Get(twonodes.Demo).Endpoints.Put(slot, &overspan.Endpoint{Name: "memory"})
 		if mod > 0 {
-			now.Segments.Get(demoNet).Endpoints.Put(slot, &overspan.Endpoint{Name: fmt.Sprint("at ", mod), ModRevision: mod})
+			now.Segments.Get(twonodes.Demo).Endpoints.Put(slot, &overspan.Endpoint{Name: fmt.Sprint("at ", mod), ModRevision: mod})
 		}
 	}
 
@@ -156,10 +157,10 @@ func TestRecallNodesNetworksAndEndpoints(t *testing.T) {
 	for _, id := range slices.Sorted(maps.Keys(got.Networks)) {
 		told = append(told, fmt.Sprintf("network %s: %s", id, got.Networks[id].Name))
 	}
-	for slot, e := range got.Segments.Get(demoNet).Endpoints.All() {
+	for slot, e := range got.Segments.Get(twonodes.Demo).Endpoints.All() {
 		told = append(told, fmt.Sprintf("endpoint %d: %s", slot, e.Name))
 	}
-	told = append(told, fmt.Sprintf("settings %s, accepted %d, revision %d, segment %d", got.Meta.ClusterID, got.Accepted, got.Revision, got.Segments.Get(demoNet).Revision))
+	told = append(told, fmt.Sprintf("settings %s, accepted %d, revision %d, segment %d", got.Meta.ClusterID, got.Accepted, got.Revision, got.Segments.Get(twonodes.Demo).Revision))
 	if diff := cmp.Diff([]string{
 		"node back: today up=true", "node gone: memory up=false", "node new: today up=false", "node old: memory up=true",
 		"network back: today", "network gone: memory", "network new: today", "network old: memory",
@@ -179,7 +180,7 @@ func TestSuspects(t *testing.T) {
 		return overspan.Attachment{
 			Committed: true, Registration: registration,
 			Endpoint: overspan.Endpoint{
-				ID: overspan.EndpointID(id), Name: id, Network: demoNet, Slot: slot, Slots: []overspan.Slot{slot}, ModRevision: mod,
+				ID: overspan.EndpointID(id), Name: id, Network: twonodes.Demo, Slot: slot, Slots: []overspan.Slot{slot}, ModRevision: mod,
 				Created: time.Unix(int64(slot), 0),
 			},
 		}
@@ -190,8 +191,8 @@ func TestSuspects(t *testing.T) {
 	now := &overspan.Snapshot{
 		Revision: 50,
 		Nodes:    map[overspan.NodeID]*overspan.Node{self: {CreateRevision: 7}},
-		Networks: map[overspan.NetworkID]*overspan.Network{demoNet: {}},
-		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: seg}),
+		Networks: map[overspan.NetworkID]*overspan.Network{twonodes.Demo: {}},
+		Segments: overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{twonodes.Demo: seg}),
 	}
 	all := local.AttachmentsOf(
 		attachment("stands", 2, 7, 20), attachment("foreign", 3, 7, 20), attachment("gone", 4, 7, 0),
@@ -226,8 +227,8 @@ func TestSuspects(t *testing.T) {
 	unread := *seg
 	unread.Bad = 1
 	for name, change := range map[string]func(*overspan.Snapshot){
-		"records that cannot be read": func(s *overspan.Snapshot) { s.Segments.Put(demoNet, &unread) },
-		"an interior not read yet":    func(s *overspan.Snapshot) { s.Segments.Delete(demoNet) },
+		"records that cannot be read": func(s *overspan.Snapshot) { s.Segments.Put(twonodes.Demo, &unread) },
+		"an interior not read yet":    func(s *overspan.Snapshot) { s.Segments.Delete(twonodes.Demo) },
 		"a node not registered":       func(s *overspan.Snapshot) { delete(s.Nodes, self) },
 	} {
 		s := *now

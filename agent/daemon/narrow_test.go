@@ -15,6 +15,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
+	"github.com/overspan/overspan/internal/twonodes"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -40,7 +41,9 @@ type narrowing struct {
 func newNarrowing() *narrowing {
 	h := &narrowing{fake: &scopedKernel{Fake: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500})}, in: twoNodes(), rev: 100}
 	h.fake.MakeNetns("/run/netns/web1")
-	h.reconciler = newReconciler(h.fake, slog.New(slog.DiscardHandler), func(kernel.Scope) (planInput, bool) { return h.in, true })
+	h.reconciler = newReconciler(h.fake, slog.New(slog.DiscardHandler), Hooks{
+		Input: func(kernel.Scope) (planInput, bool) { return h.in, true },
+	})
 	return h
 }
 
@@ -49,9 +52,9 @@ func newNarrowing() *narrowing {
 func (h *narrowing) change(ctx context.Context, edit func(*overspan.Snapshot, *overspan.Segment)) error {
 	h.rev++
 	next := *h.in.Snapshot
-	seg := *next.Segments.Get(demoNet)
+	seg := *next.Segments.Get(twonodes.Demo)
 	seg.Revision, next.Revision = h.rev, h.rev
-	next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{demoNet: &seg})
+	next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{twonodes.Demo: &seg})
 	edit(&next, &seg)
 	networks, global := changed(h.in.Snapshot, &next, h.in.Self)
 	h.in.Snapshot = &next
@@ -97,8 +100,8 @@ func TestNarrowPassesLeaveNothingBehind(t *testing.T) {
 
 // editAtRandom does what etcd may tell at once: one change or several.
 func editAtRandom(t *rapid.T, rev int64, s *overspan.Snapshot, seg *overspan.Segment) {
-	n := s.Networks[demoNet]
-	holders := []overspan.NodeID{selfNode, otherNode, "cccc", "ghost"}
+	n := s.Networks[twonodes.Demo]
+	holders := []overspan.NodeID{twonodes.Self, twonodes.Other, "cccc", "ghost"}
 	for range rapid.IntRange(1, 3).Draw(t, "at once") {
 		slot := overspan.Slot(rapid.IntRange(0, 255).Draw(t, "slot"))
 		switch rapid.SampledFrom([]string{"claim", "claim", "release", "move", "attach", "detach", "node", "all nodes"}).Draw(t, "what") {
@@ -172,39 +175,39 @@ func TestAClaimIsALookAtItsBlock(t *testing.T) {
 			seg.Blocks.Put(first, overspan.Block{Range: overspan.Range{First: first, Size: 8}, Node: by, CreateRevision: h.rev, ModRevision: h.rev})
 		}
 	}
-	whole("a claim before everything was looked at", 1, claim(32, otherNode))
-	whole("a claim", 0, claim(40, otherNode))
-	whole("a claim of this node", 0, claim(48, selfNode))
-	whole("a block moves here", 0, claim(40, selfNode))
+	whole("a claim before everything was looked at", 1, claim(32, twonodes.Other))
+	whole("a claim", 0, claim(40, twonodes.Other))
+	whole("a claim of this node", 0, claim(48, twonodes.Self))
+	whole("a block moves here", 0, claim(40, twonodes.Self))
 	whole("a block that this node serves moves away", 0, func(_ *overspan.Snapshot, seg *overspan.Segment) {
 		b := seg.Blocks.Get(0)
-		b.Node = otherNode
+		b.Node = twonodes.Other
 		seg.Blocks.Put(0, b)
 	})
-	if l := h.fake.State().Links[overspan.VethName(webEnd)]; l.Master != "" {
+	if l := h.fake.State().Links[overspan.VethName(twonodes.Web)]; l.Master != "" {
 		t.Errorf("the endpoint's port is still on %s", l.Master)
 	}
 	whole("an exception", 0, func(_ *overspan.Snapshot, seg *overspan.Segment) {
 		seg.Endpoints.Put(33, &overspan.Endpoint{
-			Node: otherNode, Slot: 33, Slots: []overspan.Slot{33}, IPv4: demo().IPv4.Addr(33),
+			Node: twonodes.Other, Slot: 33, Slots: []overspan.Slot{33}, IPv4: twonodes.Network().IPv4.Addr(33),
 			MAC: overspan.MAC{0x0a, 1}, ModRevision: h.rev,
 		})
 	})
 	whole("a node's VTEP", 0, func(s *overspan.Snapshot, _ *overspan.Segment) {
 		s.Nodes = maps.Clone(s.Nodes)
-		s.Nodes[otherNode] = &overspan.Node{ID: otherNode, VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.7")}}
+		s.Nodes[twonodes.Other] = &overspan.Node{ID: twonodes.Other, VTEPs: []netip.Addr{netip.MustParseAddr("10.99.0.7")}}
 	})
 	whole("the network's record", 1, func(s *overspan.Snapshot, _ *overspan.Segment) {
-		n := *s.Networks[demoNet]
+		n := *s.Networks[twonodes.Demo]
 		n.ModRevision++
-		s.Networks = map[overspan.NetworkID]*overspan.Network{demoNet: &n}
+		s.Networks = map[overspan.NetworkID]*overspan.Network{twonodes.Demo: &n}
 	})
-	h.fake.FailNext(fmt.Sprintf("add fdb %s", demo().MAC(57)), overspan.Errorf(overspan.ErrUnsupported, "not today"))
-	if err := h.change(ctx, claim(56, otherNode)); err == nil {
+	h.fake.FailNext(fmt.Sprintf("add fdb %s", twonodes.Network().MAC(57)), overspan.Errorf(overspan.ErrUnsupported, "not today"))
+	if err := h.change(ctx, claim(56, twonodes.Other)); err == nil {
 		t.Error("an entry that cannot be written is no error")
 	}
 	h.retry(ctx)
-	whole("a claim after the retry", 0, claim(64, otherNode))
+	whole("a claim after the retry", 0, claim(64, twonodes.Other))
 }
 
 // The sets that rules ask go in the pass that takes the rules, not in one that looks
@@ -216,7 +219,7 @@ func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
 	}
 	h.in.Local.Attachments = local.Attachments{}
 	h.in.Local.Version++
-	h.in.Snapshot.Segments.Get(demoNet).Blocks.Delete(0)
+	h.in.Snapshot.Segments.Get(twonodes.Demo).Blocks.Delete(0)
 	sets := kernel.Scope{Sets: bridge.SubnetSets()}
 	for _, step := range []struct {
 		scope kernel.Scope

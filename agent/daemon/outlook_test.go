@@ -11,6 +11,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/internal/twonodes"
 )
 
 // outlookSelf is the node of these tests.
@@ -149,18 +150,18 @@ func TestOutlookDoubts(t *testing.T) {
 func TestOutlookHolds(t *testing.T) {
 	here := local.AttachmentsOf(overspan.Attachment{
 		Committed: true, Registration: 7,
-		Endpoint: overspan.Endpoint{ID: "e", Name: "web", Network: demoNet, Slot: 2, Slots: []overspan.Slot{2}},
+		Endpoint: overspan.Endpoint{ID: "e", Name: "web", Network: twonodes.Demo, Slot: 2, Slots: []overspan.Slot{2}},
 	})
 	whole := func() *overspan.Snapshot {
-		s := outlookSnapshot(string(demoNet), 0, false)
+		s := outlookSnapshot(string(twonodes.Demo), 0, false)
 		seg := &overspan.Segment{Revision: 50}
 		seg.Endpoints.Put(2, &overspan.Endpoint{ID: "e"})
-		s.Segments.Put(demoNet, seg)
+		s.Segments.Put(twonodes.Demo, seg)
 		return s
 	}
 	without := func() *overspan.Snapshot {
 		s := whole()
-		s.Segments.Put(demoNet, &overspan.Segment{Revision: 60})
+		s.Segments.Put(twonodes.Demo, &overspan.Segment{Revision: 60})
 		return s
 	}
 	removed := func() *overspan.Snapshot {
@@ -174,7 +175,7 @@ func TestOutlookHolds(t *testing.T) {
 		s.Frozen = &overspan.Freeze{NodeName: "h2", Reason: "r", Revision: freezeRevision}
 		return s
 	}
-	const shown, freeze = ", shows " + string(demoNet), "; suspect: node h2 has frozen the cluster: r"
+	const shown, freeze = ", shows " + string(twonodes.Demo), "; suspect: node h2 has frozen the cluster: r"
 	for _, tt := range []struct {
 		name string
 		now  func() *overspan.Snapshot

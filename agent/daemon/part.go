@@ -66,6 +66,11 @@ type finder struct {
 	known map[string]part
 }
 
+// newFinder finds the parts of one moment.
+func newFinder(s *overspan.Snapshot, here local.View) *finder {
+	return &finder{in: planInput{Snapshot: s, Local: here}}
+}
+
 // of returns the part that an op is about.
 func (f *finder) of(op kernel.Op) part {
 	o, setting := op.(kernel.SetSysctl)

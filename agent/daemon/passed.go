@@ -9,7 +9,7 @@ import (
 // passed notes what a pass did: for the status, for acknowledgements, and as
 // events where it had to repair what nobody here had changed, or could not.
 func (d *Daemon) passed(scope kernel.Scope, cause string, res passResult, err error) {
-	d.health.note(scope, res, err, !d.rec.lagging.Load())
+	d.health.note(scope, res, err, !d.rec.Lagging())
 	repairs := kernel.Repairs(res.Repaired)
 	d.meter.count(cause, res, repairs, err)
 	if err != nil {
@@ -52,7 +52,7 @@ func (d *Daemon) unrealise(scope kernel.Scope, in planInput) {
 // whose says what an event about a device is about, and what led to it.
 func (d *Daemon) whose(res passResult, dev, cause string) map[string]string {
 	out := map[string]string{"cause": cause, "node": d.cfg.NodeName}
-	p := res.find.device(dev)
+	p := res.PartOf(dev)
 	if n := res.input.Snapshot.Networks[p.network]; n != nil {
 		out["network"] = n.Name
 	}

@@ -92,7 +92,7 @@ func (d *Daemon) takePorts(sb overspan.Sandbox, specs []ports.Spec, families ...
 // portsMoved is what the reconciler tells of ports that lead to another endpoint
 // than they did: in which networks. The records of both are written again.
 func (d *Daemon) portsMoved(networks []overspan.NetworkID) {
-	d.rec.dirty.mark(kernel.Scope{Networks: networks}, causeHint)
+	d.rec.Mark(kernel.Scope{Networks: networks}, causeHint)
 	wake(d.publisher.due)
 }
 

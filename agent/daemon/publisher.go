@@ -351,7 +351,7 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
 	scope := local.ScopeOf(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
-	p.d.rec.dirty.mark(scope, causeChange)
+	p.d.rec.Mark(scope, causeChange)
 	event := p.d.attachmentEvent("lost", a)
 	event.Attributes["reason"] = why
 	p.d.events.Publish(event)

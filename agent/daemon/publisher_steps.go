@@ -173,7 +173,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	}
 	p.mu.Unlock()
 	if lost {
-		p.d.rec.dirty.mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{local.KeyOf(&a)}}, causeChange)
+		p.d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{local.KeyOf(&a)}}, causeChange)
 	}
 	if !w.Stands {
 		p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))

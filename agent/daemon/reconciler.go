@@ -40,6 +40,9 @@ const insidesAtOnce = 32
 // retireAgain is when to try again after doomed links could not be deleted.
 const retireAgain = time.Second
 
+// PartOf returns the part that a device belongs to; "" is no device.
+func (res *passResult) PartOf(dev string) part { return res.find.device(dev) }
+
 // A passResult is what one pass found and did.
 type passResult struct {
 	input    planInput // what it was planned from
@@ -66,29 +69,33 @@ type passResult struct {
 	find    *finder
 }
 
-// reconciler owns the kernel: one goroutine runs one pass at a time.
+// Hooks are what a reconciler asks, and what it tells by its own goroutine. All but
+// Input may be nil.
+type Hooks struct {
+	// Input returns what to plan a scope from; ok is false before the first
+	// complete snapshot, and nothing is read or written until then.
+	Input func(kernel.Scope) (in planInput, ok bool)
+
+	// Passed is told of every pass. Cause says what led to it.
+	Passed func(scope kernel.Scope, cause string, res passResult, err error)
+
+	// Changing is told what settings were that are about to be changed, of all
+	// that is not ours. An error leaves them as they are.
+	Changing func(was map[string]string) error
+
+	// Rehomed is told of published ports that lead elsewhere than before the last
+	// pass: in which networks.
+	Rehomed func(networks []overspan.NetworkID)
+
+	// Retired is told when no doomed link is left.
+	Retired func()
+}
+
+// A reconciler owns the kernel: one goroutine runs one pass at a time.
 type reconciler struct {
 	kernel Kernel
 	log    *slog.Logger
-
-	// input returns what to plan a scope from; ok is false before the first
-	// complete snapshot, and nothing is read or written until then.
-	input func(kernel.Scope) (in planInput, ok bool)
-
-	// passed is told of every pass, by the reconciler's goroutine. Cause says
-	// what led to it.
-	passed func(scope kernel.Scope, cause string, res passResult, err error)
-
-	// changing is told what settings were that are about to be changed, of all
-	// that is not ours. An error leaves them as they are.
-	changing func(was map[string]string) error
-
-	// rehomed is told of published ports that lead elsewhere than before the last
-	// pass.
-	rehomed func(networks []overspan.NetworkID)
-
-	// retired is told when no doomed link is left.
-	retired func()
+	hooks  Hooks
 
 	requests chan passRequest
 	stopped  chan struct{} // closed when run has ended
@@ -123,15 +130,12 @@ type passAnswer struct {
 	err error
 }
 
-func newReconciler(k Kernel, log *slog.Logger, input func(kernel.Scope) (planInput, bool)) *reconciler {
+// newReconciler makes a reconciler of a kernel; run runs it.
+func newReconciler(k Kernel, log *slog.Logger, hooks Hooks) *reconciler {
 	return &reconciler{
 		kernel:    k,
 		log:       log,
-		input:     input,
-		passed:    func(kernel.Scope, string, passResult, error) {},
-		changing:  func(map[string]string) error { return nil },
-		rehomed:   func([]overspan.NetworkID) {},
-		retired:   func() {},
+		hooks:     hooks,
 		requests:  make(chan passRequest),
 		stopped:   make(chan struct{}),
 		again:     make(chan struct{}, 1),
@@ -176,7 +180,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 		case <-ticker.C:
 			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
 			r.insides = local.KeysOf(res.input.Local.Attachments.List)
-		case <-ready(len(r.insides) > 0):
+		case <-r.more():
 			n := min(len(r.insides), insidesAtOnce)
 			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, causeResync)
 			r.insides = r.insides[n:]
@@ -201,6 +205,17 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 	}
 }
 
+// more returns a channel from which one can receive while containers' ends wait to be
+// looked at, else never.
+func (r *reconciler) more() <-chan struct{} {
+	if len(r.insides) == 0 {
+		return nil
+	}
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
 func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
 	switch {
 	case req.retire:
@@ -222,7 +237,7 @@ var errStopping = overspan.Errorf(overspan.ErrUnavailable, "the agent is stoppin
 // compare reads and plans a scope and returns the ops that lead from one to
 // the other. Of the networks in changed only the plan may have changed.
 func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
-	in, ok := r.input(scope)
+	in, ok := r.hooks.Input(scope)
 	if !ok {
 		return passResult{}, errNoSnapshot
 	}
@@ -235,7 +250,7 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 // with what has moved.
 func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, rewiring, error) {
 	for {
-		in, ok := r.input(scope)
+		in, ok := r.hooks.Input(scope)
 		if !ok {
 			return scope, in, rewiring{}, errNoSnapshot
 		}
@@ -292,9 +307,11 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	}
 	r.judge(asked, scope, cause, &res, failed)
 	res.Took = time.Since(begin)
-	r.passed(scope, cause, res, err)
-	if len(anew.networks) > 0 {
-		r.rehomed(anew.networks)
+	if r.hooks.Passed != nil {
+		r.hooks.Passed(scope, cause, res, err)
+	}
+	if len(anew.networks) > 0 && r.hooks.Rehomed != nil {
+		r.hooks.Rehomed(anew.networks)
 	}
 	return res, err
 }
@@ -323,12 +340,29 @@ func (r *reconciler) retire(ctx context.Context) error {
 		return err
 	}
 	r.doomed, r.since = 0, time.Time{}
-	r.retired()
+	if r.hooks.Retired != nil {
+		r.hooks.Retired()
+	}
 	return nil
 }
 
+// Mark has a scope looked at soon. Cause says what led to that.
+func (r *reconciler) Mark(scope kernel.Scope, cause string) { r.dirty.mark(scope, cause) }
+
+// TryAgain tries what has failed again at once: it may succeed now.
+func (r *reconciler) TryAgain() {
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
+
+// Lagging reports whether something could not be brought in line, and waits to be
+// tried again.
+func (r *reconciler) Lagging() bool { return r.lagging.Load() }
+
 // settled reports whether nothing waits to be looked at.
-func (r *reconciler) settled() bool { return r.dirty.empty() && !r.lagging.Load() }
+func (r *reconciler) settled() bool { return r.dirty.empty() && !r.Lagging() }
 
 // do runs a pass over a scope and waits for it.
 func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
@@ -339,7 +373,7 @@ func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
 // verify compares everything, inside the sandboxes too, and changes nothing.
 func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	scope := kernel.Scope{All: true, Global: true}
-	if in, ok := r.input(scope); ok {
+	if in, ok := r.hooks.Input(scope); ok {
 		scope.Endpoints = local.KeysOf(in.Local.Attachments.List)
 	}
 	return r.ask(ctx, passRequest{scope: scope, dry: true})

@@ -166,16 +166,6 @@ func wake(c chan struct{}) {
 	}
 }
 
-// ready returns a channel from which one can receive if is, else never.
-func ready(is bool) <-chan struct{} {
-	if !is {
-		return nil
-	}
-	c := make(chan struct{})
-	close(c)
-	return c
-}
-
 // wakeIn wakes after a while: what has failed is tried again.
 func wakeIn(c chan struct{}, after time.Duration) {
 	time.AfterFunc(after, func() { wake(c) })

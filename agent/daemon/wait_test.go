@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/internal/twonodes"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 )
@@ -76,8 +77,8 @@ func TestWhatConnectWaitsFor(t *testing.T) {
 
 // What is known of a block goes with it, and with the network that it is in.
 func TestConfirmedBlocksAreForgottenWithTheBlocks(t *testing.T) {
-	s := twoNodes().Snapshot
-	stands := keyOf(demoNet, s.Segments.Get(demoNet).Blocks.Get(0))
+	s := twonodes.Snapshot()
+	stands := keyOf(twonodes.Demo, s.Segments.Get(twonodes.Demo).Blocks.Get(0))
 	anew, left := stands, stands
 	anew.epoch--
 	left.network = "left"
