@@ -11,6 +11,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
@@ -77,7 +78,7 @@ func (d *Daemon) describe(ctx context.Context, at attaching) (overspan.Endpoint,
 	}
 	if d.doomed.has(sb.ID) {
 		// An interface that is on its way out still bears its name.
-		if err := d.rec.flush(ctx); err != nil {
+		if err := d.rec.Flush(ctx); err != nil {
 			return overspan.Endpoint{}, fmt.Errorf("delete the interfaces that %s left: %w", sb.Name, err)
 		}
 	}
@@ -193,11 +194,11 @@ func (d *Daemon) awaitRecord(ctx, patient context.Context, id overspan.NetworkID
 // open has the host end of an endpoint's veth put on its bridge.
 func (d *Daemon) open(ctx context.Context, scope kernel.Scope, wait bool) error {
 	if !wait {
-		d.rec.Mark(scope, causeChange)
+		d.rec.Mark(scope, reconcile.CauseChange)
 		return nil
 	}
 	defer steps.At(steps.AttachPlugged)
-	return d.rec.do(ctx, scope)
+	return d.rec.Do(ctx, scope)
 }
 
 // address gives an endpoint the addresses of its slots. The slot of the IPv4
@@ -218,14 +219,14 @@ func address(n *overspan.Network, e overspan.Endpoint, lease ipam.Lease, want co
 func (d *Daemon) prepare(ctx context.Context, a overspan.Attachment) error {
 	if !d.realised.has(a.Endpoint.Network) {
 		scope := kernel.Scope{Global: true, Networks: []overspan.NetworkID{a.Endpoint.Network}}
-		if err := d.rec.do(ctx, scope); err != nil {
+		if err := d.rec.Do(ctx, scope); err != nil {
 			return err
 		}
 		d.realised.add(a.Endpoint.Network)
 	}
 	steps.At(steps.AttachPreparing)
 	defer steps.At(steps.AttachPrepared)
-	return refusedSetting(a, d.rec.do(ctx, local.ScopeOf(a)))
+	return refusedSetting(a, d.rec.Do(ctx, local.ScopeOf(a)))
 }
 
 // refusedSetting adds to a SysctlError which endpoint and which driver option asked

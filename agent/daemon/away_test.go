@@ -113,7 +113,7 @@ func TestHalfRemovedNetworkGoesWhenEtcdIsBack(t *testing.T) {
 	c := newTestCluster(t, 1)
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	n.line.InjectTxn(store.TxnPasses, store.TxnHangs, store.TxnHangs) // marked, no more
 	if _, err := n.RemoveNetwork(t.Context(), "demo"); !errors.Is(err, overspan.ErrUnavailable) {
 		t.Errorf("remove: %v, want that etcd is away", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
@@ -17,7 +18,7 @@ type claims struct{ d *Daemon }
 func (c claims) View(_ context.Context, id overspan.NetworkID) (ipam.View, error) {
 	s := c.d.knowledge().Shown
 	if s == nil {
-		return ipam.View{}, errNoSnapshot
+		return ipam.View{}, reconcile.ErrNoSnapshot
 	}
 	n, seg := s.Networks[id], s.Segments.Get(id)
 	if n == nil {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -44,7 +45,7 @@ type testNode struct {
 
 // An opLog is the line between an agent and its kernel.
 type opLog struct {
-	Kernel
+	reconcile.Kernel
 	mu      sync.Mutex // guards applied
 	applied []string
 }
@@ -192,7 +193,7 @@ func (n *testNode) connect(req ConnectRequest) overspan.Endpoint {
 // clean checks that a node's kernel is what its plan says.
 func (n *testNode) clean() {
 	n.t.Helper()
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	if _, drift, err := n.Verify(n.t.Context()); err != nil || len(drift) > 0 {
 		n.t.Errorf("%s: verify: %v, %d ops:\n%s", n.cfg.NodeName, err, len(drift), strings.Join(drift, "\n"))
 	}
@@ -348,7 +349,7 @@ func TestEtcdAway(t *testing.T) {
 		return s != nil && s.Segments.Get(far.Network) != nil && s.Segments.Get(far.Network).Endpoints.Get(far.Slot) != nil
 	}
 	h1.eventually("the other node's endpoint is known", func() bool { return knows(h1.Snapshot()) })
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	h1.line.SetDown(true)
 	before := h1.kernel.State()
 
@@ -436,7 +437,7 @@ func TestUnderlayDeviceMadeAnewGetsItsProgram(t *testing.T) {
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	has := func() bool { return n.kernel.State().Programs["eth0"].Attached }
 	n.eventually("the underlay's device has its program", has)
 	n.kernel.RemakeUnderlay()

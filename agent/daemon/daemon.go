@@ -21,6 +21,7 @@ import (
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/ports"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -67,7 +68,7 @@ func (c Config) JournalPath() string { return filepath.Join(c.StateDir, "journal
 type Parts struct {
 	KV      store.KV
 	Journal *store.Journal
-	Kernel  Kernel
+	Kernel  reconcile.Kernel
 	Host    Host
 	Log     *slog.Logger
 }
@@ -83,7 +84,7 @@ type Daemon struct {
 	docker  *docker
 	mirror  *store.Mirror
 	alloc   *ipam.Allocator
-	rec     *reconciler
+	rec     *reconcile.Reconciler
 	local   *local.Inventory
 	ports   *ports.Ledger
 	events  *Events
@@ -164,7 +165,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
-	d.rec = newReconciler(parts.Kernel, parts.Log.With("part", "reconciler"), Hooks{
+	d.rec = reconcile.New(parts.Kernel, parts.Log.With("part", "reconciler"), reconcile.Hooks{
 		Input:    d.planInput,
 		Passed:   d.passed,
 		Changing: parts.Journal.NoteSysctls,
@@ -222,7 +223,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.drain,
 		d.heedEvictions,
 		d.reap,
-		func(ctx context.Context) error { return d.rec.run(ctx, d.cfg.Resync) },
+		func(ctx context.Context) error { return d.rec.Run(ctx, d.cfg.Resync) },
 	} {
 		g.Go(func() error { return task(ctx) })
 	}
@@ -343,7 +344,7 @@ func (d *Daemon) latest(ctx context.Context) (*overspan.Snapshot, error) {
 	if s := d.knowledge().Etcd; s != nil {
 		return s, nil
 	}
-	return nil, errNoSnapshot
+	return nil, reconcile.ErrNoSnapshot
 }
 
 // Sync returns once Snapshot is at least as new as the moment of the call.
@@ -401,7 +402,7 @@ func (d *Daemon) Subscribe(ctx context.Context, span Span) <-chan Event {
 
 // Verify compares the whole kernel with the plan and changes nothing.
 func (d *Daemon) Verify(ctx context.Context) (int64, []string, error) {
-	res, err := d.rec.verify(ctx)
+	res, err := d.rec.Verify(ctx)
 	drift := make([]string, 0, len(res.Ops))
 	for _, op := range res.Ops {
 		drift = append(drift, op.String())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/kernel"
@@ -82,14 +83,14 @@ func (d *Daemon) detachLeaving(ctx context.Context, a overspan.Attachment, ports
 func (d *Daemon) unplug(ctx context.Context, a overspan.Attachment, ended []overspan.Port) error {
 	scope := local.ScopeOf(a)
 	scope.Chains = bridge.PortChains(ended)
-	err := d.rec.do(ctx, scope)
+	err := d.rec.Do(ctx, scope)
 	if err != nil {
-		d.rec.Mark(scope, causeChange)
+		d.rec.Mark(scope, reconcile.CauseChange)
 	}
 	if len(ended) > 0 {
 		d.ports.Keep(a.Sandbox, d.local.PortsOf(a.Sandbox))
 		// The bridge may have a setting that only published ports need.
-		d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, causeHint)
+		d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{a.Endpoint.Network}}, reconcile.CauseHint)
 	}
 	return err
 }
@@ -103,5 +104,5 @@ func (d *Daemon) departed(id overspan.NetworkID) {
 	if seg == nil || seg.HeldBy(d.Self()) || len(d.local.InNetwork(id)) > 0 {
 		return
 	}
-	d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
+	d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, reconcile.CauseChange)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -149,7 +150,7 @@ func (d *Daemon) idleNetworks() (idle []overspan.NetworkID) {
 // attaches none.
 func (d *Daemon) leave(id overspan.NetworkID) {
 	if d.follows.dropIdle(id, func() bool { return len(d.local.InNetwork(id)) > 0 }) {
-		d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, causeChange)
+		d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}}, reconcile.CauseChange)
 	}
 }
 
@@ -167,7 +168,7 @@ func (d *Daemon) unfollow(id overspan.NetworkID) {
 // leaveRemoved waits until this node's kernel has lost a removed network.
 func (d *Daemon) leaveRemoved(ctx context.Context, id overspan.NetworkID) error {
 	d.reconsider(id)
-	return d.rec.do(ctx, kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}})
+	return d.rec.Do(ctx, kernel.Scope{Global: true, Networks: []overspan.NetworkID{id}})
 }
 
 // followSnapshots turns each new snapshot into what has to be looked at again.
@@ -188,7 +189,7 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 		case <-fallback.C:
 			if last == nil && d.history.allowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
-				d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
+				d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 				d.snapshots.fire()
 				d.awaken(ctx)
 			}
@@ -215,19 +216,19 @@ func (d *Daemon) followed(ctx context.Context, last *overspan.Snapshot) *overspa
 // look marks what differs between two snapshots.
 func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 	if old == nil {
-		d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
+		d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 		d.awaken(ctx)
 	} else if old.Frozen != nil && new.Frozen == nil {
 		// What was not deleted while the cluster was frozen is, now.
-		d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
+		d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 	} else {
 		scope := kernel.Scope{}
-		scope.Networks, scope.Global = changed(old, new, d.Self())
-		if !sameSubnets(old, new) {
+		scope.Networks, scope.Global = reconcile.Changed(old, new, d.Self())
+		if !reconcile.SameSubnets(old, new) {
 			scope.Sets = bridge.SubnetSets()
 		}
 		if scope.Global || len(scope.Networks)+len(scope.Sets) > 0 {
-			d.rec.Mark(scope, causeChange)
+			d.rec.Mark(scope, reconcile.CauseChange)
 		}
 	}
 	d.registrar.heed(new)

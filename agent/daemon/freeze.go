@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -48,12 +49,12 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 // beginAnew forgets what only made sense in a history of etcd that is over. A
 // pass that was planned from it is waited for.
 func (d *Daemon) beginAnew(ctx context.Context) {
-	if err := d.rec.do(ctx, kernel.Scope{}); err != nil {
+	if err := d.rec.Do(ctx, kernel.Scope{}); err != nil {
 		d.log.Debug("the pass after etcd has lost its past", "error", err)
 	}
 	d.health.forget()
 	d.confirmed.forget()
-	d.rec.Mark(kernel.Scope{All: true, Global: true}, causeChange)
+	d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 }
 
 // settings returns what the cluster is set up with, as far as this node knows.

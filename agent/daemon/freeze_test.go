@@ -115,7 +115,7 @@ func TestRollbackFreezesAndChangesNoKernel(t *testing.T) {
 	c.etcd.Rollback(backup)
 	c.frozen(c.nodes...)
 	for i, n := range c.nodes {
-		n.eventually("nothing is left to look at", n.rec.settled)
+		n.eventually("nothing is left to look at", n.rec.Settled)
 		if !n.kernel.State().Equal(before[i]) {
 			t.Errorf("the rollback changed the kernel of %s", n.cfg.NodeName)
 		}
@@ -163,7 +163,7 @@ func TestReplacedEtcdIsSetUpFromMemory(t *testing.T) {
 	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("a")})
 	b := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	meta, before := h1.Snapshot().Meta, h1.kernel.State()
 
 	c.etcd.Replace(2)
@@ -174,7 +174,7 @@ func TestReplacedEtcdIsSetUpFromMemory(t *testing.T) {
 	if s := h1.Snapshot(); s.Networks[net.ID] == nil || s.Segments.Get(net.ID).Endpoints.Get(b.Slot) == nil {
 		t.Error("h1 has forgotten with etcd")
 	}
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	if !h1.kernel.State().Equal(before) {
 		t.Error("the empty etcd changed the kernel")
 	}
@@ -230,15 +230,15 @@ func TestDeletedPrefixDeletesNothingInAnyKernel(t *testing.T) {
 	for i, n := range c.nodes {
 		n.connect(ConnectRequest{Network: "demo", Target: n.container(string(rune('a' + i)))})
 	}
-	h1.eventually("nothing is left to look at", h1.rec.settled)
-	h2.eventually("nothing is left to look at", h2.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
+	h2.eventually("nothing is left to look at", h2.rec.Settled)
 	n1, n2 := len(h1.ops.since(0)), len(h2.ops.since(0))
 	if _, err := c.etcd.Txn(t.Context(), store.Txn{Then: []store.Op{store.Delete(store.Prefix("/overspan/test/"))}}); err != nil {
 		t.Fatal(err)
 	}
 	c.frozen(c.nodes...)
 	for _, n := range c.nodes {
-		n.eventually("nothing is left to look at", n.rec.settled)
+		n.eventually("nothing is left to look at", n.rec.Settled)
 	}
 	for _, op := range append(h1.ops.since(n1), h2.ops.since(n2)...) {
 		t.Errorf("done in a kernel: %s", op)
@@ -276,7 +276,7 @@ func TestRollbackWhileTheAgentIsDownIsNoticedBeforeItWrites(t *testing.T) {
 	}}
 	h1.start()
 	c.frozen(h1)
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	if !h1.kernel.State().Equal(before) {
 		t.Error("the restart after a rollback changed the kernel")
 	}
@@ -298,7 +298,7 @@ func TestRestartDuringAFreezeKeepsTheMemory(t *testing.T) {
 		h1.stop()
 		h1.start()
 		c.frozen(h1)
-		h1.eventually("nothing is left to look at", h1.rec.settled)
+		h1.eventually("nothing is left to look at", h1.rec.Settled)
 		if !h1.kernel.State().Equal(before) {
 			t.Error("the restart changed the kernel")
 		}
@@ -427,7 +427,7 @@ func TestRollbackWithAHigherRevision(t *testing.T) {
 	for i := range 3 {
 		h3.connect(ConnectRequest{Network: "demo", Target: h3.container(fmt.Sprint("late", i))})
 	}
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	before := len(h1.ops.since(0))
 	c.etcd.RollbackAhead(backup)
 	c.frozen(h1, h2, h3)
@@ -451,7 +451,7 @@ func TestNodeThatWasCutOffIsToldOfTheAcceptance(t *testing.T) {
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("b")})
 	h2.connect(ConnectRequest{Network: "demo", Target: h2.container("b")})
 	h3.connect(ConnectRequest{Network: "demo", Target: h3.container("b")})
-	h3.eventually("nothing is left to look at", h3.rec.settled)
+	h3.eventually("nothing is left to look at", h3.rec.Settled)
 	h3.line.SetDown(true)
 	c.forgetPresence(h3)
 	h1.eventually("h3 is seen to be away", func() bool { return h1.Snapshot().Nodes[h3.Self()].Presence == nil })

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
 )
@@ -35,7 +36,7 @@ func (n *testNode) chosen() map[overspan.Family]string {
 	in, _ := n.planInput(kernel.Scope{})
 	out := map[overspan.Family]string{}
 	for _, a := range in.Local.Attachments.List {
-		for f, id := range gatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.works) {
+		for f, id := range reconcile.GatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.Works) {
 			if id == a.Endpoint.ID {
 				out[f] = a.Endpoint.Interface
 			}
@@ -90,7 +91,7 @@ func TestDefaultRoutesFollowTheAttachments(t *testing.T) {
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "c"}})
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "in"}, Internal: true})
 	target := n.container("web")
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	listening, stop := context.WithCancel(t.Context())
 	events, heard := n.Subscribe(listening, Span{}), make(chan struct{})
 	go func() {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -46,30 +47,30 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		return
 	}
 	here := d.local.View()
-	find := newFinder(s, here)
+	find := reconcile.NewFinder(s, here)
 	ofHost := func(h kernel.Hint) bool { return h.Links || h.Routes }
 	if slices.ContainsFunc(hints, ofHost) && d.shortcutMoved(s) {
-		d.rec.Mark(kernel.Scope{Global: true}, causeHint)
+		d.rec.Mark(kernel.Scope{Global: true}, reconcile.CauseHint)
 	}
 	for _, h := range hints {
-		switch p := find.device(h.Dev); {
+		switch p := find.PartOf(h.Dev); {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
-			d.rec.Mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, causeHint)
+			d.rec.Mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, reconcile.CauseHint)
 			wake(d.registrar.changed)
 			wake(d.deaths)
 		case h.Links:
 			d.rec.TryAgain()
 		case h.Rules, h.Forwarding, h.Underlay:
-			d.rec.Mark(kernel.Scope{Global: true}, causeHint)
+			d.rec.Mark(kernel.Scope{Global: true}, reconcile.CauseHint)
 		case h.Routes:
 			wake(d.registrar.changed)
-		case !p.has(h.Dev): // not ours
-		case p.endpoint == "":
-			d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeHint)
+		case !p.Has(h.Dev): // not ours
+		case p.Endpoint == "":
+			d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{p.Network}}, reconcile.CauseHint)
 		default:
-			if a, known := here.Attachments.Get(p.endpoint); known {
-				d.rec.Mark(local.ScopeOf(a), causeHint)
+			if a, known := here.Attachments.Get(p.Endpoint); known {
+				d.rec.Mark(local.ScopeOf(a), reconcile.CauseHint)
 				wake(d.deaths)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -50,7 +51,7 @@ func newMeter() *meter {
 	return &meter{passes: map[[2]string]float64{}, took: map[string]float64{}, ops: map[string]float64{}, repairs: map[[3]string]float64{}}
 }
 
-func (m *meter) count(cause string, res passResult, repairs []kernel.Repair, err error) {
+func (m *meter) count(cause string, res reconcile.Result, repairs []kernel.Repair, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/kernel"
@@ -381,7 +382,7 @@ func (d *Daemon) network(ctx context.Context, ref string) (*overspan.Network, er
 // ones and its own local ones.
 func findNetwork(s *overspan.Snapshot, self overspan.NodeID, ref string) (*overspan.Network, error) {
 	if s == nil {
-		return nil, errNoSnapshot
+		return nil, reconcile.ErrNoSnapshot
 	}
 	if ref == string(overspan.DriverHost) || ref == string(overspan.DriverNone) {
 		return nil, overspan.Errorf(overspan.ErrInvalid, "network %s is predefined and holds nothing: it cannot be connected or disconnected", ref)

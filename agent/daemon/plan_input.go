@@ -2,17 +2,18 @@ package daemon
 
 import (
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
 
 // planInput is what the reconciler plans a scope from; ok is false while
 // nothing is known.
-func (d *Daemon) planInput(scope kernel.Scope) (planInput, bool) {
+func (d *Daemon) planInput(scope kernel.Scope) (reconcile.Input, bool) {
 	s := d.knowledge().Shown
 	if s == nil {
-		return planInput{}, false
+		return reconcile.Input{}, false
 	}
-	in := planInput{
+	in := reconcile.Input{
 		Snapshot:  s,
 		Self:      d.Self(),
 		VXLANPort: d.cfg.VXLANPort,

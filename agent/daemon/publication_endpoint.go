@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 )
 
 // endpoint decides about one endpoint by who has what it needs now, and had it
@@ -26,7 +27,7 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 		p.Waiting[e.ID] = why
 		return
 	default:
-		p.Lost[e.ID] = why + connectAgain
+		p.Lost[e.ID] = why + reconcile.ConnectAgain
 		return
 	}
 	var blocks []overspan.Block
@@ -50,10 +51,10 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 		return removed(n.Name)
 	}
 	if newer := now.latest[e.Name]; newer != e.ID {
-		return fmt.Sprintf("its name now belongs to endpoint %s on this node%s", overspan.ShortID(newer), connectAgain)
+		return fmt.Sprintf("its name now belongs to endpoint %s on this node%s", overspan.ShortID(newer), reconcile.ConnectAgain)
 	}
 	if why, leaving := in.inTheWay(before, e); why != "" && !leaving {
-		return why + connectAgain
+		return why + reconcile.ConnectAgain
 	}
 	return ""
 }
@@ -62,7 +63,7 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 // Leaving says that it is this node's and on its way out.
 func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
 	if holder := others.segment.ForeignHolder(e, in.Self); holder != "" {
-		return belongsTo(in.Snapshot, e, holder), false
+		return reconcile.BelongsTo(in.Snapshot, e, holder), false
 	}
 	other, what := others.of(e)
 	switch {
@@ -138,17 +139,9 @@ func (r rivals) of(e overspan.Endpoint) (other *overspan.Endpoint, what string) 
 	return nil, ""
 }
 
-// connectAgain is what can be done about an endpoint that is lost.
-const connectAgain = "; disconnect it and connect it again"
-
 // removed says that a network is gone, and what to do.
 func removed(network string) string {
 	return fmt.Sprintf("network %s was removed; disconnect it", network)
-}
-
-// belongsTo says that an endpoint's address is another node's.
-func belongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
-	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], s.NodeName(holder))
 }
 
 // networkNameOf returns what people call an attachment's network.

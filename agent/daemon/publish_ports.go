@@ -7,6 +7,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/ports"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
 )
@@ -92,7 +93,7 @@ func (d *Daemon) takePorts(sb overspan.Sandbox, specs []ports.Spec, families ...
 // portsMoved is what the reconciler tells of ports that lead to another endpoint
 // than they did: in which networks. The records of both are written again.
 func (d *Daemon) portsMoved(networks []overspan.NetworkID) {
-	d.rec.Mark(kernel.Scope{Networks: networks}, causeHint)
+	d.rec.Mark(kernel.Scope{Networks: networks}, reconcile.CauseHint)
 	wake(d.publisher.due)
 }
 
@@ -104,10 +105,10 @@ func (d *Daemon) portsNow() map[overspan.EndpointID][]overspan.Port {
 	if !known {
 		return out
 	}
-	ways := in.gateways()
+	ways := in.Gateways()
 	for _, a := range in.Local.Attachments.List {
-		if in.works(a) {
-			out[a.Endpoint.ID] = in.portsAt(a, ways)
+		if in.Works(a) {
+			out[a.Endpoint.ID] = in.PortsAt(a, ways)
 		}
 	}
 	return out
@@ -126,7 +127,7 @@ func (d *Daemon) portsOfNew(sb overspan.Sandbox, a overspan.Attachment) []oversp
 	a.Committed = true
 	in.Local.Ports = map[overspan.SandboxID][]overspan.Port{sb.ID: sb.Ports}
 	in.Local.Attachments.Put(&a)
-	return in.portsAt(&a, in.gateways())
+	return in.PortsAt(&a, in.Gateways())
 }
 
 // holdPorts tries to hold what the agent could not hold at its start.

@@ -91,7 +91,7 @@ func TestReturningNodePublishesWhatIsStillFree(t *testing.T) {
 	}
 	h1.start()
 	h1.served(web, db)
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	if !h1.kernel.State().Equal(before) {
 		t.Error("publishing again changed the kernel")
 	}
@@ -250,7 +250,7 @@ func TestRemovalOfARunningNode(t *testing.T) {
 	h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	web := h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web"), Name: "web"})
 	peer := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("peer"), Name: "peer"})
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	before, ops := h1.kernel.State(), len(h1.ops.since(0))
 	was, err := h1.registrar.session()
 	if err != nil {
@@ -263,7 +263,7 @@ func TestRemovalOfARunningNode(t *testing.T) {
 		return err == nil && now != was
 	})
 	h1.served(web)
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	if !h1.kernel.State().Equal(before) {
 		t.Error("the kernel is another than before")
 	}
@@ -317,7 +317,7 @@ func TestPublishingWaitsForEtcd(t *testing.T) {
 	for i := range 5 {
 		ends = append(ends, h1.connect(ConnectRequest{Network: "demo", Target: h1.container(fmt.Sprint("web", i))}))
 	}
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	h1.stop()
 	c.remove(h1)
 	h1.start()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/store"
 )
 
@@ -351,7 +352,7 @@ func (p *publisher) lose(a overspan.Attachment, why string) {
 	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
 	scope := local.ScopeOf(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
-	p.d.rec.Mark(scope, causeChange)
+	p.d.rec.Mark(scope, reconcile.CauseChange)
 	event := p.d.attachmentEvent("lost", a)
 	event.Attributes["reason"] = why
 	p.d.events.Publish(event)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -173,7 +174,7 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 	}
 	p.mu.Unlock()
 	if lost {
-		p.d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{local.KeyOf(&a)}}, causeChange)
+		p.d.rec.Mark(kernel.Scope{Global: true, Networks: []overspan.NetworkID{e.Network}, Endpoints: []kernel.EndpointKey{local.KeyOf(&a)}}, reconcile.CauseChange)
 	}
 	if !w.Stands {
 		p.d.log.Info("endpoint is in etcd again", "endpoint", e.Name, "network", w.Network.Name, "addresses", fmt.Sprint(e.Addrs()))
@@ -193,12 +194,12 @@ func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error
 	final := taken && readable && !in.frozen()
 	switch {
 	case final && !before:
-		p.state.Lost[id] = why + connectAgain
+		p.state.Lost[id] = why + reconcile.ConnectAgain
 	case !before:
 		p.state.Waiting[id] = why
 	}
 	p.mu.Unlock()
 	if final && !before {
-		p.lose(a, why+connectAgain)
+		p.lose(a, why+reconcile.ConnectAgain)
 	}
 }

@@ -40,7 +40,7 @@ func TestInteriorOutlivesTheRecordOfItsNetwork(t *testing.T) {
 		c.txn(store.Put(kv.Key, kv.Value))
 	}
 	h1.eventually("the blocks have been looked at", func() bool { return h1.health.appliedTo(net.ID) > l.Revision })
-	h1.eventually("nothing is left to look at", h1.rec.settled)
+	h1.eventually("nothing is left to look at", h1.rec.Settled)
 }
 
 func TestConnectWhileItsSandboxIsForgotten(t *testing.T) {

@@ -47,7 +47,7 @@ func newReleaser(d *Daemon) *releaser {
 		alloc:    d.alloc,
 		local:    d.local,
 		session:  d.registrar.session,
-		unplug:   d.rec.do,
+		unplug:   d.rec.Do,
 		look:     d.latest,
 		pending:  make(chan struct{}, 1),
 		freed:    func() { wake(d.emptied) },

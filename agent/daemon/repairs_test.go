@@ -43,7 +43,7 @@ func (n *testNode) atRest() kernel.State {
 		n.t.Fatal(err)
 	}
 	n.eventually("the kernel is in line", func() bool {
-		if !n.rec.settled() || len(n.kernel.State().Doomed) > 0 {
+		if !n.rec.Settled() || len(n.kernel.State().Doomed) > 0 {
 			return false // and links are not retired until nobody asks for anything
 		}
 		_, drift, err := n.Verify(n.t.Context())

@@ -19,7 +19,7 @@ func TestRebootTouchesNoForeignNamespace(t *testing.T) {
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	target := n.container("web")
 	n.connect(ConnectRequest{Network: "demo", Target: target})
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	n.stop()
 
 	// The path names another process's namespace by now.
@@ -71,7 +71,7 @@ func TestReleaseOfTheLastRunTakesThePortOffFirst(t *testing.T) {
 	n := c.nodes[0]
 	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	e := n.connect(ConnectRequest{Network: "demo", Target: n.container("web")})
-	n.eventually("nothing is left to look at", n.rec.settled)
+	n.eventually("nothing is left to look at", n.rec.Settled)
 	n.diesReleasing(e)
 	n.kv = watchedTxns{KV: n.line, before: func(txn store.Txn) {
 		for _, op := range txn.Then {

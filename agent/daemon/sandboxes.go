@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -32,13 +33,13 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 		return d.local.AllAttachments()
 	}
 	var out []overspan.Attachment
-	ways := map[overspan.SandboxID]gateway{}
+	ways := map[overspan.SandboxID]reconcile.Gateway{}
 	for _, shared := range in.Local.Attachments.List {
 		a := *shared
 		if ways[a.Sandbox] == nil {
-			ways[a.Sandbox] = gatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.works)
+			ways[a.Sandbox] = reconcile.GatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.Works)
 		}
-		a.Lost = in.lost(a.Endpoint)
+		a.Lost = in.WhyLost(a.Endpoint)
 		a.Gateway = slices.Contains(slices.Collect(maps.Values(ways[a.Sandbox])), a.Endpoint.ID)
 		out = append(out, a)
 	}
@@ -81,7 +82,7 @@ func (d *Daemon) CreateSandbox(ctx context.Context, req SandboxRequest) (overspa
 	if err := d.admitSandbox(sb); err != nil {
 		return overspan.Sandbox{}, err
 	}
-	err = d.rec.do(ctx, kernel.Scope{Global: true})
+	err = d.rec.Do(ctx, kernel.Scope{Global: true})
 	if err == nil {
 		sb.Inode, err = d.host.Netns(sb.Netns)
 	}
@@ -165,11 +166,11 @@ func (d *Daemon) dropSandbox(ctx context.Context, sb overspan.Sandbox) error {
 		return nil
 	}
 	if d.doomed.has(sb.ID) {
-		if err := d.rec.flush(ctx); err != nil {
+		if err := d.rec.Flush(ctx); err != nil {
 			return err
 		}
 	}
-	return d.rec.do(ctx, kernel.Scope{Global: true})
+	return d.rec.Do(ctx, kernel.Scope{Global: true})
 }
 
 // forgetIfUnused forgets a foreign sandbox that has no endpoint any more: it
@@ -188,7 +189,7 @@ func (d *Daemon) forgetIfUnused(sb overspan.Sandbox) {
 // a reboot took them, and forgets none: the pins are part of the plan.
 func (d *Daemon) reviveSandboxes(ctx context.Context) error {
 	// What else could not be brought in line is no reason to leave them out.
-	errs := []error{d.rec.do(ctx, kernel.Scope{Global: true})}
+	errs := []error{d.rec.Do(ctx, kernel.Scope{Global: true})}
 	for _, sb := range d.Sandboxes() {
 		if sb.Kind != overspan.SandboxMade || !strings.HasPrefix(sb.Netns, d.cfg.NetnsDir()) {
 			continue

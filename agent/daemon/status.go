@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
 )
@@ -59,7 +60,7 @@ type health struct {
 	lastFull time.Time
 	lastErr  string
 
-	conflicts []conflict // that stand
+	conflicts []reconcile.Conflict // that stand
 }
 
 func newHealth() *health {
@@ -68,7 +69,7 @@ func newHealth() *health {
 
 // note remembers what a pass found. Inline says that nothing waits to be tried
 // again.
-func (h *health) note(scope kernel.Scope, res passResult, err error, inline bool) {
+func (h *health) note(scope kernel.Scope, res reconcile.Result, err error, inline bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.conflicts = res.Conflicts
@@ -128,7 +129,7 @@ func (h *health) looked() bool {
 // Status tells how the node is, on one screen.
 func (d *Daemon) Status(ctx context.Context) Status {
 	st := Status{Started: d.started}
-	now, err := d.rec.verify(ctx)
+	now, err := d.rec.Verify(ctx)
 	if err != nil {
 		st.Warnings = append(st.Warnings, "cannot compare the kernel with the plan: "+err.Error())
 	}
@@ -177,7 +178,7 @@ func (h *health) report(st *Status) (conflicts []string) {
 // appliedRevision returns the revision that the whole kernel is in line with:
 // the snapshot's, unless a change of it is still waiting for its pass.
 func (d *Daemon) appliedRevision(s *overspan.Snapshot) int64 {
-	if d.rec.settled() {
+	if d.rec.Settled() {
 		return s.Revision
 	}
 	d.health.mu.Lock()
@@ -200,7 +201,7 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	}
 	in, _ := d.planInput(kernel.Scope{})
 	for _, a := range in.Local.Attachments.List {
-		if why := in.lost(a.Endpoint); why != "" {
+		if why := in.WhyLost(a.Endpoint); why != "" {
 			out = append(out, fmt.Sprintf("endpoint %s is off its network: %s", a.Endpoint.Name, why))
 		}
 	}

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"cmp"
@@ -32,7 +32,7 @@ func newDirtySet() *dirtySet {
 }
 
 func (d *dirtySet) reset() {
-	d.all, d.global, d.cause = false, false, causeHint
+	d.all, d.global, d.cause = false, false, CauseHint
 	d.networks = map[overspan.NetworkID]bool{}
 	d.ends = map[overspan.EndpointID]kernel.EndpointKey{}
 	d.chains = map[kernel.ChainKey]struct{}{}
@@ -52,7 +52,7 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	d.all = d.all || scope.All
 	d.global = d.global || scope.Global
 	for _, id := range scope.Networks {
-		d.networks[id] = d.networks[id] || cause != causeChange
+		d.networks[id] = d.networks[id] || cause != CauseChange
 	}
 	for _, key := range scope.Endpoints {
 		// Who wants to see the container's end, too, is heard.
@@ -66,7 +66,7 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	for _, name := range scope.Sets {
 		d.sets[name] = struct{}{}
 	}
-	if cause != causeHint {
+	if cause != CauseHint {
 		d.cause = cause
 	}
 	select {

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"cmp"
@@ -13,12 +13,12 @@ import (
 	"github.com/overspan/overspan/kernel"
 )
 
-// A part is a piece of the kernel's state whose plan changes as a whole: a
+// A Part is a piece of the kernel's state whose plan changes as a whole: a
 // network's devices and entries, one endpoint's veth, or, as the zero part,
 // what belongs to no network.
-type part struct {
-	network  overspan.NetworkID
-	endpoint overspan.EndpointID
+type Part struct {
+	Network  overspan.NetworkID
+	Endpoint overspan.EndpointID
 }
 
 // vethPrefix begins the names of veths: the digits behind it are an endpoint's.
@@ -26,53 +26,53 @@ var vethPrefix = overspan.VethName("")
 
 // stray is the part of what bears our mark and is nobody's. Only a look at
 // everything finds it.
-var stray = part{network: "stray"}
+var stray = Part{Network: "stray"}
 
 // publishedPorts is the part that publishes ports: nat chains and route_localnet. A
 // pass for one endpoint reads some of it, a global one all of the chains.
-var publishedPorts = part{network: "published ports"}
+var publishedPorts = Part{Network: "published ports"}
 
 // subnets is the sets of the cluster's subnets: they change with networks that this
 // node has no part in.
-var subnets = part{network: "subnets"}
+var subnets = Part{Network: "subnets"}
 
 // within reports whether a scope takes the part.
-func (p part) within(scope kernel.Scope) bool {
+func (p Part) within(scope kernel.Scope) bool {
 	switch {
 	case scope.All:
 		return true
-	case p == part{}, p == publishedPorts:
+	case p == Part{}, p == publishedPorts:
 		return scope.Global
 	case p == subnets:
 		return scope.Global || len(scope.Sets) > 0
 	}
-	return slices.Contains(scope.Networks, p.network) ||
-		slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return p.endpoint != "" && k.Endpoint == p.endpoint })
+	return slices.Contains(scope.Networks, p.Network) ||
+		slices.ContainsFunc(scope.Endpoints, func(k kernel.EndpointKey) bool { return p.Endpoint != "" && k.Endpoint == p.Endpoint })
 }
 
-// has reports whether a device is one of a network's or an endpoint's.
-func (p part) has(dev string) bool {
-	if p.endpoint != "" {
-		return dev == overspan.VethName(p.endpoint)
+// Has reports whether a device is one of a network's or an endpoint's.
+func (p Part) Has(dev string) bool {
+	if p.Endpoint != "" {
+		return dev == overspan.VethName(p.Endpoint)
 	}
-	return p != stray && p != part{} && (dev == overspan.BridgeName(p.network) || dev == overspan.VXLANName(p.network))
+	return p != stray && p != Part{} && (dev == overspan.BridgeName(p.Network) || dev == overspan.VXLANName(p.Network))
 }
 
-// A finder tells which part a device belongs to, at one moment.
-type finder struct {
-	in    planInput
+// A Finder tells which part a device belongs to, at one moment.
+type Finder struct {
+	in    Input
 	scope kernel.Scope
 	moved partSet // also those that are in the plan no more
-	known map[string]part
+	known map[string]Part
 }
 
-// newFinder finds the parts of one moment.
-func newFinder(s *overspan.Snapshot, here local.View) *finder {
-	return &finder{in: planInput{Snapshot: s, Local: here}}
+// NewFinder finds the parts of one moment.
+func NewFinder(s *overspan.Snapshot, here local.View) *Finder {
+	return &Finder{in: Input{Snapshot: s, Local: here}}
 }
 
 // of returns the part that an op is about.
-func (f *finder) of(op kernel.Op) part {
+func (f *Finder) of(op kernel.Op) Part {
 	o, setting := op.(kernel.SetSysctl)
 	// The setting that published ports need comes with its bridge, or changes
 	// with a port.
@@ -82,7 +82,7 @@ func (f *finder) of(op kernel.Op) part {
 	if aboutSubnets(op) {
 		return subnets
 	}
-	return f.device(kernel.Device(op))
+	return f.PartOf(kernel.Device(op))
 }
 
 // aboutSubnets reports whether an op is about what is in a set of subnets.
@@ -117,58 +117,58 @@ func aboutPorts(op kernel.Op) bool {
 	return false
 }
 
-// device returns the part that a device belongs to; "" is no device.
-func (f *finder) device(dev string) part {
+// PartOf returns the part that a device belongs to; "" is no device.
+func (f *Finder) PartOf(dev string) Part {
 	if dev == "" {
-		return part{}
+		return Part{}
 	}
 	p, ok := f.known[dev]
 	if !ok {
 		p = f.find(dev)
 		if f.known == nil {
-			f.known = map[string]part{}
+			f.known = map[string]Part{}
 		}
 		f.known[dev] = p
 	}
 	return p
 }
 
-func (f *finder) find(dev string) part {
+func (f *Finder) find(dev string) Part {
 	kind, digits, _ := strings.Cut(dev, "-")
 	if kind+"-" == vethPrefix {
 		return f.findEndpoint(digits)
 	}
 	for _, id := range f.scope.Networks {
 		if strings.HasPrefix(string(id), digits) {
-			return part{network: id}
+			return Part{Network: id}
 		}
 	}
 	for id := range f.in.Snapshot.Segments.Keys() {
 		if strings.HasPrefix(string(id), digits) {
-			return part{network: id}
+			return Part{Network: id}
 		}
 	}
 	for p := range f.moved {
-		if p.endpoint == "" && strings.HasPrefix(string(p.network), digits) {
+		if p.Endpoint == "" && strings.HasPrefix(string(p.Network), digits) {
 			return p
 		}
 	}
 	return stray
 }
 
-func (f *finder) findEndpoint(digits string) part {
+func (f *Finder) findEndpoint(digits string) Part {
 	for _, k := range f.scope.Endpoints {
 		if strings.HasPrefix(string(k.Endpoint), digits) {
-			return part{k.Network, k.Endpoint}
+			return Part{k.Network, k.Endpoint}
 		}
 	}
 	for _, a := range f.in.Local.Attachments.List {
 		if strings.HasPrefix(string(a.Endpoint.ID), digits) {
-			return part{a.Endpoint.Network, a.Endpoint.ID}
+			return Part{a.Endpoint.Network, a.Endpoint.ID}
 		}
 	}
 	for p := range f.moved {
-		if strings.HasPrefix(string(p.endpoint), digits) {
+		if strings.HasPrefix(string(p.Endpoint), digits) {
 			return p
 		}
 	}
@@ -176,9 +176,9 @@ func (f *finder) findEndpoint(digits string) part {
 }
 
 // A partSet is a set of parts.
-type partSet map[part]struct{}
+type partSet map[Part]struct{}
 
-func (s partSet) add(parts ...part) {
+func (s partSet) add(parts ...Part) {
 	for _, p := range parts {
 		s[p] = struct{}{}
 	}
@@ -190,16 +190,16 @@ func (s partSet) addScope(scope kernel.Scope) {
 		s.add(stray)
 	}
 	if scope.Global {
-		s.add(part{}, publishedPorts, subnets)
+		s.add(Part{}, publishedPorts, subnets)
 	}
 	if len(scope.Sets) > 0 {
 		s.add(subnets)
 	}
 	for _, id := range scope.Networks {
-		s.add(part{network: id})
+		s.add(Part{Network: id})
 	}
 	for _, k := range scope.Endpoints {
-		s.add(part{k.Network, k.Endpoint})
+		s.add(Part{k.Network, k.Endpoint})
 	}
 }
 
@@ -209,33 +209,33 @@ func (s partSet) scope(attachments local.Attachments) kernel.Scope {
 	set := newDirtySet()
 	for p := range s {
 		switch {
-		case p == part{}:
-			set.mark(kernel.Scope{Global: true}, causeRetry)
+		case p == Part{}:
+			set.mark(kernel.Scope{Global: true}, CauseRetry)
 		case p == subnets:
-			set.mark(kernel.Scope{Sets: bridge.SubnetSets()}, causeRetry)
+			set.mark(kernel.Scope{Sets: bridge.SubnetSets()}, CauseRetry)
 		case p == stray, p == publishedPorts:
-			set.mark(kernel.Scope{All: true, Global: true}, causeRetry)
-		case p.endpoint == "":
-			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.network}}, causeRetry)
+			set.mark(kernel.Scope{All: true, Global: true}, CauseRetry)
+		case p.Endpoint == "":
+			set.mark(kernel.Scope{Networks: []overspan.NetworkID{p.Network}}, CauseRetry)
 		default:
-			key := kernel.EndpointKey{Network: p.network, Endpoint: p.endpoint}
-			if a := attachments.ByID.Get(p.endpoint); a != nil {
+			key := kernel.EndpointKey{Network: p.Network, Endpoint: p.Endpoint}
+			if a := attachments.ByID.Get(p.Endpoint); a != nil {
 				key = local.KeyOf(a)
 			}
-			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, causeRetry)
+			set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{key}}, CauseRetry)
 		}
 	}
 	scope, _, _, _ := set.take()
 	return scope
 }
 
-// has reports whether a part, or the network that it is in, is in the set.
-func (s partSet) has(p part) bool {
+// Has reports whether a part, or the network that it is in, is in the set.
+func (s partSet) has(p Part) bool {
 	if _, ok := s[p]; ok {
 		return true
 	}
-	_, ok := s[part{network: p.network}]
-	return ok && p.endpoint != ""
+	_, ok := s[Part{Network: p.Network}]
+	return ok && p.Endpoint != ""
 }
 
 // settle takes out what a pass over a scope has looked at, but for what it left
@@ -250,7 +250,7 @@ func (s partSet) settle(scope kernel.Scope, left partSet) {
 
 // moved lists the parts whose plan differs between two inputs, between which some
 // things were rewired: a difference in the kernel there is our own change, not drift.
-func moved(old, new planInput, anew rewiring) partSet {
+func moved(old, new Input, anew rewiring) partSet {
 	out := partSet{}
 	if old.Snapshot == nil {
 		old.Snapshot = &overspan.Snapshot{}
@@ -259,10 +259,10 @@ func moved(old, new planInput, anew rewiring) partSet {
 		out.addLocal(old, new)
 	}
 	if old.Shortcut != new.Shortcut {
-		out.add(part{})
+		out.add(Part{})
 	}
 	for _, k := range anew.ends {
-		out.add(part{k.Network, k.Endpoint})
+		out.add(Part{k.Network, k.Endpoint})
 	}
 	if len(anew.ports) > 0 {
 		out.add(publishedPorts)
@@ -270,18 +270,18 @@ func moved(old, new planInput, anew rewiring) partSet {
 	if old.Snapshot == new.Snapshot {
 		return out
 	}
-	networks, global := changed(old.Snapshot, new.Snapshot, new.Self)
+	networks, global := Changed(old.Snapshot, new.Snapshot, new.Self)
 	if wholeness(old.Snapshot) != wholeness(new.Snapshot) {
 		networks, global = new.members(), true // what had to stay may go now
 	}
 	if global {
-		out.add(part{}, subnets)
+		out.add(Part{}, subnets)
 	}
-	if !sameSubnets(old.Snapshot, new.Snapshot) {
+	if !SameSubnets(old.Snapshot, new.Snapshot) {
 		out.add(subnets)
 	}
 	for _, id := range networks {
-		out.add(part{network: id})
+		out.add(Part{Network: id})
 	}
 	return out
 }
@@ -292,12 +292,12 @@ func wholeness(s *overspan.Snapshot) bool { return s.Frozen == nil && len(s.Bad)
 
 // addLocal adds what depends on this node's sandboxes and endpoints. The first
 // and last endpoint of a network may bring or take its devices and rules.
-func (s partSet) addLocal(old, new planInput) {
+func (s partSet) addLocal(old, new Input) {
 	before, now := old.Local.Attachments.ByID, new.Local.Attachments.ByID
 	networks := map[overspan.NetworkID]struct{}{}
 	touch := func(a *overspan.Attachment) {
 		networks[a.Endpoint.Network] = struct{}{}
-		s.add(part{a.Endpoint.Network, a.Endpoint.ID})
+		s.add(Part{a.Endpoint.Network, a.Endpoint.ID})
 		if len(old.Local.Ports[a.Sandbox])+len(new.Local.Ports[a.Sandbox]) > 0 {
 			s.add(publishedPorts)
 		}
@@ -315,7 +315,7 @@ func (s partSet) addLocal(old, new planInput) {
 	s.addMembership(old, new, networks)
 	for id := range new.Local.Sandboxes.ByID.Changes(old.Local.Sandboxes.ByID) {
 		if a, b := new.Local.Sandboxes.ByID.Get(id), old.Local.Sandboxes.ByID.Get(id); a == nil || b == nil || a.Netns != b.Netns {
-			s.add(part{})
+			s.add(Part{})
 		}
 	}
 }
@@ -328,15 +328,15 @@ func samePlug(a, b *overspan.Attachment) bool {
 
 // addMembership adds the networks that this node has joined or left, among those of
 // endpoints that have changed and those of which the snapshots differ.
-func (s partSet) addMembership(old, new planInput, networks map[overspan.NetworkID]struct{}) {
+func (s partSet) addMembership(old, new Input, networks map[overspan.NetworkID]struct{}) {
 	for _, differ := range []iter.Seq[overspan.NetworkID]{
 		maps.Keys(networks),
 		new.Snapshot.Segments.Changes(old.Snapshot.Segments),
 		overspan.Changes(old.Snapshot.Networks, new.Snapshot.Networks),
 	} {
 		for id := range differ {
-			if old.member(id) != new.member(id) {
-				s.add(part{}, subnets, part{network: id})
+			if old.Member(id) != new.Member(id) {
+				s.add(Part{}, subnets, Part{Network: id})
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"fmt"
@@ -21,19 +21,19 @@ const (
 // of them says the same. All are kept: what is known to fail is tried more rarely.
 const conflictsMost = 64
 
-// A conflict is an op that fails again and again: as a rule something that is
+// A Conflict is an op that fails again and again: as a rule something that is
 // not ours stands in its way.
-type conflict struct {
+type Conflict struct {
 	Since  time.Time
 	Object string // "osx-0123456789"
 	Text   string // object, cause, and what to try
-	dev    string // that it is about; "" for none
-	part   part
+	Dev    string // that it is about; "" for none
+	part   Part
 	told   bool // it has failed twice, so it was no race, and it is among the first conflictsMost
 }
 
 // conflicts is the ops that fail, by their text.
-type conflicts map[string]conflict
+type conflicts map[string]Conflict
 
 // holds reports whether an op is known to fail.
 func (c conflicts) holds(op kernel.Op) bool {
@@ -47,17 +47,17 @@ func (c conflicts) holds(op kernel.Op) bool {
 // fail notes ops that failed, and what part each is of. Fresh says that some had
 // not before; begun are to be told now: they have failed twice, or for another
 // reason than before.
-func (c conflicts) fail(failed []kernel.OpError, of func(kernel.Op) part, now time.Time) (begun []conflict, fresh bool) {
+func (c conflicts) fail(failed []kernel.OpError, of func(kernel.Op) Part, now time.Time) (begun []Conflict, fresh bool) {
 	told := len(c.standing())
 	for _, f := range failed {
 		key := f.Op.String()
 		was, known := c[key]
 		r := kernel.Repairs([]kernel.Op{f.Op})[0]
-		is := conflict{
+		is := Conflict{
 			Since:  now,
 			Object: r.Object,
 			Text:   fmt.Sprintf("%s (%s) cannot be put right: %v", r.Object, r.Change, f.Err),
-			dev:    r.Dev,
+			Dev:    r.Dev,
 			part:   of(f.Op),
 			told:   was.told,
 		}
@@ -79,8 +79,8 @@ func (c conflicts) fail(failed []kernel.OpError, of func(kernel.Op) part, now ti
 
 // end drops the conflicts within a scope but those whose ops are left, and
 // returns those of them that were told.
-func (c conflicts) end(scope kernel.Scope, left map[string]struct{}) []conflict {
-	var ended []conflict
+func (c conflicts) end(scope kernel.Scope, left map[string]struct{}) []Conflict {
+	var ended []Conflict
 	for _, key := range slices.Sorted(maps.Keys(c)) {
 		is := c[key]
 		if _, stands := left[key]; stands || !is.part.within(scope) {
@@ -95,13 +95,13 @@ func (c conflicts) end(scope kernel.Scope, left map[string]struct{}) []conflict 
 }
 
 // standing lists the conflicts that were told.
-func (c conflicts) standing() []conflict {
-	var out []conflict
+func (c conflicts) standing() []Conflict {
+	var out []Conflict
 	for _, is := range c {
 		if is.told {
 			out = append(out, is)
 		}
 	}
-	slices.SortFunc(out, func(a, b conflict) int { return strings.Compare(a.Text, b.Text) })
+	slices.SortFunc(out, func(a, b Conflict) int { return strings.Compare(a.Text, b.Text) })
 	return out
 }

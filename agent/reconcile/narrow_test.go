@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"context"
@@ -32,17 +32,17 @@ func (k *scopedKernel) Read(ctx context.Context, scope kernel.Scope) (kernel.Sta
 
 // A narrowing is a node whose input changes at random, and its reconciler.
 type narrowing struct {
-	*reconciler
+	*Reconciler
 	fake *scopedKernel
-	in   planInput
+	in   Input
 	rev  int64
 }
 
 func newNarrowing() *narrowing {
 	h := &narrowing{fake: &scopedKernel{Fake: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500})}, in: twoNodes(), rev: 100}
 	h.fake.MakeNetns("/run/netns/web1")
-	h.reconciler = newReconciler(h.fake, slog.New(slog.DiscardHandler), Hooks{
-		Input: func(kernel.Scope) (planInput, bool) { return h.in, true },
+	h.Reconciler = New(h.fake, slog.New(slog.DiscardHandler), Hooks{
+		Input: func(kernel.Scope) (Input, bool) { return h.in, true },
 	})
 	return h
 }
@@ -56,12 +56,12 @@ func (h *narrowing) change(ctx context.Context, edit func(*overspan.Snapshot, *o
 	seg.Revision, next.Revision = h.rev, h.rev
 	next.Segments = overspan.IDMapOf(map[overspan.NetworkID]*overspan.Segment{twonodes.Demo: &seg})
 	edit(&next, &seg)
-	networks, global := changed(h.in.Snapshot, &next, h.in.Self)
+	networks, global := Changed(h.in.Snapshot, &next, h.in.Self)
 	h.in.Snapshot = &next
 	if len(networks) == 0 && !global {
 		return nil
 	}
-	h.dirty.mark(kernel.Scope{Global: global, Networks: networks}, causeChange)
+	h.dirty.mark(kernel.Scope{Global: global, Networks: networks}, CauseChange)
 	scope, only, cause, _ := h.dirty.take()
 	_, err := h.passOver(ctx, scope, only, cause)
 	return err
@@ -84,7 +84,7 @@ func TestNarrowPassesLeaveNothingBehind(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()
 		h := newNarrowing()
-		if _, err := h.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync); err != nil {
+		if _, err := h.pass(ctx, kernel.Scope{All: true, Global: true}, CauseResync); err != nil {
 			t.Fatal(err)
 		}
 		for range rapid.IntRange(1, 25).Draw(t, "changes") {
@@ -154,7 +154,7 @@ func editAtRandom(t *rapid.T, rev int64, s *overspan.Snapshot, seg *overspan.Seg
 func TestAClaimIsALookAtItsBlock(t *testing.T) {
 	ctx := t.Context()
 	h := newNarrowing()
-	if _, err := h.pass(ctx, kernel.Scope{Global: true}, causeRequest); err != nil {
+	if _, err := h.pass(ctx, kernel.Scope{Global: true}, CauseRequest); err != nil {
 		t.Fatal(err)
 	}
 	whole := func(what string, want int, edit func(*overspan.Snapshot, *overspan.Segment)) {
@@ -214,7 +214,7 @@ func TestAClaimIsALookAtItsBlock(t *testing.T) {
 // at the sets alone.
 func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
 	h := newNarrowing()
-	if _, err := h.pass(t.Context(), kernel.Scope{All: true, Global: true}, causeResync); err != nil {
+	if _, err := h.pass(t.Context(), kernel.Scope{All: true, Global: true}, CauseResync); err != nil {
 		t.Fatal(err)
 	}
 	h.in.Local.Attachments = local.Attachments{}
@@ -225,7 +225,7 @@ func TestSetsOutliveTheRulesThatAskThem(t *testing.T) {
 		scope kernel.Scope
 		have  int
 	}{{sets, 2}, {kernel.Scope{Global: true}, 0}, {sets, 0}} {
-		if res, err := h.pass(t.Context(), step.scope, causeRequest); err != nil {
+		if res, err := h.pass(t.Context(), step.scope, CauseRequest); err != nil {
 			t.Errorf("a pass over %+v: %v, %v", step.scope, res.Ops, err)
 		}
 		have := h.fake.State().Within(sets)

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"slices"
@@ -25,13 +25,13 @@ type basis struct {
 
 // basis returns what the plan of an overlay network follows from; ok is false
 // if not all of it is known, or this node is no member.
-func (in planInput) basis(id overspan.NetworkID) (b basis, ok bool) {
+func (in Input) basis(id overspan.NetworkID) (b basis, ok bool) {
 	b = basis{network: in.Snapshot.Networks[id], segment: in.Snapshot.Segments.Get(id), nodes: in.Snapshot.Nodes}
 	if b.network == nil || b.segment == nil || b.network.Driver != overspan.DriverOverlay {
 		return b, false
 	}
 	self := b.nodes[in.Self]
-	ok = b.segment.Bad == 0 && in.Snapshot.Frozen == nil && in.member(id) &&
+	ok = b.segment.Bad == 0 && in.Snapshot.Frozen == nil && in.Member(id) &&
 		self != nil && self.VTEP(b.network.Underlay).IsValid()
 	return b, ok
 }
@@ -87,7 +87,7 @@ func movedNodes(old, new map[overspan.NodeID]*overspan.Node) map[overspan.NodeID
 // only the desired state has changed, the entries of some slots and this node's
 // ports in them, where that is all. What is planned for these entries comes
 // with it.
-func (r *reconciler) narrow(in planInput, scope kernel.Scope, changed []overspan.NetworkID) (kernel.Scope, kernel.State) {
+func (r *Reconciler) narrow(in Input, scope kernel.Scope, changed []overspan.NetworkID) (kernel.Scope, kernel.State) {
 	var entries kernel.State
 	if len(r.conflicts) > 0 {
 		return scope, entries // of what stands in the way the whole is to be seen
@@ -113,9 +113,9 @@ func (r *reconciler) narrow(in planInput, scope kernel.Scope, changed []overspan
 	return scope, entries
 }
 
-func (r *reconciler) changedSlots(in planInput, id overspan.NetworkID) ([]overspan.Range, bool) {
+func (r *Reconciler) changedSlots(in Input, id overspan.NetworkID) ([]overspan.Range, bool) {
 	old, known := r.bases[id]
-	_, failed := r.failed[part{network: id}]
+	_, failed := r.failed[Part{Network: id}]
 	now, whole := in.basis(id)
 	if !known || failed || !whole {
 		return nil, false
@@ -125,7 +125,7 @@ func (r *reconciler) changedSlots(in planInput, id overspan.NetworkID) ([]oversp
 
 // portsWithin returns this node's endpoints that own one of some slots. Their
 // containers' ends are as they were.
-func (in planInput) portsWithin(id overspan.NetworkID, slots []overspan.Range) (ports []kernel.EndpointKey) {
+func (in Input) portsWithin(id overspan.NetworkID, slots []overspan.Range) (ports []kernel.EndpointKey) {
 	for _, a := range in.Local.Attachments.InNetwork(id) {
 		within := func(s overspan.Slot) bool {
 			return slices.ContainsFunc(slots, func(r overspan.Range) bool { return r.Contains(s) })
@@ -139,14 +139,14 @@ func (in planInput) portsWithin(id overspan.NetworkID, slots []overspan.Range) (
 
 // rebase remembers which networks a pass over a scope has brought in line, but
 // for what it left undone.
-func (r *reconciler) rebase(scope kernel.Scope, in planInput, left partSet) {
+func (r *Reconciler) rebase(scope kernel.Scope, in Input, left partSet) {
 	if scope.All {
 		clear(r.bases)
 		scope.Networks = in.members()
 	}
 	for _, id := range scope.Networks {
 		delete(r.bases, id)
-		if b, ok := in.basis(id); ok && !left.has(part{network: id}) && !left.has(stray) {
+		if b, ok := in.basis(id); ok && !left.has(Part{Network: id}) && !left.has(stray) {
 			r.bases[id] = b
 		}
 	}

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"cmp"
@@ -12,25 +12,25 @@ import (
 	"github.com/overspan/overspan/kernel"
 )
 
-// A gateway is the endpoint that a sandbox's default route leads through, by
+// A Gateway is the endpoint that a sandbox's default route leads through, by
 // family; "" where none can have it.
-type gateway map[overspan.Family]overspan.EndpointID
+type Gateway map[overspan.Family]overspan.EndpointID
 
-// gateways chooses for the sandboxes with several endpoints, each when it is first
+// Gateways chooses for the sandboxes with several endpoints, each when it is first
 // asked for. In every other sandbox the only endpoint has the default routes that its
 // network offers.
-type gateways struct {
-	in     planInput
-	chosen map[overspan.SandboxID]gateway
+type Gateways struct {
+	in     Input
+	chosen map[overspan.SandboxID]Gateway
 }
 
 var families = []overspan.Family{overspan.IPv4, overspan.IPv6}
 
-// gatewayOf chooses which of a sandbox's endpoints its default routes lead through:
+// GatewayOf chooses which of a sandbox's endpoints its default routes lead through:
 // of those in networks that are not internal one that works, before one that does
 // not; then the one of the highest priority; then the oldest. It is pure, and the
 // order of the attachments does not matter.
-func gatewayOf(attachments []*overspan.Attachment, networks map[overspan.NetworkID]*overspan.Network, works func(*overspan.Attachment) bool) gateway {
+func GatewayOf(attachments []*overspan.Attachment, networks map[overspan.NetworkID]*overspan.Network, works func(*overspan.Attachment) bool) Gateway {
 	sorted := slices.SortedFunc(slices.Values(attachments), func(a, b *overspan.Attachment) int {
 		return cmp.Or(
 			cmp.Compare(idle(works(a)), idle(works(b))),
@@ -39,7 +39,7 @@ func gatewayOf(attachments []*overspan.Attachment, networks map[overspan.Network
 			cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
 		)
 	})
-	out := gateway{}
+	out := Gateway{}
 	for _, f := range families {
 		first := slices.IndexFunc(sorted, func(a *overspan.Attachment) bool {
 			n := networks[a.Endpoint.Network]
@@ -64,20 +64,20 @@ func hasAddr(e overspan.Endpoint, f overspan.Family) bool {
 	return slices.ContainsFunc(e.Addrs(), func(a netip.Addr) bool { return overspan.FamilyOf(a) == f })
 }
 
-// gateways chooses among this node's endpoints.
-func (in planInput) gateways() gateways {
-	return gateways{in, map[overspan.SandboxID]gateway{}}
+// Gateways chooses among this node's endpoints.
+func (in Input) Gateways() Gateways {
+	return Gateways{in, map[overspan.SandboxID]Gateway{}}
 }
 
 // of returns the choice for a sandbox; several is false if there is none to make.
-func (g gateways) of(id overspan.SandboxID) (way gateway, several bool) {
+func (g Gateways) of(id overspan.SandboxID) (way Gateway, several bool) {
 	here := g.in.Local.Attachments.InSandbox(id)
 	if len(here) < 2 {
 		return nil, false
 	}
 	way, known := g.chosen[id]
 	if !known {
-		way = gatewayOf(here, g.in.Snapshot.Networks, g.in.works)
+		way = GatewayOf(here, g.in.Snapshot.Networks, g.in.Works)
 		g.chosen[id] = way
 	}
 	return way, true
@@ -85,7 +85,7 @@ func (g gateways) of(id overspan.SandboxID) (way gateway, several bool) {
 
 // secondary returns the families whose default route leads through another
 // endpoint of the sandbox than this one.
-func (g gateways) secondary(a *overspan.Attachment) []overspan.Family {
+func (g Gateways) secondary(a *overspan.Attachment) []overspan.Family {
 	way, several := g.of(a.Sandbox)
 	if !several {
 		return nil
@@ -93,12 +93,12 @@ func (g gateways) secondary(a *overspan.Attachment) []overspan.Family {
 	return slices.DeleteFunc(slices.Clone(families), func(f overspan.Family) bool { return way[f] == a.Endpoint.ID })
 }
 
-// portsAt returns those of a sandbox's published ports that lead to one of its
+// PortsAt returns those of a sandbox's published ports that lead to one of its
 // endpoints: to the one that has the default route of their family, since answers
 // leave by that.
-func (in planInput) portsAt(a *overspan.Attachment, ways gateways) []overspan.Port {
+func (in Input) PortsAt(a *overspan.Attachment, ways Gateways) []overspan.Port {
 	ports := in.Local.Ports[a.Sandbox]
-	if len(ports) == 0 || !in.works(a) {
+	if len(ports) == 0 || !in.Works(a) {
 		return nil
 	}
 	way, several := ways.of(a.Sandbox)
@@ -114,12 +114,12 @@ func (in planInput) portsAt(a *overspan.Attachment, ways gateways) []overspan.Po
 // publishing lists the endpoints that published ports lead to, each with those
 // ports alone. A pass does not check the namespaces of all of them: an endpoint
 // whose namespace is gone is disconnected soon.
-func (in planInput) publishing(ways gateways) []overspan.Endpoint {
+func (in Input) publishing(ways Gateways) []overspan.Endpoint {
 	var out []overspan.Endpoint
 	for _, id := range slices.Sorted(maps.Keys(in.Local.Ports)) {
 		for _, a := range in.Local.Attachments.InSandbox(id) {
 			e := a.Endpoint
-			if e.Ports = in.portsAt(a, ways); len(e.Ports) > 0 {
+			if e.Ports = in.PortsAt(a, ways); len(e.Ports) > 0 {
 				out = append(out, e)
 			}
 		}
@@ -139,8 +139,8 @@ type rewiring struct {
 }
 
 // rewired returns what has moved between two inputs.
-func rewired(old, new planInput) (out rewiring) {
-	before, now := old.gateways(), new.gateways()
+func rewired(old, new Input) (out rewiring) {
+	before, now := old.Gateways(), new.Gateways()
 	for _, id := range unsettled(old, new) {
 		for _, a := range new.Local.Attachments.InSandbox(id) { // but for those that are on their way out
 			if !slices.Equal(before.secondary(a), now.secondary(a)) {
@@ -164,7 +164,7 @@ func rewired(old, new planInput) (out rewiring) {
 // unsettled returns the sandboxes in which default routes, or what they publish, may
 // have moved between two inputs: of several endpoints, and with something new that
 // this follows from.
-func unsettled(old, new planInput) []overspan.SandboxID {
+func unsettled(old, new Input) []overspan.SandboxID {
 	if old.Snapshot == nil {
 		return nil
 	}
@@ -205,10 +205,10 @@ func sameHolders(a, b *overspan.Segment) bool {
 }
 
 // homes returns to which endpoint each published port of a sandbox leads.
-func (g gateways) homes(id overspan.SandboxID) map[overspan.Port]overspan.EndpointID {
+func (g Gateways) homes(id overspan.SandboxID) map[overspan.Port]overspan.EndpointID {
 	out := map[overspan.Port]overspan.EndpointID{}
 	for _, a := range g.in.Local.Attachments.InSandbox(id) {
-		for _, p := range g.in.portsAt(a, g) {
+		for _, p := range g.in.PortsAt(a, g) {
 			out[p] = a.Endpoint.ID
 		}
 	}

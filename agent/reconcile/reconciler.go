@@ -1,4 +1,8 @@
-package daemon
+// Package reconcile keeps a kernel in line with what etcd and this node say. A pass
+// plans a scope from an Input, which is pure, reads the kernel, and carries out what
+// differs; the Reconciler decides when, over what, and what to try again, and tells
+// which differences nobody here had made.
+package reconcile
 
 import (
 	"context"
@@ -40,13 +44,10 @@ const insidesAtOnce = 32
 // retireAgain is when to try again after doomed links could not be deleted.
 const retireAgain = time.Second
 
-// PartOf returns the part that a device belongs to; "" is no device.
-func (res *passResult) PartOf(dev string) part { return res.find.device(dev) }
-
-// A passResult is what one pass found and did.
-type passResult struct {
-	input    planInput // what it was planned from
-	Revision int64     // of its snapshot
+// A Result is what one pass found and did.
+type Result struct {
+	Input    Input // what it was planned from
+	Revision int64 // of its snapshot
 	Ops      []kernel.Op
 	Done     []kernel.Op // those of Ops that were carried out
 	Repaired []kernel.Op // those of Done that undid what nobody here had done
@@ -57,8 +58,8 @@ type passResult struct {
 	// line: a network's own watch may be ahead of the snapshot as a whole.
 	Segments map[overspan.NetworkID]int64
 
-	Begun, Ended []conflict // that this pass met, or saw gone
-	Conflicts    []conflict // that stand after it, in any scope
+	Begun, Ended []Conflict // that this pass met, or saw gone
+	Conflicts    []Conflict // that stand after it, in any scope
 
 	// Doomed is how many links were found that wait to be retired, those of an
 	// agent that was killed before it had done so included.
@@ -66,18 +67,21 @@ type passResult struct {
 
 	partial bool        // not all could be read
 	left    []kernel.Op // those of Ops that were not carried out
-	find    *finder
+	find    *Finder
 }
+
+// PartOf returns the part that a device belongs to; "" is no device.
+func (res *Result) PartOf(dev string) Part { return res.find.PartOf(dev) }
 
 // Hooks are what a reconciler asks, and what it tells by its own goroutine. All but
 // Input may be nil.
 type Hooks struct {
 	// Input returns what to plan a scope from; ok is false before the first
 	// complete snapshot, and nothing is read or written until then.
-	Input func(kernel.Scope) (in planInput, ok bool)
+	Input func(kernel.Scope) (in Input, ok bool)
 
 	// Passed is told of every pass. Cause says what led to it.
-	Passed func(scope kernel.Scope, cause string, res passResult, err error)
+	Passed func(scope kernel.Scope, cause string, res Result, err error)
 
 	// Changing is told what settings were that are about to be changed, of all
 	// that is not ours. An error leaves them as they are.
@@ -91,8 +95,8 @@ type Hooks struct {
 	Retired func()
 }
 
-// A reconciler owns the kernel: one goroutine runs one pass at a time.
-type reconciler struct {
+// A Reconciler owns the kernel: one goroutine runs one pass at a time.
+type Reconciler struct {
 	kernel Kernel
 	log    *slog.Logger
 	hooks  Hooks
@@ -108,7 +112,7 @@ type reconciler struct {
 	conflicts conflicts     // why
 	delay     time.Duration // before the next try
 	moved     partSet       // what was changed here and not looked at since
-	seen      planInput     // what the last pass was planned from
+	seen      Input         // what the last pass was planned from
 	bases     map[overspan.NetworkID]basis
 	looked    bool                 // everything was once brought in line
 	insides   []kernel.EndpointKey // containers' ends that this resync has not looked at yet
@@ -126,13 +130,13 @@ type passRequest struct {
 }
 
 type passAnswer struct {
-	res passResult
+	res Result
 	err error
 }
 
-// newReconciler makes a reconciler of a kernel; run runs it.
-func newReconciler(k Kernel, log *slog.Logger, hooks Hooks) *reconciler {
-	return &reconciler{
+// New makes a reconciler of a kernel; Run runs it.
+func New(k Kernel, log *slog.Logger, hooks Hooks) *Reconciler {
+	return &Reconciler{
 		kernel:    k,
 		log:       log,
 		hooks:     hooks,
@@ -150,16 +154,16 @@ func newReconciler(k Kernel, log *slog.Logger, hooks Hooks) *reconciler {
 
 // The causes of a pass.
 const (
-	causeRequest = "request" // somebody waits for it
-	causeChange  = "change"  // the desired state changed
-	causeHint    = "hint"    // the kernel said that something changed
-	causeResync  = "resync"  // it is time to look at everything
-	causeRetry   = "retry"   // something failed before
+	CauseRequest = "request" // somebody waits for it
+	CauseChange  = "change"  // the desired state changed
+	CauseHint    = "hint"    // the kernel said that something changed
+	CauseResync  = "resync"  // it is time to look at everything
+	CauseRetry   = "retry"   // something failed before
 )
 
-// run reconciles until ctx ends. A full pass runs every resync, and after it those
+// Run reconciles until ctx ends. A full pass runs every resync, and after it those
 // over the containers' ends, a few at a time: others may ask between them.
-func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
+func (r *Reconciler) Run(ctx context.Context, resync time.Duration) error {
 	defer close(r.stopped)
 	ticker := time.NewTicker(resync)
 	defer ticker.Stop()
@@ -178,11 +182,11 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 				r.passOver(ctx, scope, changed, cause)
 			}
 		case <-ticker.C:
-			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, causeResync)
-			r.insides = local.KeysOf(res.input.Local.Attachments.List)
+			res, _ := r.pass(ctx, kernel.Scope{All: true, Global: true}, CauseResync)
+			r.insides = local.KeysOf(res.Input.Local.Attachments.List)
 		case <-r.more():
 			n := min(len(r.insides), insidesAtOnce)
-			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, causeResync)
+			r.pass(ctx, kernel.Scope{Endpoints: r.insides[:n]}, CauseResync)
 			r.insides = r.insides[n:]
 		case <-retry.C:
 			r.retry(ctx)
@@ -207,7 +211,7 @@ func (r *reconciler) run(ctx context.Context, resync time.Duration) error {
 
 // more returns a channel from which one can receive while containers' ends wait to be
 // looked at, else never.
-func (r *reconciler) more() <-chan struct{} {
+func (r *Reconciler) more() <-chan struct{} {
 	if len(r.insides) == 0 {
 		return nil
 	}
@@ -216,7 +220,7 @@ func (r *reconciler) more() <-chan struct{} {
 	return c
 }
 
-func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
+func (r *Reconciler) serve(ctx context.Context, req passRequest) passAnswer {
 	switch {
 	case req.retire:
 		return passAnswer{err: r.retire(ctx)}
@@ -224,22 +228,22 @@ func (r *reconciler) serve(ctx context.Context, req passRequest) passAnswer {
 		res, err := r.compare(ctx, req.scope, nil)
 		return passAnswer{res, err}
 	}
-	res, err := r.pass(ctx, req.scope, causeRequest)
+	res, err := r.pass(ctx, req.scope, CauseRequest)
 	return passAnswer{res, err}
 }
 
-// errNoSnapshot says that nothing is known yet: rule 1 of the loop.
-var errNoSnapshot = overspan.Errorf(overspan.ErrUnavailable, "the cluster's state is not known yet: neither etcd nor the journal has told it")
+// ErrNoSnapshot says that nothing is known yet: rule 1 of the loop.
+var ErrNoSnapshot = overspan.Errorf(overspan.ErrUnavailable, "the cluster's state is not known yet: neither etcd nor the journal has told it")
 
 // errStopping says that the agent is on its way out.
 var errStopping = overspan.Errorf(overspan.ErrUnavailable, "the agent is stopping")
 
 // compare reads and plans a scope and returns the ops that lead from one to
 // the other. Of the networks in changed only the plan may have changed.
-func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
+func (r *Reconciler) compare(ctx context.Context, scope kernel.Scope, changed []overspan.NetworkID) (Result, error) {
 	in, ok := r.hooks.Input(scope)
 	if !ok {
-		return passResult{}, errNoSnapshot
+		return Result{}, ErrNoSnapshot
 	}
 	return r.compareWith(ctx, in, scope, changed)
 }
@@ -248,11 +252,11 @@ func (r *reconciler) compare(ctx context.Context, scope kernel.Scope, changed []
 // the last pass, and the chains of ports that moved with them. It reads the input
 // again for each wider scope, since the input depends on that, and returns the last,
 // with what has moved.
-func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, rewiring, error) {
+func (r *Reconciler) widen(scope kernel.Scope) (kernel.Scope, Input, rewiring, error) {
 	for {
 		in, ok := r.hooks.Input(scope)
 		if !ok {
-			return scope, in, rewiring{}, errNoSnapshot
+			return scope, in, rewiring{}, ErrNoSnapshot
 		}
 		anew := rewired(r.seen, in)
 		more := slices.DeleteFunc(slices.Clone(anew.ends), func(k kernel.EndpointKey) bool { return slices.Contains(scope.Endpoints, k) })
@@ -264,7 +268,7 @@ func (r *reconciler) widen(scope kernel.Scope) (kernel.Scope, planInput, rewirin
 	}
 }
 
-func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel.Scope, changed []overspan.NetworkID) (passResult, error) {
+func (r *Reconciler) compareWith(ctx context.Context, in Input, scope kernel.Scope, changed []overspan.NetworkID) (Result, error) {
 	look, entries := r.narrow(in, scope, changed)
 	if len(look.Sets) > 0 && !in.isMember() {
 		look.Sets = nil // they go in the pass that takes the rules which ask them
@@ -272,8 +276,8 @@ func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel
 	want, warnings := plan(in, look)
 	want.Take(entries)
 	have, err := r.kernel.Read(ctx, look.WithSysctls(want))
-	return passResult{
-		input:    in,
+	return Result{
+		Input:    in,
 		Revision: in.Snapshot.Revision,
 		Ops:      kernel.Diff(have, want),
 		Warnings: warnings,
@@ -282,23 +286,23 @@ func (r *reconciler) compareWith(ctx context.Context, in planInput, scope kernel
 	}, err
 }
 
-func (r *reconciler) pass(ctx context.Context, scope kernel.Scope, cause string) (passResult, error) {
+func (r *Reconciler) pass(ctx context.Context, scope kernel.Scope, cause string) (Result, error) {
 	return r.passOver(ctx, scope, nil, cause)
 }
 
 // passOver brings a scope in line. Of the networks in changed only the plan may
 // have changed since they were.
-func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed []overspan.NetworkID, cause string) (passResult, error) {
+func (r *Reconciler) passOver(ctx context.Context, asked kernel.Scope, changed []overspan.NetworkID, cause string) (Result, error) {
 	begin := time.Now()
 	scope, in, anew, err := r.widen(asked)
 	if err != nil {
-		return passResult{}, err
+		return Result{}, err
 	}
 	res, err := r.compareWith(ctx, in, scope, changed)
 	res.partial = err != nil
 	maps.Copy(r.moved, moved(r.seen, in, anew))
 	r.seen = in
-	res.find = &finder{in: in, scope: scope, moved: r.moved}
+	res.find = &Finder{in: in, scope: scope, moved: r.moved}
 	r.doomed = max(r.doomed, res.Doomed)
 	failed := r.apply(ctx, cause, &res)
 	err = errors.Join(err, failed)
@@ -317,7 +321,7 @@ func (r *reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 }
 
 // retireIfDue deletes doomed links that are not to wait for an idle moment any more.
-func (r *reconciler) retireIfDue(ctx context.Context) {
+func (r *Reconciler) retireIfDue(ctx context.Context) {
 	now := time.Now()
 	if r.doomed > 0 && r.since.IsZero() {
 		r.since = now
@@ -329,7 +333,7 @@ func (r *reconciler) retireIfDue(ctx context.Context) {
 }
 
 // retire deletes the doomed links, if there are any.
-func (r *reconciler) retire(ctx context.Context) error {
+func (r *Reconciler) retire(ctx context.Context) error {
 	if r.doomed == 0 {
 		return nil
 	}
@@ -347,10 +351,10 @@ func (r *reconciler) retire(ctx context.Context) error {
 }
 
 // Mark has a scope looked at soon. Cause says what led to that.
-func (r *reconciler) Mark(scope kernel.Scope, cause string) { r.dirty.mark(scope, cause) }
+func (r *Reconciler) Mark(scope kernel.Scope, cause string) { r.dirty.mark(scope, cause) }
 
 // TryAgain tries what has failed again at once: it may succeed now.
-func (r *reconciler) TryAgain() {
+func (r *Reconciler) TryAgain() {
 	select {
 	case r.again <- struct{}{}:
 	default:
@@ -359,19 +363,19 @@ func (r *reconciler) TryAgain() {
 
 // Lagging reports whether something could not be brought in line, and waits to be
 // tried again.
-func (r *reconciler) Lagging() bool { return r.lagging.Load() }
+func (r *Reconciler) Lagging() bool { return r.lagging.Load() }
 
-// settled reports whether nothing waits to be looked at.
-func (r *reconciler) settled() bool { return r.dirty.empty() && !r.Lagging() }
+// Settled reports whether nothing waits to be looked at.
+func (r *Reconciler) Settled() bool { return r.dirty.empty() && !r.Lagging() }
 
-// do runs a pass over a scope and waits for it.
-func (r *reconciler) do(ctx context.Context, scope kernel.Scope) error {
+// Do runs a pass over a scope and waits for it.
+func (r *Reconciler) Do(ctx context.Context, scope kernel.Scope) error {
 	_, err := r.ask(ctx, passRequest{scope: scope})
 	return err
 }
 
-// verify compares everything, inside the sandboxes too, and changes nothing.
-func (r *reconciler) verify(ctx context.Context) (passResult, error) {
+// Verify compares everything, inside the sandboxes too, and changes nothing.
+func (r *Reconciler) Verify(ctx context.Context) (Result, error) {
 	scope := kernel.Scope{All: true, Global: true}
 	if in, ok := r.hooks.Input(scope); ok {
 		scope.Endpoints = local.KeysOf(in.Local.Attachments.List)
@@ -379,26 +383,26 @@ func (r *reconciler) verify(ctx context.Context) (passResult, error) {
 	return r.ask(ctx, passRequest{scope: scope, dry: true})
 }
 
-// flush deletes what is doomed, now.
-func (r *reconciler) flush(ctx context.Context) error {
+// Flush deletes what is doomed, now.
+func (r *Reconciler) Flush(ctx context.Context) error {
 	_, err := r.ask(ctx, passRequest{retire: true})
 	return err
 }
 
-func (r *reconciler) ask(ctx context.Context, req passRequest) (passResult, error) {
+func (r *Reconciler) ask(ctx context.Context, req passRequest) (Result, error) {
 	req.answer = make(chan passAnswer, 1)
 	select {
 	case r.requests <- req:
 	case <-r.stopped:
-		return passResult{}, errStopping
+		return Result{}, errStopping
 	case <-ctx.Done():
-		return passResult{}, busy(ctx)
+		return Result{}, busy(ctx)
 	}
 	select {
 	case a := <-req.answer:
 		return a.res, a.err
 	case <-ctx.Done():
-		return passResult{}, busy(ctx)
+		return Result{}, busy(ctx)
 	}
 }
 

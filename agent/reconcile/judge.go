@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"context"
@@ -16,9 +16,9 @@ import (
 // apply carries out the ops of a pass. Passes that a hint or a change led to
 // leave out what is known to fail: the traces of such an op, of a device that
 // is made and deleted again, would be a hint to the next pass.
-func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) error {
+func (r *Reconciler) apply(ctx context.Context, cause string, res *Result) error {
 	ops := res.Ops
-	if len(r.conflicts) > 0 && (cause == causeHint || cause == causeChange) {
+	if len(r.conflicts) > 0 && (cause == CauseHint || cause == CauseChange) {
 		ops = kernel.Without(ops, r.conflicts.holds)
 	}
 	ops, unnoted := r.noted(ops)
@@ -48,7 +48,7 @@ func (r *reconciler) apply(ctx context.Context, cause string, res *passResult) e
 
 // noted has what the host's own settings are noted before they are changed, and
 // returns the ops that may then be carried out.
-func (r *reconciler) noted(ops []kernel.Op) ([]kernel.Op, error) {
+func (r *Reconciler) noted(ops []kernel.Op) ([]kernel.Op, error) {
 	was := map[string]string{}
 	ofHost := func(op kernel.Op) bool {
 		o, ok := op.(kernel.SetSysctl)
@@ -102,10 +102,10 @@ func textsOf(ops []kernel.Op) map[string]struct{} {
 // judge decides what a pass means: which ops were repairs, what to try again, and
 // what is a conflict. What a request asked for is not tried again here: its caller
 // gets the error, and decides.
-func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passResult, failed error) {
+func (r *Reconciler) judge(asked, scope kernel.Scope, cause string, res *Result, failed error) {
 	for _, op := range res.Done {
 		// Before everything was once looked at, nobody knows who changed what.
-		if p := res.find.of(op); r.looked && !r.moved.has(p) && !res.input.gone(p) {
+		if p := res.find.of(op); r.looked && !r.moved.has(p) && !res.Input.gone(p) {
 			res.Repaired = append(res.Repaired, op)
 		}
 	}
@@ -118,11 +118,11 @@ func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passRes
 	}
 	r.looked = r.looked || scope.All && len(left) == 0
 	r.contend(scope, cause, res, failed)
-	r.rebase(scope, res.input, left)
+	r.rebase(scope, res.Input, left)
 	r.moved.settle(scope, left)
 	r.failed.settle(scope, left)
 	for p := range left {
-		if cause == causeRequest && p.within(asked) {
+		if cause == CauseRequest && p.within(asked) {
 			continue
 		}
 		_, before := r.failed[p]
@@ -132,14 +132,14 @@ func (r *reconciler) judge(asked, scope kernel.Scope, cause string, res *passRes
 	r.lagging.Store(len(r.failed) > 0)
 	maps.DeleteFunc(res.Segments, func(id overspan.NetworkID, _ int64) bool {
 		// The rules guard every network.
-		return left.has(part{}) || left.has(stray) || left.has(part{network: id})
+		return left.has(Part{}) || left.has(stray) || left.has(Part{Network: id})
 	})
 }
 
 // contend learns what stands in the way, and what does no more.
-func (r *reconciler) contend(scope kernel.Scope, cause string, res *passResult, failed error) {
+func (r *Reconciler) contend(scope kernel.Scope, cause string, res *Result, failed error) {
 	var not *kernel.ApplyError
-	if cause != causeRequest && errors.As(failed, &not) {
+	if cause != CauseRequest && errors.As(failed, &not) {
 		begun, fresh := r.conflicts.fail(not.Failed, res.find.of, time.Now())
 		res.Begun = begun
 		r.fresh = r.fresh || fresh
@@ -151,11 +151,11 @@ func (r *reconciler) contend(scope kernel.Scope, cause string, res *passResult, 
 }
 
 // retry tries again what failed, if anything did, and says when to do so next.
-func (r *reconciler) retry(ctx context.Context) {
+func (r *Reconciler) retry(ctx context.Context) {
 	if len(r.failed) == 0 {
 		r.delay = retryMost
 		return
 	}
-	r.pass(ctx, r.failed.scope(r.seen.Local.Attachments), causeRetry)
+	r.pass(ctx, r.failed.scope(r.seen.Local.Attachments), CauseRetry)
 	r.delay = min(2*r.delay, retryMost)
 }

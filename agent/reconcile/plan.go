@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"fmt"
@@ -12,8 +12,8 @@ import (
 	"github.com/overspan/overspan/overlay"
 )
 
-// planInput is all that a plan depends on.
-type planInput struct {
+// Input is all that a plan depends on.
+type Input struct {
 	Snapshot  *overspan.Snapshot
 	Self      overspan.NodeID
 	Local     local.View
@@ -40,14 +40,14 @@ type planInput struct {
 }
 
 // gone reports whether a part is an endpoint whose namespace is no more.
-func (in planInput) gone(p part) bool {
-	_, gone := in.Gone[p.endpoint]
+func (in Input) gone(p Part) bool {
+	_, gone := in.Gone[p.Endpoint]
 	return gone
 }
 
 // plan says what the kernel should hold within a scope. It is pure. Warnings
 // are what an operator should know of it; what they are about is left out.
-func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
+func plan(in Input, scope kernel.Scope) (kernel.State, []string) {
 	// What becomes of a port alone is for this node to say, frozen or not.
 	portsOnly := !scope.All && !scope.Global && len(scope.Networks)+len(scope.Sets) == 0
 	state := kernel.State{Partial: in.Snapshot.Frozen != nil && !portsOnly}
@@ -56,7 +56,7 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 	if scope.All {
 		networks = in.members()
 	}
-	ways := in.gateways()
+	ways := in.Gateways()
 	for _, id := range networks {
 		part, warns := in.network(id, ways)
 		state.Take(part)
@@ -81,17 +81,17 @@ func plan(in planInput, scope kernel.Scope) (kernel.State, []string) {
 }
 
 // members lists the networks that this node takes part in.
-func (in planInput) members() []overspan.NetworkID {
+func (in Input) members() []overspan.NetworkID {
 	return slices.Compact(slices.Sorted(in.joined()))
 }
 
 // joined yields the networks that this node takes part in, some of them twice
 // perhaps.
-func (in planInput) joined() iter.Seq[overspan.NetworkID] {
+func (in Input) joined() iter.Seq[overspan.NetworkID] {
 	return func(yield func(overspan.NetworkID) bool) {
 		for _, known := range []iter.Seq[overspan.NetworkID]{in.Local.Attachments.Networks(), in.Snapshot.Segments.Keys()} {
 			for id := range known {
-				if in.member(id) && !yield(id) {
+				if in.Member(id) && !yield(id) {
 					return
 				}
 			}
@@ -100,23 +100,23 @@ func (in planInput) joined() iter.Seq[overspan.NetworkID] {
 }
 
 // isMember reports whether this node takes part in any network.
-func (in planInput) isMember() bool {
+func (in Input) isMember() bool {
 	for range in.joined() {
 		return true
 	}
 	return false
 }
 
-// member reports whether this node takes part in a network: it has an endpoint
+// Member reports whether this node takes part in a network: it has an endpoint
 // there, or holds a block, so that the next attach finds all in place.
-func (in planInput) member(id overspan.NetworkID) bool {
+func (in Input) Member(id overspan.NetworkID) bool {
 	seg := in.Snapshot.Segment(id)
 	return slices.ContainsFunc(in.Local.Attachments.InNetwork(id), func(a *overspan.Attachment) bool { return !in.adrift(a) }) ||
 		seg != nil && seg.HeldBy(in.Self)
 }
 
 // frontiers returns up to which revision each network of a scope is known.
-func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
+func (in Input) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	networks := scope.Networks
 	if scope.All {
 		networks = in.members()
@@ -130,10 +130,10 @@ func (in planInput) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	return out
 }
 
-// network plans one network's devices, ports and forwarding. A network of
+// Network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.
-func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State, []string) {
+func (in Input) network(id overspan.NetworkID, ways Gateways) (kernel.State, []string) {
 	var ports []bridge.Port
 	for _, a := range in.Local.Attachments.InNetwork(id) {
 		if in.pluggable(a) {
@@ -160,8 +160,8 @@ func (in planInput) network(id overspan.NetworkID, ways gateways) (kernel.State,
 	return state, warnings
 }
 
-// endpoint plans one veth.
-func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State {
+// Endpoint plans one veth.
+func (in Input) endpoint(key kernel.EndpointKey, ways Gateways) kernel.State {
 	a, n := in.Local.Attachments.ByID.Get(key.Endpoint), in.Snapshot.Networks[key.Network]
 	switch {
 	case a == nil || !in.pluggable(a):
@@ -173,53 +173,61 @@ func (in planInput) endpoint(key kernel.EndpointKey, ways gateways) kernel.State
 }
 
 // pluggable reports whether there is a namespace and a network for an attachment.
-func (in planInput) pluggable(a *overspan.Attachment) bool {
+func (in Input) pluggable(a *overspan.Attachment) bool {
 	_, gone := in.Gone[a.Endpoint.ID]
 	return !gone && !in.adrift(a)
 }
 
 // port says how an attachment is plugged in: on the bridge once its record
 // stands in etcd, and only while it is not lost.
-func (in planInput) port(a *overspan.Attachment, ways gateways) bridge.Port {
+func (in Input) port(a *overspan.Attachment, ways Gateways) bridge.Port {
 	e := a.Endpoint
-	e.Ports = in.portsAt(a, ways)
+	e.Ports = in.PortsAt(a, ways)
 	return bridge.Port{
 		Endpoint:  e,
 		Netns:     a.Netns,
-		Enslaved:  in.works(a),
+		Enslaved:  in.Works(a),
 		Secondary: ways.secondary(a),
 		Options:   a.DriverOptions,
 		Guard:     in.Guard,
 	}
 }
 
-// works reports whether packets pass by an endpoint.
-func (in planInput) works(a *overspan.Attachment) bool {
-	return a.Committed && in.lost(a.Endpoint) == ""
+// Works reports whether packets pass by an endpoint.
+func (in Input) Works(a *overspan.Attachment) bool {
+	return a.Committed && in.WhyLost(a.Endpoint) == ""
 }
 
-// lost says why an endpoint is off its network, and what to do; "" if it is on
+// WhyLost says why an endpoint is off its network, and what to do; "" if it is on
 // it. That another node holds its slot is seen before anybody tries to publish
 // the endpoint again.
-func (in planInput) lost(e overspan.Endpoint) string {
+func (in Input) WhyLost(e overspan.Endpoint) string {
 	if seg := in.Snapshot.Segments.Get(e.Network); seg != nil {
 		if holder := seg.ForeignHolder(e, in.Self); holder != "" {
-			return belongsTo(in.Snapshot, e, holder) + connectAgain
+			return BelongsTo(in.Snapshot, e, holder) + ConnectAgain
 		}
 	}
 	return in.Lost[e.ID]
 }
 
+// ConnectAgain is what can be done about an endpoint that is lost.
+const ConnectAgain = "; disconnect it and connect it again"
+
+// BelongsTo says that an endpoint's address is another node's.
+func BelongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
+	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], s.NodeName(holder))
+}
+
 // adrift reports whether an endpoint's network is known to be gone: there is
 // nothing that it could be plugged into.
-func (in planInput) adrift(a *overspan.Attachment) bool {
+func (in Input) adrift(a *overspan.Attachment) bool {
 	_, lost := in.Lost[a.Endpoint.ID]
 	return lost && in.Snapshot.Networks[a.Endpoint.Network] == nil
 }
 
 // subnets plans the sets of the cluster's subnets, where this node takes part in a
 // network: its rules ask them.
-func (in planInput) subnets() kernel.State {
+func (in Input) subnets() kernel.State {
 	var state kernel.State
 	if in.isMember() {
 		state = bridge.Subnets(in.Snapshot.Networks)
@@ -230,7 +238,7 @@ func (in planInput) subnets() kernel.State {
 
 // global plans what belongs to no network: the rules, the set of VTEPs, the
 // switches for forwarding, and the namespaces of the sandboxes that we made.
-func (in planInput) global(ways gateways) (kernel.State, []string) {
+func (in Input) global(ways Gateways) (kernel.State, []string) {
 	var local []*overspan.Network
 	known := true
 	for _, id := range in.members() {
@@ -267,7 +275,7 @@ func (in planInput) global(ways gateways) (kernel.State, []string) {
 
 // shortcut plans what takes packets of the tunnel past the packet filter, on a
 // host that runs programs.
-func (in planInput) shortcut(local []*overspan.Network) (kernel.State, []string) {
+func (in Input) shortcut(local []*overspan.Network) (kernel.State, []string) {
 	switch {
 	case !in.Guard.Programs:
 		return kernel.State{}, nil
@@ -278,9 +286,9 @@ func (in planInput) shortcut(local []*overspan.Network) (kernel.State, []string)
 	return overlay.Shortcut(local, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
 }
 
-// changed lists the networks whose forwarding differs between two snapshots,
+// Changed lists the networks whose forwarding differs between two snapshots,
 // and whether the rules or the VTEPs do. A nil old snapshot differs in all.
-func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []overspan.NetworkID, global bool) {
+func Changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []overspan.NetworkID, global bool) {
 	if old == nil || old.Meta != new.Meta {
 		return slices.Sorted(new.Segments.Keys()), true
 	}
@@ -308,8 +316,8 @@ func changed(old, new *overspan.Snapshot, self overspan.NodeID) (networks []over
 	return slices.Compact(networks), global
 }
 
-// sameSubnets reports whether two snapshots know of the same subnets.
-func sameSubnets(old, new *overspan.Snapshot) bool {
+// SameSubnets reports whether two snapshots know of the same subnets.
+func SameSubnets(old, new *overspan.Snapshot) bool {
 	if overspan.SameMap(old.Networks, new.Networks) {
 		return true
 	}

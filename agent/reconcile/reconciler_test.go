@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 )
 
 // nothing is the input of a node that has no part in anything.
-func nothing(kernel.Scope) (planInput, bool) {
-	return planInput{Snapshot: &overspan.Snapshot{}}, true
+func nothing(kernel.Scope) (Input, bool) {
+	return Input{Snapshot: &overspan.Snapshot{}}, true
 }
 
 // A closingKernel is one during whose reads the agent is told to stop.
@@ -31,14 +31,14 @@ func (k closingKernel) Apply(ctx context.Context, _ []kernel.Op) error { return 
 
 func TestPassThatTheEndCutsShortSaysSo(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	r := newReconciler(closingKernel{stop: stop}, slog.New(slog.DiscardHandler), Hooks{
+	r := New(closingKernel{stop: stop}, slog.New(slog.DiscardHandler), Hooks{
 		Input:  nothing,
-		Passed: func(_ kernel.Scope, _ string, _ passResult, err error) { t.Errorf("told as a failed pass: %v", err) },
+		Passed: func(_ kernel.Scope, _ string, _ Result, err error) { t.Errorf("told as a failed pass: %v", err) },
 	})
-	if _, err := r.pass(ctx, kernel.Scope{All: true}, causeResync); !errors.Is(err, errStopping) {
+	if _, err := r.pass(ctx, kernel.Scope{All: true}, CauseResync); !errors.Is(err, errStopping) {
 		t.Errorf("got %v, want %v", err, errStopping)
 	}
-	if !r.settled() {
+	if !r.Settled() {
 		t.Error("the pass is to be tried again")
 	}
 }
@@ -70,8 +70,8 @@ func TestRetiringDoesNotWaitForEver(t *testing.T) {
 	defer stop()
 	k := stubbornKernel{retired: make(chan struct{}, 2)}
 	done := make(chan struct{})
-	r := newReconciler(k, slog.New(slog.DiscardHandler), Hooks{Input: nothing, Retired: func() { close(done) }})
-	go r.run(ctx, time.Hour)
+	r := New(k, slog.New(slog.DiscardHandler), Hooks{Input: nothing, Retired: func() { close(done) }})
+	go r.Run(ctx, time.Hour)
 	deadline, busy := time.After(20*time.Second), time.NewTicker(retireAfter/5)
 	defer busy.Stop()
 	for {
@@ -81,7 +81,7 @@ func TestRetiringDoesNotWaitForEver(t *testing.T) {
 		case <-deadline:
 			t.Fatalf("links were retired %d times; want once more after that had failed", len(k.retired))
 		case <-busy.C:
-			if err := r.do(ctx, kernel.Scope{All: true}); err != nil {
+			if err := r.Do(ctx, kernel.Scope{All: true}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"fmt"
@@ -59,14 +59,14 @@ func TestGatewayOf(t *testing.T) {
 			for _, a := range test.homes {
 				here = append(here, &a)
 			}
-			want := gateway{}
+			want := Gateway{}
 			for f, id := range map[overspan.Family]overspan.EndpointID{overspan.IPv4: test.v4, overspan.IPv6: test.v6} {
 				if id != "" {
 					want[f] = id
 				}
 			}
 			for range 2 {
-				if diff := cmp.Diff(want, gatewayOf(here, homes(), works)); diff != "" {
+				if diff := cmp.Diff(want, GatewayOf(here, homes(), works)); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 				slices.Reverse(here)

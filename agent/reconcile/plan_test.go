@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"net/netip"
@@ -14,8 +14,8 @@ import (
 )
 
 // twoNodes is that cluster as its first node plans it.
-func twoNodes() planInput {
-	return planInput{
+func twoNodes() Input {
+	return Input{
 		Self:      twonodes.Self,
 		Snapshot:  twonodes.Snapshot(),
 		Local:     local.View{Attachments: local.AttachmentsOf(twonodes.Attachment())},
@@ -29,12 +29,12 @@ func TestPlanEnslavesAPortOnlyWhileItsSlotIsOurs(t *testing.T) {
 	veth := overspan.VethName(twonodes.Web)
 	for _, test := range []struct {
 		name   string
-		change func(*planInput)
+		change func(*Input)
 		master string
 	}{
-		{"committed in an own block", func(*planInput) {}, overspan.BridgeName(twonodes.Demo)},
-		{"not committed yet", func(in *planInput) { in.Local.Attachments.List[0].Committed = false }, ""},
-		{"in a block that another node holds now", func(in *planInput) {
+		{"committed in an own block", func(*Input) {}, overspan.BridgeName(twonodes.Demo)},
+		{"not committed yet", func(in *Input) { in.Local.Attachments.List[0].Committed = false }, ""},
+		{"in a block that another node holds now", func(in *Input) {
 			seg := in.Snapshot.Segments.Get(twonodes.Demo)
 			b := seg.Blocks.Get(0)
 			b.Node = twonodes.Other
@@ -61,17 +61,17 @@ func sameAddr(a, b netip.Addr) bool { return a == b }
 func TestPlanOfWhatIsUnknownIsPartial(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		change  func(*planInput)
+		change  func(*Input)
 		scope   kernel.Scope
 		partial bool
 	}{
-		{"all known", func(*planInput) {}, wholeNetwork, false},
-		{"interior not read", func(in *planInput) { in.Snapshot.Segments.Delete(twonodes.Demo) }, wholeNetwork, true},
-		{"record not read", func(in *planInput) { delete(in.Snapshot.Networks, twonodes.Demo) }, wholeNetwork, true},
-		{"an unreadable block", func(in *planInput) { in.Snapshot.Segments.Get(twonodes.Demo).Bad = 1 }, wholeNetwork, true},
-		{"frozen", func(in *planInput) { in.Snapshot.Frozen = &overspan.Freeze{} }, wholeNetwork, true},
-		{"an unreadable node", func(in *planInput) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
-		{"no endpoint and no block here", func(in *planInput) {
+		{"all known", func(*Input) {}, wholeNetwork, false},
+		{"interior not read", func(in *Input) { in.Snapshot.Segments.Delete(twonodes.Demo) }, wholeNetwork, true},
+		{"record not read", func(in *Input) { delete(in.Snapshot.Networks, twonodes.Demo) }, wholeNetwork, true},
+		{"an unreadable block", func(in *Input) { in.Snapshot.Segments.Get(twonodes.Demo).Bad = 1 }, wholeNetwork, true},
+		{"frozen", func(in *Input) { in.Snapshot.Frozen = &overspan.Freeze{} }, wholeNetwork, true},
+		{"an unreadable node", func(in *Input) { in.Snapshot.Bad = []overspan.BadRecord{{Key: "nodes/x"}} }, kernel.Scope{Global: true}, true},
+		{"no endpoint and no block here", func(in *Input) {
 			in.Local.Attachments = local.Attachments{}
 			in.Snapshot.Segments.Get(twonodes.Demo).Blocks.Delete(0)
 		}, wholeNetwork, false},
@@ -123,7 +123,7 @@ func TestChangedNamesWhatForwardingHangsOn(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			before, after := twoNodes().Snapshot, twoNodes().Snapshot
 			test.change(after, after.Segments.Get(twonodes.Demo))
-			got, global := changed(before, after, twonodes.Self)
+			got, global := Changed(before, after, twonodes.Self)
 			if diff := cmp.Diff(test.networks, got); diff != "" || global != test.global {
 				t.Errorf("global %t, want %t; networks (-want +got):\n%s", global, test.global, diff)
 			}
@@ -138,16 +138,16 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 	at := kernel.Shortcut{Device: "eth0"}
 	for _, test := range []struct {
 		name    string
-		change  func(*planInput)
+		change  func(*Input)
 		planned bool
 		partial bool
 		words   string
 	}{
-		{"there is one", func(*planInput) {}, true, false, ""},
-		{"there is none", func(in *planInput) { in.Shortcut = kernel.Shortcut{Why: "of IPsec"} }, false, false, "of IPsec"},
-		{"nobody knows", func(in *planInput) { in.ShortcutErr = errNoSnapshot }, false, false, "slower way"},
-		{"no programs", func(in *planInput) { in.Guard = kernel.Guard{} }, false, false, ""},
-		{"no network here", func(in *planInput) {
+		{"there is one", func(*Input) {}, true, false, ""},
+		{"there is none", func(in *Input) { in.Shortcut = kernel.Shortcut{Why: "of IPsec"} }, false, false, "of IPsec"},
+		{"nobody knows", func(in *Input) { in.ShortcutErr = ErrNoSnapshot }, false, false, "slower way"},
+		{"no programs", func(in *Input) { in.Guard = kernel.Guard{} }, false, false, ""},
+		{"no network here", func(in *Input) {
 			in.Local.Attachments = local.Attachments{}
 			in.Snapshot.Segments.Get(twonodes.Demo).Blocks.Delete(0)
 		}, false, false, ""},
@@ -169,7 +169,7 @@ func TestPlanFollowsTheShortcut(t *testing.T) {
 	}
 	old, new := twoNodes(), twoNodes()
 	new.Shortcut = at
-	if !moved(old, new, rewiring{}).has(part{}) || moved(new, new, rewiring{}).has(part{}) {
+	if !moved(old, new, rewiring{}).has(Part{}) || moved(new, new, rewiring{}).has(Part{}) {
 		t.Error("a shortcut that comes does not move what belongs to no network, or one that stays does")
 	}
 }

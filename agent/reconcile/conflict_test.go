@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"errors"
@@ -15,7 +15,7 @@ func TestAllConflictsAreHeldBackAndSomeAreTold(t *testing.T) {
 	for i := range 2 * conflictsMost {
 		failed = append(failed, kernel.OpError{Op: kernel.DelLink{Name: fmt.Sprint("osv-", i)}, Err: errors.New("busy")})
 	}
-	of := func(kernel.Op) part { return part{} }
+	of := func(kernel.Op) Part { return Part{} }
 	c := conflicts{}
 	for try, want := range []struct {
 		begun int

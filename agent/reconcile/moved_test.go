@@ -1,4 +1,4 @@
-package daemon
+package reconcile
 
 import (
 	"maps"
@@ -17,8 +17,8 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 	const self = overspan.NodeID("self")
 	demo := overspan.NetworkID(strings.Repeat("d", 64))
 	web := overspan.EndpointID(strings.Repeat("e", 64))
-	base := func() planInput {
-		return planInput{
+	base := func() Input {
+		return Input{
 			Self: self,
 			Snapshot: &overspan.Snapshot{
 				Networks: map[overspan.NetworkID]*overspan.Network{demo: {ID: demo}},
@@ -27,35 +27,35 @@ func TestMovedNamesEveryPartThatDiffers(t *testing.T) {
 			Local: local.View{Attachments: local.AttachmentsOf(overspan.Attachment{Endpoint: overspan.Endpoint{ID: web, Network: demo}})},
 		}
 	}
-	endpoint, network, global := part{demo, web}, part{network: demo}, part{}
+	endpoint, network, global := Part{demo, web}, Part{Network: demo}, Part{}
 	for _, test := range []struct {
 		name   string
-		change func(*planInput)
-		want   []part
+		change func(*Input)
+		want   []Part
 	}{
-		{"nothing", func(*planInput) {}, nil},
-		{"committed", func(in *planInput) { in.Local.Version, in.Local.Attachments.List[0].Committed = 1, true }, []part{endpoint}},
-		{"detached", func(in *planInput) { in.Local = local.View{Version: 1} }, []part{endpoint, network, global, subnets}},
-		{"lost", func(in *planInput) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []part{endpoint}},
-		{"sandbox made", func(in *planInput) {
+		{"nothing", func(*Input) {}, nil},
+		{"committed", func(in *Input) { in.Local.Version, in.Local.Attachments.List[0].Committed = 1, true }, []Part{endpoint}},
+		{"detached", func(in *Input) { in.Local = local.View{Version: 1} }, []Part{endpoint, network, global, subnets}},
+		{"lost", func(in *Input) { in.Lost = map[overspan.EndpointID]string{web: "gone"} }, []Part{endpoint}},
+		{"sandbox made", func(in *Input) {
 			in.Local.Version, in.Local.Sandboxes = 1, local.SandboxesOf(overspan.Sandbox{ID: "s"})
-		}, []part{global}},
-		{"frozen", func(in *planInput) {
+		}, []Part{global}},
+		{"frozen", func(in *Input) {
 			s := *in.Snapshot
 			s.Frozen = &overspan.Freeze{}
 			in.Snapshot = &s
-		}, []part{network, global, subnets}},
-		{"network changed", func(in *planInput) {
+		}, []Part{network, global, subnets}},
+		{"network changed", func(in *Input) {
 			s := *in.Snapshot
 			s.Networks = map[overspan.NetworkID]*overspan.Network{demo: {ID: demo, ModRevision: 9}}
 			in.Snapshot = &s
-		}, []part{network}},
-		{"a network elsewhere", func(in *planInput) {
+		}, []Part{network}},
+		{"a network elsewhere", func(in *Input) {
 			s := *in.Snapshot
 			s.Networks = maps.Clone(s.Networks)
 			s.Networks["elsewhere"] = &overspan.Network{ID: "elsewhere"}
 			in.Snapshot = &s
-		}, []part{subnets}},
+		}, []Part{subnets}},
 	} {
 		old, now := base(), base()
 		now.Snapshot = old.Snapshot
@@ -75,9 +75,9 @@ func TestDirtySetKeepsContainersEnds(t *testing.T) {
 	end := kernel.EndpointKey{Network: "n", Endpoint: "e", Netns: "/run/netns/web"}
 	port := end
 	port.Netns = ""
-	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{port}}, causeChange)
-	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{end}}, causeHint)
-	set.mark(kernel.Scope{Networks: []overspan.NetworkID{"n"}, Endpoints: []kernel.EndpointKey{port}}, causeHint)
+	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{port}}, CauseChange)
+	set.mark(kernel.Scope{Endpoints: []kernel.EndpointKey{end}}, CauseHint)
+	set.mark(kernel.Scope{Networks: []overspan.NetworkID{"n"}, Endpoints: []kernel.EndpointKey{port}}, CauseHint)
 	scope, _, _, _ := set.take()
 	if !slices.Equal(scope.Endpoints, []kernel.EndpointKey{end}) || !slices.Equal(scope.Networks, []overspan.NetworkID{"n"}) {
 		t.Errorf("taken is %+v", scope)
