@@ -313,6 +313,15 @@ type Attachment struct {
 	Gateway bool
 }
 
+// NetworkLabel returns what people call the network: its short id where only that is
+// known.
+func (a Attachment) NetworkLabel() string {
+	if a.NetworkName != "" {
+		return a.NetworkName
+	}
+	return ShortID(a.Endpoint.Network)
+}
+
 // A Link is one more name for the endpoint, or the endpoints, of a name.
 type Link struct {
 	Name  string

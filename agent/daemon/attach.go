@@ -286,5 +286,5 @@ func portScope(a overspan.Attachment, taken []overspan.Port) kernel.Scope {
 
 // attachmentEvent tells of an endpoint of this node.
 func (d *Daemon) attachmentEvent(action string, a overspan.Attachment) Event {
-	return endpointEvent(action, a.Endpoint, networkNameOf(a), d.cfg.NodeName)
+	return endpointEvent(action, a.Endpoint, a.NetworkLabel(), d.cfg.NodeName)
 }

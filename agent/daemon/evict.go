@@ -128,7 +128,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 		return err
 	}
 	defer unlock()
-	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", networkNameOf(a), "by", v.By, "at", v.Since)
+	d.log.Warn("an endpoint was disconnected by force while this node was away", "endpoint", v.Name, "network", a.NetworkLabel(), "by", v.By, "at", v.Since)
 	_, err = d.detach(ctx, a)
 	if errors.Is(err, overspan.ErrNotFound) {
 		err = nil // it has ended already
@@ -140,7 +140,7 @@ func (d *Daemon) takeOff(ctx context.Context, v store.Eviction) error {
 	event.Attributes["by"] = v.By
 	d.events.Publish(event)
 	d.evicted.add(v, fmt.Sprintf("endpoint %s of %s was disconnected from network %s by node %s at %s, while this node was away; connect it again if that was wrong",
-		v.Name, a.Endpoint.Sandbox, networkNameOf(a), v.By, v.Since.Local().Format(time.DateTime)))
+		v.Name, a.Endpoint.Sandbox, a.NetworkLabel(), v.By, v.Since.Local().Format(time.DateTime)))
 	return err
 }
 

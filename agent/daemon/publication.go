@@ -146,7 +146,7 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 	}
 	again := in.localAgain(p, due)
 	for _, a := range due {
-		name := networkNameOf(a)
+		name := a.NetworkLabel()
 		switch {
 		case again != "":
 			p.Waiting[a.Endpoint.ID] = again

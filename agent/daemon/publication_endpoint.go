@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/overspan/overspan/agent/local"
+
 	"github.com/overspan/overspan"
-	"github.com/overspan/overspan/agent/reconcile"
 )
 
 // endpoint decides about one endpoint by who has what it needs now, and had it
@@ -27,7 +28,7 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 		p.Waiting[e.ID] = why
 		return
 	default:
-		p.Lost[e.ID] = why + reconcile.ConnectAgain
+		p.Lost[e.ID] = why + local.ConnectAgain
 		return
 	}
 	var blocks []overspan.Block
@@ -51,10 +52,10 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 		return removed(n.Name)
 	}
 	if newer := now.latest[e.Name]; newer != e.ID {
-		return fmt.Sprintf("its name now belongs to endpoint %s on this node%s", overspan.ShortID(newer), reconcile.ConnectAgain)
+		return fmt.Sprintf("its name now belongs to endpoint %s on this node%s", overspan.ShortID(newer), local.ConnectAgain)
 	}
 	if why, leaving := in.inTheWay(before, e); why != "" && !leaving {
-		return why + reconcile.ConnectAgain
+		return why + local.ConnectAgain
 	}
 	return ""
 }
@@ -63,7 +64,7 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 // Leaving says that it is this node's and on its way out.
 func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
 	if holder := others.segment.ForeignHolder(e, in.Self); holder != "" {
-		return reconcile.BelongsTo(in.Snapshot, e, holder), false
+		return local.BelongsTo(in.Snapshot, e, holder), false
 	}
 	other, what := others.of(e)
 	switch {
@@ -142,12 +143,4 @@ func (r rivals) of(e overspan.Endpoint) (other *overspan.Endpoint, what string) 
 // removed says that a network is gone, and what to do.
 func removed(network string) string {
 	return fmt.Sprintf("network %s was removed; disconnect it", network)
-}
-
-// networkNameOf returns what people call an attachment's network.
-func networkNameOf(a overspan.Attachment) string {
-	if a.NetworkName != "" {
-		return a.NetworkName
-	}
-	return overspan.ShortID(a.Endpoint.Network)
 }

@@ -90,7 +90,7 @@ func (s publicationState) failures(attachments []overspan.Attachment) []string {
 	var out []string
 	for _, a := range attachments {
 		if why, waits := s.Waiting[a.Endpoint.ID]; waits {
-			out = append(out, fmt.Sprintf("endpoint %s of network %s is not in etcd: %s", a.Endpoint.Name, networkNameOf(a), why))
+			out = append(out, fmt.Sprintf("endpoint %s of network %s is not in etcd: %s", a.Endpoint.Name, a.NetworkLabel(), why))
 		}
 	}
 	return append(out, s.Failed...)
@@ -349,7 +349,7 @@ func (p *publisher) note(in publicationInput, todo publication) {
 
 // lose has a lost endpoint taken off its network, and tells of it.
 func (p *publisher) lose(a overspan.Attachment, why string) {
-	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", networkNameOf(a), "why", why)
+	p.d.log.Warn("endpoint is lost", "endpoint", a.Endpoint.Name, "network", a.NetworkLabel(), "why", why)
 	scope := local.ScopeOf(a)
 	scope.Global, scope.Networks = true, []overspan.NetworkID{a.Endpoint.Network}
 	p.d.rec.Mark(scope, reconcile.CauseChange)

@@ -194,12 +194,12 @@ func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error
 	final := taken && readable && !in.frozen()
 	switch {
 	case final && !before:
-		p.state.Lost[id] = why + reconcile.ConnectAgain
+		p.state.Lost[id] = why + local.ConnectAgain
 	case !before:
 		p.state.Waiting[id] = why
 	}
 	p.mu.Unlock()
 	if final && !before {
-		p.lose(a, why+reconcile.ConnectAgain)
+		p.lose(a, why+local.ConnectAgain)
 	}
 }

@@ -204,18 +204,10 @@ func (in Input) Works(a *overspan.Attachment) bool {
 func (in Input) WhyLost(e overspan.Endpoint) string {
 	if seg := in.Snapshot.Segments.Get(e.Network); seg != nil {
 		if holder := seg.ForeignHolder(e, in.Self); holder != "" {
-			return BelongsTo(in.Snapshot, e, holder) + ConnectAgain
+			return local.BelongsTo(in.Snapshot, e, holder) + local.ConnectAgain
 		}
 	}
 	return in.Lost[e.ID]
-}
-
-// ConnectAgain is what can be done about an endpoint that is lost.
-const ConnectAgain = "; disconnect it and connect it again"
-
-// BelongsTo says that an endpoint's address is another node's.
-func BelongsTo(s *overspan.Snapshot, e overspan.Endpoint, holder overspan.NodeID) string {
-	return fmt.Sprintf("%s now belongs to node %s", e.Addrs()[0], s.NodeName(holder))
 }
 
 // adrift reports whether an endpoint's network is known to be gone: there is
