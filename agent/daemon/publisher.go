@@ -10,6 +10,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/publication"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/store"
 )
@@ -172,12 +173,12 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		p.d.log.Debug("cannot tell yet what must be published again", "error", err)
 		return passFailed
 	}
-	todo := in.publish()
+	todo := in.Plan()
 	p.note(in, todo)
 	if err := p.revisit(ctx, in.Snapshot, todo.Obsolete); err != nil {
 		p.d.log.Warn("cannot look at a network that came back from the past", "error", err)
 	}
-	if todo.work() {
+	if todo.Work() {
 		done := p.carryOut(ctx, session, in, todo)
 		if ctx.Err() != nil {
 			return passIdle
@@ -194,9 +195,9 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		p.d.log.Warn("cannot report what was published again", "error", err)
 	}
 	switch {
-	case err != nil || todo.work():
+	case err != nil || todo.Work():
 		return passFailed
-	case in.frozen() || len(state.Lost)+len(state.Waiting) > 0:
+	case in.Frozen() || len(state.Lost)+len(state.Waiting) > 0:
 		return passWaiting
 	}
 	return passIdle
@@ -226,25 +227,25 @@ func (p *publisher) caughtUp(ctx context.Context) passOutcome {
 
 // input returns what to decide by: a snapshot that is no older than the
 // registration, so that it shows what a removal took.
-func (p *publisher) input(ctx context.Context, session *store.Session) (publicationInput, error) {
+func (p *publisher) input(ctx context.Context, session *store.Session) (publication.Input, error) {
 	bounded, cancel := context.WithTimeout(ctx, publishBound)
 	defer cancel()
 	snapshot, err := p.d.clusterSnapshot(bounded, session.Registration())
 	if err != nil {
-		return publicationInput{}, err
+		return publication.Input{}, err
 	}
-	in := publicationInput{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
-	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.freeze() {
+	in := publication.Input{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
+	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.Freeze() {
 		// What was disconnected by force is not to be published.
 		if err := p.d.takeOffEvicted(bounded, session); err != nil {
-			return publicationInput{}, err
+			return publication.Input{}, err
 		}
 	}
 	if snapshot.Frozen != nil {
 		in.Memory = p.d.knowledge().Memory
 	}
-	if err := p.survey(ctx, snapshot, surveyPoint{in.freeze(), snapshot.Accepted}); err != nil {
-		return publicationInput{}, err
+	if err := p.survey(ctx, snapshot, surveyPoint{in.Freeze(), snapshot.Accepted}); err != nil {
+		return publication.Input{}, err
 	}
 	for _, a := range p.d.local.AllAttachments() {
 		if !p.d.namespaceGone(a.Sandbox) {
@@ -318,19 +319,19 @@ func mentions(seg *overspan.Segment, node overspan.NodeID) bool {
 
 // note remembers what was decided of endpoints, and has those that are lost
 // taken off their networks. One that was lost stays so until it is published.
-func (p *publisher) note(in publicationInput, todo publication) {
+func (p *publisher) note(in publication.Input, todo publication.Plan) {
 	lost, waiting := maps.Clone(todo.Lost), maps.Clone(todo.Waiting)
 	var fresh []overspan.Attachment
 	p.mu.Lock()
-	if p.state.Registration != in.Registration || p.state.Freeze != in.freeze() {
-		p.state = publicationState{Registration: in.Registration, Freeze: in.freeze(), Lost: p.state.Lost}
+	if p.state.Registration != in.Registration || p.state.Freeze != in.Freeze() {
+		p.state = publicationState{Registration: in.Registration, Freeze: in.Freeze(), Lost: p.state.Lost}
 	}
 	for _, a := range in.Attachments {
 		id := a.Endpoint.ID
 		was, before := p.state.Lost[id]
 		if _, is := lost[id]; is && !before {
 			fresh = append(fresh, a)
-		} else if before && !is && in.due(a) {
+		} else if before && !is && in.Due(a) {
 			lost[id] = was
 		}
 		if _, is := lost[id]; is {

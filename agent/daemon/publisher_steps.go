@@ -10,6 +10,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/local"
+	"github.com/overspan/overspan/agent/publication"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -17,7 +18,7 @@ import (
 
 // carryOut does what is to be done, in the order of the publication's fields,
 // and reports whether anything of it was: what fails is tried again.
-func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publicationInput, todo publication) bool {
+func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publication.Input, todo publication.Plan) bool {
 	var steps []step
 	for _, n := range todo.Obsolete {
 		steps = append(steps, func(ctx context.Context) error { return session.DiscardNetwork(ctx, n) })
@@ -76,7 +77,7 @@ func (p *publisher) restoreNetwork(session *store.Session, n *overspan.Network) 
 	}
 }
 
-func (p *publisher) reshape(session *store.Session, w surplusWork) step {
+func (p *publisher) reshape(session *store.Session, w publication.Surplus) step {
 	return func(ctx context.Context) error {
 		if _, err := session.Reshape(ctx, w.Network, w.Block, w.Keep); err != nil {
 			return err
@@ -86,7 +87,7 @@ func (p *publisher) reshape(session *store.Session, w surplusWork) step {
 	}
 }
 
-func (p *publisher) reclaim(session *store.Session, w claimWork) step {
+func (p *publisher) reclaim(session *store.Session, w publication.Claim) step {
 	return func(ctx context.Context) error {
 		if err := p.d.journal.PutFollowed(w.Network.ID); err != nil {
 			return err
@@ -117,7 +118,7 @@ func (p *publisher) update(change func(*publicationState)) {
 
 // reattach publishes endpoints, many at once so that they share transactions,
 // and reports whether one succeeded.
-func (p *publisher) reattach(ctx context.Context, session *store.Session, in publicationInput, records []recordWork) bool {
+func (p *publisher) reattach(ctx context.Context, session *store.Session, in publication.Input, records []publication.Record) bool {
 	var done atomic.Bool
 	var g errgroup.Group
 	g.SetLimit(publishAtOnce)
@@ -143,7 +144,7 @@ func (p *publisher) reattach(ctx context.Context, session *store.Session, in pub
 
 // publish writes one endpoint's record. Its sandbox's gate is held: who ends the
 // endpoint meanwhile waits, and finds the record.
-func (p *publisher) publish(ctx context.Context, session *store.Session, w recordWork) error {
+func (p *publisher) publish(ctx context.Context, session *store.Session, w publication.Record) error {
 	a := w.Attachment
 	unlock, err := p.d.lockSandbox(ctx, a.Sandbox, a.Endpoint.Sandbox)
 	if err != nil {
@@ -185,13 +186,13 @@ func (p *publisher) publish(ctx context.Context, session *store.Session, w recor
 
 // failed notes why an endpoint was not published though the snapshot shows
 // nothing in its way: another was faster, or something cannot be read.
-func (p *publisher) failed(in publicationInput, a overspan.Attachment, err error) {
+func (p *publisher) failed(in publication.Input, a overspan.Attachment, err error) {
 	id, why := a.Endpoint.ID, err.Error()
 	taken := errors.Is(err, overspan.ErrInUse) || errors.Is(err, overspan.ErrExists)
 	readable := in.Snapshot.Segments.Get(a.Endpoint.Network).Bad == 0
 	p.mu.Lock()
 	_, before := p.state.Lost[id]
-	final := taken && readable && !in.frozen()
+	final := taken && readable && !in.Frozen()
 	switch {
 	case final && !before:
 		p.state.Lost[id] = why + local.ConnectAgain

@@ -1,4 +1,4 @@
-package daemon
+package publication
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 // endpoint decides about one endpoint by who has what it needs now, and had it
 // before etcd lost its past. Where one of its slots is still to be claimed
 // nothing can be said yet.
-func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overspan.Attachment, now, before rivals) {
+func (in Input) endpoint(p *Plan, n *overspan.Network, a overspan.Attachment, now, before rivals) {
 	e := a.Endpoint
 	if why := in.knownLoss(n, e, now, before); why != "" {
 		p.Lost[e.ID] = why
@@ -23,7 +23,7 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 	}
 	switch why, leaving := in.inTheWay(now, e); {
 	case why == "":
-	case leaving || in.frozen():
+	case leaving || in.Frozen():
 		// It may itself be something that etcd should not have any more.
 		p.Waiting[e.ID] = why
 		return
@@ -42,12 +42,12 @@ func (in publicationInput) endpoint(p *publication, n *overspan.Network, a overs
 		}
 	}
 	a.Endpoint.Ports = in.portsOf(a)
-	p.Records = append(p.Records, recordWork{Network: n, Blocks: blocks, Attachment: a, Stands: stands(now.segment, e)})
+	p.Records = append(p.Records, Record{Network: n, Blocks: blocks, Attachment: a, Stands: stands(now.segment, e)})
 }
 
 // knownLoss tells why an endpoint is lost whatever etcd has now, and what to do;
 // "" if it is not.
-func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, now, before rivals) string {
+func (in Input) knownLoss(n *overspan.Network, e overspan.Endpoint, now, before rivals) string {
 	if in.wasRemoved(n) {
 		return removed(n.Name)
 	}
@@ -62,7 +62,7 @@ func (in publicationInput) knownLoss(n *overspan.Network, e overspan.Endpoint, n
 
 // inTheWay tells what an endpoint needs and another has; "" if there is nothing.
 // Leaving says that it is this node's and on its way out.
-func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
+func (in Input) inTheWay(others rivals, e overspan.Endpoint) (why string, leaving bool) {
 	if holder := others.segment.ForeignHolder(e, in.Self); holder != "" {
 		return local.BelongsTo(in.Snapshot, e, holder), false
 	}
@@ -78,7 +78,7 @@ func (in publicationInput) inTheWay(others rivals, e overspan.Endpoint) (why str
 
 // onItsWayOut reports whether a record is one of this node's that nobody here
 // knows: the releaser takes it away.
-func (in publicationInput) onItsWayOut(e *overspan.Endpoint) bool {
+func (in Input) onItsWayOut(e *overspan.Endpoint) bool {
 	return e.Node == in.Self && !slices.ContainsFunc(in.Attachments, func(a overspan.Attachment) bool { return a.Endpoint.ID == e.ID })
 }
 

@@ -1,4 +1,6 @@
-package daemon
+// Package publication decides what a node writes to etcd again of what it serves:
+// after a restart, an absence, a removal, and where etcd has lost its past.
+package publication
 
 import (
 	"fmt"
@@ -9,8 +11,8 @@ import (
 	"github.com/overspan/overspan/ipam"
 )
 
-// publicationInput is all that publishing again depends on.
-type publicationInput struct {
+// Input is all that publishing again depends on.
+type Input struct {
 	Self     overspan.NodeID
 	Snapshot *overspan.Snapshot // what etcd has
 
@@ -28,16 +30,16 @@ type publicationInput struct {
 	Ports map[overspan.EndpointID][]overspan.Port
 }
 
-// A publication is what a node does so that etcd says again what it serves. What
+// A Plan is what a node does so that etcd says again what it serves. What
 // it lists may be done in any order but that of its fields; each step stands or
 // falls by itself, and the next snapshot shows what is left.
-type publication struct {
+type Plan struct {
 	Obsolete []*overspan.Network // removed before, and in the way of those that are to be written
 	Networks []*overspan.Network // to be written again
-	Surplus  []surplusWork       // own blocks to be given up, wholly or in part
-	Claims   []claimWork         // used slots
-	Records  []recordWork
-	Around   []claimWork // what else the node held around used slots
+	Surplus  []Surplus           // own blocks to be given up, wholly or in part
+	Claims   []Claim             // used slots
+	Records  []Record
+	Around   []Claim // what else the node held around used slots
 
 	// Lost tells of endpoints that cannot be published, why, and what to do.
 	Lost map[overspan.EndpointID]string
@@ -49,52 +51,55 @@ type publication struct {
 	Waiting map[overspan.EndpointID]string
 }
 
-type claimWork struct {
+// A Claim is slots to be held again.
+type Claim struct {
 	Network *overspan.Network
 	overspan.Range
 }
 
-type recordWork struct {
+// A Record is an endpoint to be written again.
+type Record struct {
 	Network    *overspan.Network
 	Blocks     []overspan.Block // around the endpoint's slots
 	Attachment overspan.Attachment
 	Stands     bool // it is only to be seen that it does under this registration
 }
 
-type surplusWork struct {
+// A Surplus is what to give up of a block.
+type Surplus struct {
 	Network *overspan.Network
 	ipam.Surplus
 }
 
-// work reports whether there is anything to be done now.
-func (p publication) work() bool {
+// Work reports whether there is anything to be done now.
+func (p Plan) Work() bool {
 	return len(p.Obsolete)+len(p.Networks)+len(p.Surplus)+len(p.Claims)+len(p.Records)+len(p.Around)+len(p.Withdraw) > 0
 }
 
-// frozen reports whether etcd may have lost what it once had. Then nothing is
+// Frozen reports whether etcd may have lost what it once had. Then nothing is
 // lost for good: memory says what is.
-func (in publicationInput) frozen() bool { return in.Snapshot.Frozen != nil }
+func (in Input) Frozen() bool { return in.Snapshot.Frozen != nil }
 
-// freeze returns the revision of the freeze; 0: there is none.
-func (in publicationInput) freeze() int64 {
-	if !in.frozen() {
+// Freeze returns the revision of the freeze; 0: there is none.
+func (in Input) Freeze() int64 {
+	if !in.Frozen() {
 		return 0
 	}
 	return in.Snapshot.Frozen.Revision
 }
 
-// publish says what is to be published again. It is pure. The snapshot must not
+// Plan says what is to be published again. It is pure. The snapshot must not
 // be older than the registration.
-func (in publicationInput) publish() publication {
-	p := publication{Lost: map[overspan.EndpointID]string{}, Waiting: map[overspan.EndpointID]string{}}
+func (in Input) Plan() Plan {
+	p := Plan{Lost: map[overspan.EndpointID]string{}, Waiting: map[overspan.EndpointID]string{}}
 	due := map[overspan.NetworkID][]overspan.Attachment{}
 	for _, a := range in.Attachments {
-		if in.due(a) {
+		if in.Due(a) {
 			due[a.Endpoint.Network] = append(due[a.Endpoint.Network], a)
 		}
 	}
 	networks := maps.Clone(due)
-	if in.frozen() && in.Memory != nil {
+	if in.Frozen() && in.Memory != nil {
 		for id := range in.Memory.Networks {
 			networks[id] = due[id]
 		}
@@ -112,16 +117,16 @@ func (in publicationInput) publish() publication {
 	return p
 }
 
-// due reports whether an endpoint's record is not known to stand: it was written
+// Due reports whether an endpoint's record is not known to stand: it was written
 // under another registration, or etcd may have forgotten it; or to tell of ports
 // that lead elsewhere by now. One whose attach is under way is not: that sees to
 // it.
-func (in publicationInput) due(a overspan.Attachment) bool {
+func (in Input) Due(a overspan.Attachment) bool {
 	return a.Committed && (a.Registration != in.Registration || !slices.Equal(a.Endpoint.Ports, in.portsOf(a)))
 }
 
 // portsOf returns the ports that an endpoint's record is to tell of.
-func (in publicationInput) portsOf(a overspan.Attachment) []overspan.Port {
+func (in Input) portsOf(a overspan.Attachment) []overspan.Port {
 	if ports, known := in.Ports[a.Endpoint.ID]; known {
 		return ports
 	}
@@ -137,8 +142,8 @@ func stands(seg *overspan.Segment, e overspan.Endpoint) bool {
 }
 
 // absentNetwork decides about a network of which etcd has no record.
-func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
-	if in.frozen() && in.Memory != nil {
+func (in Input) absentNetwork(p *Plan, id overspan.NetworkID, due []overspan.Attachment) {
+	if in.Frozen() && in.Memory != nil {
 		if n := in.Memory.Networks[id]; n != nil && !n.Deleting && n.On(in.Self) {
 			p.Networks = append(p.Networks, n)
 			p.Obsolete = append(p.Obsolete, in.inPlaceOf(n)...)
@@ -150,7 +155,7 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 		switch {
 		case again != "":
 			p.Waiting[a.Endpoint.ID] = again
-		case in.frozen():
+		case in.Frozen():
 			p.Waiting[a.Endpoint.ID] = fmt.Sprintf("network %s is not in etcd", name)
 		case len(in.Snapshot.Bad) > 0:
 			// An unreadable record is not an absent one.
@@ -170,9 +175,9 @@ func (in publicationInput) absentNetwork(p *publication, id overspan.NetworkID, 
 // localAgain has a local network written again that went with this node's former
 // registration, and says what its endpoints wait for; "" if there is none, or
 // another network is in its place.
-func (in publicationInput) localAgain(p *publication, due []overspan.Attachment) string {
+func (in Input) localAgain(p *Plan, due []overspan.Attachment) string {
 	at := slices.IndexFunc(due, func(a overspan.Attachment) bool { return a.Local != nil })
-	if at < 0 || in.frozen() || len(in.Snapshot.Bad) > 0 || in.rival(due[at].Local) != nil {
+	if at < 0 || in.Frozen() || len(in.Snapshot.Bad) > 0 || in.rival(due[at].Local) != nil {
 		return ""
 	}
 	n := due[at].Local
@@ -181,7 +186,7 @@ func (in publicationInput) localAgain(p *publication, due []overspan.Attachment)
 }
 
 // rival returns a network that cannot be beside another; nil if there is none.
-func (in publicationInput) rival(n *overspan.Network) *overspan.Network {
+func (in Input) rival(n *overspan.Network) *overspan.Network {
 	for _, id := range slices.Sorted(maps.Keys(in.Snapshot.Networks)) {
 		if other := in.Snapshot.Networks[id]; clash(n, other) {
 			return other
@@ -192,7 +197,7 @@ func (in publicationInput) rival(n *overspan.Network) *overspan.Network {
 
 // inPlaceOf returns the networks that have what another needs, and that had been
 // removed when etcd lost its past.
-func (in publicationInput) inPlaceOf(n *overspan.Network) []*overspan.Network {
+func (in Input) inPlaceOf(n *overspan.Network) []*overspan.Network {
 	var out []*overspan.Network
 	for _, id := range slices.Sorted(maps.Keys(in.Snapshot.Networks)) {
 		if other := in.Snapshot.Networks[id]; in.wasRemoved(other) && clash(n, other) {
@@ -204,8 +209,8 @@ func (in publicationInput) inPlaceOf(n *overspan.Network) []*overspan.Network {
 
 // wasRemoved reports whether a network that etcd has was there once, but not any
 // more when etcd lost its past.
-func (in publicationInput) wasRemoved(n *overspan.Network) bool {
-	return in.frozen() && in.Memory != nil && in.Memory.Networks[n.ID] == nil && n.CreateRevision <= in.Memory.Revision
+func (in Input) wasRemoved(n *overspan.Network) bool {
+	return in.Frozen() && in.Memory != nil && in.Memory.Networks[n.ID] == nil && n.CreateRevision <= in.Memory.Revision
 }
 
 // clash reports whether two networks cannot both be.
@@ -218,12 +223,12 @@ func clash(a, b *overspan.Network) bool {
 }
 
 // network decides about a network that etcd has.
-func (in publicationInput) network(p *publication, id overspan.NetworkID, due []overspan.Attachment) {
+func (in Input) network(p *Plan, id overspan.NetworkID, due []overspan.Attachment) {
 	n, seg := in.Snapshot.Networks[id], in.Snapshot.Segments.Get(id)
 	if n.Deleting || seg == nil {
 		for _, a := range due {
 			switch {
-			case n.Deleting && !in.frozen():
+			case n.Deleting && !in.Frozen():
 				p.Lost[a.Endpoint.ID] = fmt.Sprintf("network %s is being removed; disconnect it", n.Name)
 			case n.Deleting:
 				p.Waiting[a.Endpoint.ID] = fmt.Sprintf("etcd has network %s as being removed", n.Name)
@@ -239,7 +244,7 @@ func (in publicationInput) network(p *publication, id overspan.NetworkID, due []
 		if a.Endpoint.Network != id || !a.Committed {
 			continue
 		}
-		if in.due(a) {
+		if in.Due(a) {
 			in.endpoint(p, n, a, now, before)
 		}
 		if _, lost := p.Lost[a.Endpoint.ID]; !lost {
@@ -249,23 +254,23 @@ func (in publicationInput) network(p *publication, id overspan.NetworkID, due []
 	former, known := in.former(id)
 	r := ipam.Restore(in.Self, former, used, seg)
 	for _, slots := range r.Slots {
-		p.Claims = append(p.Claims, claimWork{n, slots})
+		p.Claims = append(p.Claims, Claim{n, slots})
 	}
 	if !known {
 		return
 	}
 	for _, slots := range r.Around {
-		p.Around = append(p.Around, claimWork{n, slots})
+		p.Around = append(p.Around, Claim{n, slots})
 	}
 	for _, s := range r.Surplus {
-		p.Surplus = append(p.Surplus, surplusWork{n, s})
+		p.Surplus = append(p.Surplus, Surplus{n, s})
 	}
 }
 
 // remembered returns what a network held before etcd lost its past; nil if that
 // is not known.
-func (in publicationInput) remembered(id overspan.NetworkID) *overspan.Segment {
-	if !in.frozen() || in.Memory == nil {
+func (in Input) remembered(id overspan.NetworkID) *overspan.Segment {
+	if !in.Frozen() || in.Memory == nil {
 		return nil
 	}
 	return in.Memory.Segments.Get(id)
@@ -273,7 +278,7 @@ func (in publicationInput) remembered(id overspan.NetworkID) *overspan.Segment {
 
 // former returns the blocks that this node held in a network; known is false if
 // nothing is remembered at all.
-func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Range, known bool) {
+func (in Input) former(id overspan.NetworkID) (blocks []overspan.Range, known bool) {
 	if seg := in.remembered(id); seg != nil {
 		for b := range seg.Blocks.Values() {
 			if b.Node == in.Self {
@@ -281,5 +286,5 @@ func (in publicationInput) former(id overspan.NetworkID) (blocks []overspan.Rang
 			}
 		}
 	}
-	return blocks, in.frozen() && in.Memory != nil
+	return blocks, in.Frozen() && in.Memory != nil
 }
