@@ -29,7 +29,10 @@ var mayImport = map[string][]string{
 	"overlay":           {".", "kernel", "bridge"},
 	"store":             {".", "proto/overspan/v1", "internal/steps"},
 	"agent/ports":       {"."},
-	"agent/daemon":      {".", "agent/ports", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store"},
+	"agent/local":       {".", "kernel"},
+	"agent/reconcile":   {".", "agent/local", "kernel", "bridge", "overlay"},
+	"agent/publication": {".", "agent/local", "ipam"},
+	"agent/daemon":      {".", "agent/local", "agent/ports", "agent/publication", "agent/reconcile", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store"},
 	"agent/api":         {".", "proto/overspan/v1", "ipam", "agent/daemon"},
 	"agent/dns":         {"."},
 	"agent":             {".", "proto/overspan/v1", "ipam", "kernel", "bridge", "overlay", "store"},
@@ -38,6 +41,7 @@ var mayImport = map[string][]string{
 	"e2e":               {".", "proto/overspan/v1", "internal/minihost", "internal/steps", "ipam", "kernel", "bridge", "overlay", "store", "agent", "agent/daemon", "ctl"},
 	"internal/nstest":   {".", "kernel"},
 	"internal/golden":   nil,
+	"internal/twonodes": {"."},
 	"internal/mutation": nil,
 	"internal/figures":  nil,
 	"internal/minihost": nil,
@@ -58,6 +62,7 @@ var onlyIn = map[string][]string{
 	"testing/synctest":               {},                    // with the race detector it can crash the test
 	module + "/internal/nstest":      {"bridge", "overlay"}, // for tests
 	module + "/internal/golden":      {"bridge", "overlay"},
+	module + "/internal/twonodes":    {"agent"},
 	module + "/internal/mutation":    {"kernel", "e2e"},
 }
 
@@ -67,6 +72,8 @@ var neverIn = map[string][]string{
 	"ipam":    {"os", "net", "os/exec", "crypto/rand"},
 	"bridge":  {"os", "net", "os/exec", "time", "math/rand", "math/rand/v2", "crypto/rand", "log/slog", "context"},
 	"overlay": {"os", "net", "os/exec", "time", "math/rand", "math/rand/v2", "crypto/rand", "log/slog", "context"},
+
+	"agent/publication": {"os", "net", "os/exec", "time", "math/rand", "math/rand/v2", "crypto/rand", "log/slog", "context"},
 }
 
 func TestImports(t *testing.T) {

@@ -32,22 +32,22 @@ var eventMakers = map[string]string{
 // warnings says which functions word the warnings of a status; all of a file
 // where none is named. What they only pass on is worded elsewhere.
 var warnings = map[string][]string{
-	"agent/daemon/status.go":    {"Status", "report", "snapshotWarnings"},
-	"agent/daemon/plan.go":      {"global", "shortcut"},
-	"agent/daemon/publisher.go": {"failures"},
-	"agent/daemon/router.go":    {"routerWarnings", "becameRouter"},
-	"agent/daemon/conflict.go":  {"fail"},
-	"agent/daemon/evict.go":     {"takeOff"},
-	"agent/daemon/register.go":  {"session"},
-	"agent/dns/server.go":       {"settle", "settleDoors"},
-	"agent/ports/ledger.go":     {"Retry"},
-	"kernel/host_guard.go":      {"lacksGuard", "tryGuards"},
-	"kernel/host_support.go":    {"CheckSupport", "tryLinks", "trySets", "tryRules"},
-	"kernel/obstacles.go":       nil,
-	"kernel/shortcut.go":        {"Shortcut"},
-	"overlay/plan.go":           {"local", "holders", "exception"},
-	"overlay/shortcut.go":       {"Shortcut"},
-	"store/freeze.go":           {"Reports"}, // of what etcd has lost
+	"agent/daemon/status.go":      {"Status", "report", "snapshotWarnings"},
+	"agent/reconcile/plan.go":     {"global", "shortcut"},
+	"agent/daemon/publisher.go":   {"failures"},
+	"agent/daemon/router.go":      {"routerWarnings", "becameRouter"},
+	"agent/reconcile/conflict.go": {"fail"},
+	"agent/daemon/evict.go":       {"takeOff"},
+	"agent/daemon/register.go":    {"session"},
+	"agent/dns/server.go":         {"settle", "settleDoors"},
+	"agent/ports/ledger.go":       {"Retry"},
+	"kernel/host_guard.go":        {"lacksGuard", "tryGuards"},
+	"kernel/host_support.go":      {"CheckSupport", "tryLinks", "trySets", "tryRules"},
+	"kernel/obstacles.go":         nil,
+	"kernel/shortcut.go":          {"Shortcut"},
+	"overlay/plan.go":             {"local", "holders", "exception"},
+	"overlay/shortcut.go":         {"Shortcut"},
+	"store/freeze.go":             {"Reports"}, // of what etcd has lost
 }
 
 // TestEveryEventIsExplained finds each type and action in the code, and no other
