@@ -32,7 +32,7 @@ func (d *Daemon) acknowledge(ctx context.Context) error {
 	tally := newAckTally()
 	var ackedBy *store.Session // who told that: what a removed node told is deleted with it
 	for {
-		applied := d.health.changed.wait()
+		applied := d.health.changed.Wait()
 		var later <-chan time.Time
 		if session, err := d.registrar.session(); err == nil {
 			if session != ackedBy {

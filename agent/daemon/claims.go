@@ -79,7 +79,7 @@ func (c claims) Ask(ctx context.Context, n *overspan.Network, holder overspan.No
 	wait, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	for {
-		changed := c.d.snapshots.wait()
+		changed := c.d.snapshots.Wait()
 		if answered(c.d.knowledge().Shown, want) {
 			steps.At(steps.WantMet)
 			return nil

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/agent/reconcile"
@@ -96,10 +97,10 @@ type Daemon struct {
 	publisher *publisher
 	history   *history
 
-	snapshots *beacon    // fires when Snapshot changes
-	gates     keyedLocks // one change at a time in a sandbox
-	admit     sync.Mutex // guards the choice of new sandboxes' names and identities
-	follows   followers  // why networks are followed
+	snapshots *await.Beacon // fires when Snapshot changes
+	gates     keyedLocks    // one change at a time in a sandbox
+	admit     sync.Mutex    // guards the choice of new sandboxes' names and identities
+	follows   followers     // why networks are followed
 
 	realised idSet[overspan.NetworkID] // networks whose devices and rules an attach has seen in line
 	doomed   idSet[overspan.SandboxID] // sandboxes with an interface on its way out
@@ -151,7 +152,7 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 		events:    NewEvents(),
 		names:     noNames{},
 		started:   time.Now(),
-		snapshots: newBeacon(),
+		snapshots: await.NewBeacon(),
 		health:    newHealth(),
 		meter:     newMeter(),
 
@@ -259,17 +260,17 @@ func (d *Daemon) restore() error {
 		d.ports.Restore(sb.ID, sb.Name, sb.Ports)
 		d.forgetIfUnused(*sb) // the agent died before it had an endpoint
 	}
-	wake(d.releaser.pending)
+	await.Wake(d.releaser.pending)
 	return nil
 }
 
 // joined is what the registrar tells of a new session.
 func (d *Daemon) joined() {
 	d.history.registered()
-	d.health.changed.fire()
-	wake(d.evictionsDue)
-	wake(d.releaser.pending)
-	wake(d.publisher.due)
+	d.health.changed.Fire()
+	await.Wake(d.evictionsDue)
+	await.Wake(d.releaser.pending)
+	await.Wake(d.publisher.due)
 }
 
 // fenced is what the registrar tells of a registration that was lost.
@@ -323,7 +324,7 @@ func (d *Daemon) overdue(ctx context.Context, what string) error {
 // ended first.
 func (d *Daemon) Ready(ctx context.Context) bool {
 	for {
-		changed := d.health.changed.wait()
+		changed := d.health.changed.Wait()
 		_, err := d.registrar.session()
 		if d.health.looked() && (err == nil || d.registrar.slot.hasFailed() || d.mirror.Snapshot() == nil) {
 			return true
@@ -353,7 +354,7 @@ func (d *Daemon) Sync(ctx context.Context) error {
 		return err
 	}
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		if !d.knowledge().Held {
 			return nil
 		}
@@ -424,12 +425,12 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Reset(spread(d.cfg.Resync))
-		wake(d.registrar.changed)
-		wake(d.releaser.pending)
-		wake(d.deaths)
-		wake(d.emptied)
-		wake(d.evictionsDue)
-		wake(d.halfRemoved)
+		await.Wake(d.registrar.changed)
+		await.Wake(d.releaser.pending)
+		await.Wake(d.deaths)
+		await.Wake(d.emptied)
+		await.Wake(d.evictionsDue)
+		await.Wake(d.halfRemoved)
 		s := d.knowledge().Etcd
 		if _, err := d.registrar.session(); err != nil || s == nil || s.Frozen != nil {
 			continue

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/store"
 )
 
@@ -29,8 +30,8 @@ func (h *history) run(ctx context.Context) error {
 			h.persist()
 			h.ask(ctx)
 		}
-		wake(h.due)
-		wake(h.changed)
+		await.Wake(h.due)
+		await.Wake(h.changed)
 	}
 }
 
@@ -44,7 +45,7 @@ func (h *history) begin(ctx context.Context) error {
 	now := h.outlook
 	h.mu.Unlock()
 	h.persist()
-	wake(h.changed)
+	await.Wake(h.changed)
 	return h.alone(ctx, func(ctx context.Context) error {
 		for {
 			accepted, err := store.Freeze(ctx, h.kv, h.keys, store.FreezeRequest{Freeze: why, Meta: now.memory.Meta, Accepted: now.accepted})
@@ -58,7 +59,7 @@ func (h *history) begin(ctx context.Context) error {
 				return nil
 			}
 			h.log.Warn("cannot freeze the cluster; will try again", "error", err)
-			if sleep(ctx, freezeEvery) != nil {
+			if await.Sleep(ctx, freezeEvery) != nil {
 				return nil
 			}
 		}
@@ -85,8 +86,8 @@ func (h *history) ask(ctx context.Context) {
 	case h.mirror.Doubt() != "":
 	case err != nil:
 		h.log.Warn("cannot tell why etcd lacks what this node has written; will ask again", "error", err)
-		if sleep(ctx, freezeEvery) == nil {
-			wake(h.work)
+		if await.Sleep(ctx, freezeEvery) == nil {
+			await.Wake(h.work)
 		}
 	case verdict.forgot != "":
 		h.mirror.Suspect("etcd was rolled back: " + verdict.forgot)

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 )
 
 // mayAttach refuses what a draining node does not take.
@@ -30,7 +31,7 @@ func (d *Daemon) drain(ctx context.Context) error {
 		for _, id := range d.follows.all() {
 			if err := d.alloc.Drain(ctx, id, d.giveBack); err != nil && !errors.Is(err, overspan.ErrNotFound) {
 				d.log.Warn("cannot give back blocks; will try again", "network", overspan.ShortID(id), "error", err)
-				wakeIn(d.emptied, releaseEvery)
+				await.WakeIn(d.emptied, releaseEvery)
 			}
 		}
 		d.leaveIdle(ctx)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/overspan/overspan/agent/await"
 )
 
 // An Event is something that this agent did, or saw happen.
@@ -41,7 +43,7 @@ type Span struct {
 // goes through them at his own pace; who publishes never waits. One that is so
 // slow that events are forgotten before he comes to them is told how many.
 type Events struct {
-	told *beacon // fires after each event
+	told *await.Beacon // fires after each event
 
 	mu    sync.Mutex // guards all below
 	kept  []Event    // a ring once it is full
@@ -50,7 +52,7 @@ type Events struct {
 }
 
 // NewEvents returns events of which none has happened.
-func NewEvents() *Events { return &Events{told: newBeacon()} }
+func NewEvents() *Events { return &Events{told: await.NewBeacon()} }
 
 // Publish tells all who listen of an event, now or when they come to it.
 func (e *Events) Publish(ev Event) {
@@ -66,7 +68,7 @@ func (e *Events) Publish(ev Event) {
 	}
 	e.count++
 	e.mu.Unlock()
-	e.told.fire()
+	e.told.Fire()
 }
 
 // Subscribe returns the events of a span. The channel closes when ctx ends, or
@@ -127,7 +129,7 @@ func (e *Events) pump(ctx context.Context, n int, until time.Time, out chan<- Ev
 		over = timer.C
 	}
 	for last := false; ; {
-		told := e.told.wait()
+		told := e.told.Wait()
 		events, missed := e.after(n)
 		n += missed + len(events)
 		if missed > 0 {

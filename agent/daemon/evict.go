@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/store"
 )
@@ -88,7 +89,7 @@ func (d *Daemon) heedEvictions(ctx context.Context) error {
 		}
 		if err := d.takeOffEvicted(ctx, session); err != nil {
 			d.log.Warn("cannot take off what was disconnected by force; will try again", "error", err)
-			wakeIn(d.evictionsDue, releaseEvery)
+			await.WakeIn(d.evictionsDue, releaseEvery)
 		}
 	}
 }

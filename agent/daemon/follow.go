@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
@@ -78,7 +79,7 @@ func (f *followers) all() []overspan.NetworkID {
 func (d *Daemon) follow(ctx context.Context, id overspan.NetworkID) error {
 	d.follows.count(id, 1)
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		s := d.knowledge().Etcd
 		if s != nil && s.Segments.Get(id) != nil {
 			return nil
@@ -184,13 +185,13 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 			return nil
 		case <-call.C:
 			if d.history.allowCalling(); last == nil {
-				d.snapshots.fire()
+				d.snapshots.Fire()
 			}
 		case <-fallback.C:
 			if last == nil && d.history.allowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
 				d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
-				d.snapshots.fire()
+				d.snapshots.Fire()
 				d.awaken(ctx)
 			}
 		case <-d.mirror.Changed():
@@ -208,7 +209,7 @@ func (d *Daemon) followed(ctx context.Context, last *overspan.Snapshot) *overspa
 	if s == nil || s == last {
 		return last
 	}
-	d.snapshots.fire()
+	d.snapshots.Fire()
 	d.look(ctx, last, s)
 	return s
 }
@@ -240,10 +241,10 @@ func (d *Daemon) look(ctx context.Context, old, new *overspan.Snapshot) {
 		}
 	}
 	if recordMissing(old, new, d.local.Attachments()) {
-		wake(d.evictionsDue)
+		await.Wake(d.evictionsDue)
 	}
 	if self := new.Nodes[d.Self()]; self != nil && self.Draining && (old == nil || self != old.Nodes[d.Self()]) {
-		wake(d.emptied)
+		await.Wake(d.emptied)
 	}
 	for _, e := range news(old, new, d.Self()) {
 		d.events.Publish(e)
@@ -256,7 +257,7 @@ func (d *Daemon) awaken(ctx context.Context) {
 	if err := d.reviveSandboxes(ctx); err != nil {
 		d.log.Error("cannot bring sandboxes back", "error", err)
 	}
-	wake(d.deaths)
+	await.Wake(d.deaths)
 }
 
 // keepJournal notes every now and then, and at the end, what this node goes by, and

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -27,11 +28,11 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 	ctx, cancel := context.WithTimeout(ctx, trustBound)
 	defer cancel()
 	if _, _, err := d.mirror.Check(ctx); err != nil && d.mirror.Doubt() == "" {
-		_ = sleep(ctx, d.mirror.RetryPause()) // who asks again does not ask all the time
+		_ = await.Sleep(ctx, d.mirror.RetryPause()) // who asks again does not ask all the time
 		return nil, err
 	}
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		if now := d.knowledge(); now.writable() {
 			return now.Doubted, nil
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
@@ -57,21 +58,21 @@ func (d *Daemon) heed(hints []kernel.Hint) {
 		case h.All:
 			// Any veth may have changed, so every container's end is looked at.
 			d.rec.Mark(kernel.Scope{All: true, Global: true, Endpoints: local.KeysOf(here.Attachments.List)}, reconcile.CauseHint)
-			wake(d.registrar.changed)
-			wake(d.deaths)
+			await.Wake(d.registrar.changed)
+			await.Wake(d.deaths)
 		case h.Links:
 			d.rec.TryAgain()
 		case h.Rules, h.Forwarding, h.Underlay:
 			d.rec.Mark(kernel.Scope{Global: true}, reconcile.CauseHint)
 		case h.Routes:
-			wake(d.registrar.changed)
+			await.Wake(d.registrar.changed)
 		case !p.Has(h.Dev): // not ours
 		case p.Endpoint == "":
 			d.rec.Mark(kernel.Scope{Networks: []overspan.NetworkID{p.Network}}, reconcile.CauseHint)
 		default:
 			if a, known := here.Attachments.Get(p.Endpoint); known {
 				d.rec.Mark(local.ScopeOf(a), reconcile.CauseHint)
-				wake(d.deaths)
+				await.Wake(d.deaths)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/store"
 )
@@ -107,7 +108,7 @@ func (h *history) turn(next outlook, do reaction) {
 		h.disowned = append(h.disowned, h.local.Disown()...)
 	}
 	if do.Disown || do.Ask {
-		wake(h.work)
+		await.Wake(h.work)
 	}
 }
 

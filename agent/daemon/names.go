@@ -32,7 +32,7 @@ func (d *Daemon) Called() *overspan.Snapshot { return d.knowledge().Names }
 
 // Changed returns a channel that closes at the next change of Snapshot or Called
 // after the call.
-func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.wait() }
+func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.Wait() }
 
 // Plugged returns this node's sandboxes and attachments of one moment, oldest
 // first, and a number that grows with each change of them. The lists are shared:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/ipam"
@@ -114,7 +115,7 @@ func (d *Daemon) clusterSnapshot(ctx context.Context, registration int64) (*over
 // etcd is asked nothing.
 func (d *Daemon) awaitNetwork(ctx context.Context, n overspan.Network) {
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		s := d.knowledge().Etcd
 		if s != nil && s.Networks[n.ID] != nil && s.Networks[n.ID].ModRevision >= n.ModRevision {
 			return
@@ -314,7 +315,7 @@ func (d *Daemon) RemoveNetwork(ctx context.Context, ref string) (overspan.Networ
 	}
 	if err := session.RemoveNetwork(ctx, n); err != nil {
 		if errors.Is(err, overspan.ErrUnavailable) {
-			wake(d.halfRemoved)
+			await.Wake(d.halfRemoved)
 		}
 		return "", err
 	}
@@ -340,9 +341,9 @@ func (d *Daemon) finishRemovals(ctx context.Context) error {
 		}
 		if err := d.finishRemoval(ctx); err != nil {
 			d.log.Debug("cannot finish the removal of a network; will try again", "error", err)
-			wake(d.halfRemoved)
+			await.Wake(d.halfRemoved)
 		}
-		if sleep(ctx, releaseEvery) != nil {
+		if await.Sleep(ctx, releaseEvery) != nil {
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"slices"
 
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
@@ -15,7 +16,7 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res reconcile.Result, 
 	d.meter.count(cause, res, repairs, err)
 	if err != nil {
 		d.log.Error("pass", "cause", cause, "ops", len(res.Ops), "error", err)
-		wake(d.deaths)
+		await.Wake(d.deaths)
 	}
 	d.health.applied(res.Segments)
 	d.unrealise(scope, res.Input)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/internal/steps"
 	"github.com/overspan/overspan/store"
 )
@@ -101,7 +102,7 @@ func (d *Daemon) awaitPeers(ctx context.Context, session *store.Session, n *over
 			d.confirmed.add(keys)
 			return nil
 		}
-		if sleep(ctx, pause) != nil {
+		if await.Sleep(ctx, pause) != nil {
 			return d.nodeNames(missing)
 		}
 		pause = min(2*pause, pollMost)

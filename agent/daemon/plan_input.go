@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 )
@@ -35,7 +36,7 @@ func (d *Daemon) planInput(scope kernel.Scope) (reconcile.Input, bool) {
 		}
 	}
 	if len(in.Gone) > 0 {
-		wake(d.deaths)
+		await.Wake(d.deaths)
 	}
 	return in, true
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/bridge"
@@ -94,7 +95,7 @@ func (d *Daemon) takePorts(sb overspan.Sandbox, specs []ports.Spec, families ...
 // than they did: in which networks. The records of both are written again.
 func (d *Daemon) portsMoved(networks []overspan.NetworkID) {
 	d.rec.Mark(kernel.Scope{Networks: networks}, reconcile.CauseHint)
-	wake(d.publisher.due)
+	await.Wake(d.publisher.due)
 }
 
 // portsNow returns the ports that lead to the endpoints of this node which are on
@@ -132,7 +133,7 @@ func (d *Daemon) portsOfNew(sb overspan.Sandbox, a overspan.Attachment) []oversp
 
 // holdPorts tries to hold what the agent could not hold at its start.
 func (d *Daemon) holdPorts(ctx context.Context) error {
-	for sleep(ctx, holdEvery) == nil {
+	for await.Sleep(ctx, holdEvery) == nil {
 		d.ports.Retry()
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/publication"
 	"github.com/overspan/overspan/agent/reconcile"
@@ -131,7 +132,7 @@ func (p *publisher) reserve(n *overspan.Network, name string, registration int64
 // be published it looks again at each snapshot.
 func (p *publisher) run(ctx context.Context) error {
 	for {
-		changed := p.d.snapshots.wait()
+		changed := p.d.snapshots.Wait()
 		pause := make(<-chan time.Time)
 		switch p.pass(ctx) {
 		case passAgain:
@@ -344,7 +345,7 @@ func (p *publisher) note(in publication.Input, todo publication.Plan) {
 		p.lose(a, lost[a.Endpoint.ID])
 	}
 	if len(waiting) > 0 {
-		wake(p.d.releaser.pending)
+		await.Wake(p.d.releaser.pending)
 	}
 }
 

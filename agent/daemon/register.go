@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/store"
 )
 
@@ -118,7 +119,7 @@ func (r *registrar) keep(ctx context.Context) error {
 		doubted, err := r.d.awaitTrust(ctx)
 		if err != nil {
 			r.slot.fail(err)
-			r.d.health.changed.fire()
+			r.d.health.changed.Fire()
 			r.log.Warn("cannot register; will try again", "error", err)
 			continue
 		}
@@ -200,9 +201,9 @@ func (r *registrar) register(ctx context.Context) (*store.Session, error) {
 			return nil, fmt.Errorf("register: %w", err)
 		}
 		r.slot.fail(err)
-		r.d.health.changed.fire()
+		r.d.health.changed.Fire()
 		r.log.Warn("cannot register; will try again", "error", err)
-		if sleep(ctx, r.d.mirror.RetryPause()) != nil {
+		if await.Sleep(ctx, r.d.mirror.RetryPause()) != nil {
 			return nil, nil
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/internal/steps"
@@ -33,7 +34,7 @@ type releaser struct {
 
 	lent     idSet[overspan.EndpointID] // endpoints whose slots the allocator holds; who drops one releases them
 	pending  chan struct{}              // size 1: the journal has releases
-	released *beacon                    // fires after each release
+	released *await.Beacon              // fires after each release
 	swept    *store.Session             // the last one in which orphans were looked for; only run uses it
 	freed    func()                     // told when slots were given back
 }
@@ -50,8 +51,8 @@ func newReleaser(d *Daemon) *releaser {
 		unplug:   d.rec.Do,
 		look:     d.latest,
 		pending:  make(chan struct{}, 1),
-		freed:    func() { wake(d.emptied) },
-		released: newBeacon(),
+		freed:    func() { await.Wake(d.emptied) },
+		released: await.NewBeacon(),
 	}
 }
 
@@ -100,7 +101,7 @@ func (r *releaser) release(ctx context.Context, session *store.Session, e oversp
 	if err := r.journal.DeleteRelease(e.ID); err != nil {
 		r.log.Error("cannot forget a pending release", "endpoint", e.Name, "error", err)
 	}
-	r.released.fire()
+	r.released.Fire()
 	steps.At(steps.ReleaseForgotten)
 	return nil
 }
@@ -109,7 +110,7 @@ func (r *releaser) release(ctx context.Context, session *store.Session, e oversp
 // a sandbox that is plugged in again may find its own former endpoint there.
 func (r *releaser) awaitName(ctx context.Context, network overspan.NetworkID, name string) error {
 	for {
-		released := r.released.wait()
+		released := r.released.Wait()
 		pending, err := r.journal.Releases()
 		if err != nil {
 			return err
@@ -117,7 +118,7 @@ func (r *releaser) awaitName(ctx context.Context, network overspan.NetworkID, na
 		if !slices.ContainsFunc(pending, func(e overspan.Endpoint) bool { return e.Network == network && e.Name == name }) {
 			return nil
 		}
-		wake(r.pending)
+		await.Wake(r.pending)
 		select {
 		case <-released:
 		case <-ctx.Done():
@@ -146,7 +147,7 @@ func (r *releaser) postpone(e overspan.Endpoint) {
 	if err := r.journal.Defer(e); err != nil {
 		r.log.Error("cannot note a pending release", "endpoint", e.Name, "error", err)
 	}
-	wake(r.pending)
+	await.Wake(r.pending)
 }
 
 // run takes endpoints out of etcd whose release could not be carried
@@ -159,9 +160,9 @@ func (r *releaser) run(ctx context.Context) error {
 		case <-r.pending:
 		}
 		if session := r.writable(); session == nil || !r.releaseAll(ctx, session) {
-			wake(r.pending)
+			await.Wake(r.pending)
 		}
-		if sleep(ctx, releaseEvery) != nil {
+		if await.Sleep(ctx, releaseEvery) != nil {
 			return nil
 		}
 	}

@@ -158,7 +158,7 @@ func (d *Daemon) reap(ctx context.Context) error {
 	look := time.NewTicker(seen.every)
 	defer look.Stop()
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		seen.see(d.knowledge().Etcd)
 		select {
 		case <-changed:

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/ipam"
 	"github.com/overspan/overspan/store"
 )
@@ -354,7 +355,7 @@ func TestEvictionIsToldThoughItFails(t *testing.T) {
 	})
 	h2.eventually("it is taken off", func() bool { return len(h2.Attachments()) == 0 && !h2.plugged(taken) })
 	h2.eventually("the note is dropped", func() bool {
-		wake(h2.evictionsDue) // what housekeeping does
+		await.Wake(h2.evictionsDue) // what housekeeping does
 		return len(c.keys("evicted/")) == 0
 	})
 	told := map[string]int{}

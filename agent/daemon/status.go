@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/reconcile"
 	"github.com/overspan/overspan/kernel"
 	"github.com/overspan/overspan/store"
@@ -52,7 +53,7 @@ func etcdMembers(answers []store.Member) []EtcdMember {
 
 // health is what the passes found out, for the status and for acknowledgements.
 type health struct {
-	changed *beacon // fires after each pass, and when the node has registered
+	changed *await.Beacon // fires after each pass, and when the node has registered
 
 	mu       sync.Mutex                   // guards all below
 	networks map[overspan.NetworkID]int64 // revision up to which each is in line
@@ -64,7 +65,7 @@ type health struct {
 }
 
 func newHealth() *health {
-	return &health{changed: newBeacon(), networks: map[overspan.NetworkID]int64{}}
+	return &health{changed: await.NewBeacon(), networks: map[overspan.NetworkID]int64{}}
 }
 
 // note remembers what a pass found. Inline says that nothing waits to be tried
@@ -93,7 +94,7 @@ func (h *health) applied(segments map[overspan.NetworkID]int64) {
 		h.networks[id] = max(h.networks[id], rev)
 	}
 	h.mu.Unlock()
-	h.changed.fire()
+	h.changed.Fire()
 }
 
 // left forgets a network that is not followed any more.

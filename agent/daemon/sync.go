@@ -136,53 +136,6 @@ func (s *idSet[K]) clear() {
 	clear(s.set)
 }
 
-// beacon wakes all who wait for the next change of something.
-type beacon struct {
-	mu   sync.Mutex // guards next
-	next chan struct{}
-}
-
-func newBeacon() *beacon { return &beacon{next: make(chan struct{})} }
-
-// wait returns a channel that closes at the next change after the call.
-func (b *beacon) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.next
-}
-
-func (b *beacon) fire() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.next)
-	b.next = make(chan struct{})
-}
-
-// wake fills a channel of size 1.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// wakeIn wakes after a while: what has failed is tried again.
-func wakeIn(c chan struct{}, after time.Duration) {
-	time.AfterFunc(after, func() { wake(c) })
-}
-
-// sleep waits for a while, or until ctx ends: then it returns why.
-func sleep(ctx context.Context, how time.Duration) error {
-	timer := time.NewTimer(how)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 // spread draws a time around another, so that agents that were started at the
 // same moment do not ask etcd at the same moment ever after.
 func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }

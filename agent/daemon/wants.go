@@ -15,7 +15,7 @@ func (d *Daemon) answerWants(ctx context.Context) error {
 	var seen overspan.Segments
 	wanted := map[overspan.NetworkID][]overspan.Want{} // of this node
 	for {
-		changed := d.snapshots.wait()
+		changed := d.snapshots.Wait()
 		if s := d.knowledge().Etcd; s != nil {
 			for id := range s.Segments.Changes(seen) {
 				if wanted[id] = wantsOf(s.Segments.Get(id), d.Self()); len(wanted[id]) == 0 {

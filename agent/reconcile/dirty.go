@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/kernel"
 )
 
@@ -69,10 +70,7 @@ func (d *dirtySet) mark(scope kernel.Scope, cause string) {
 	if cause != CauseHint {
 		d.cause = cause
 	}
-	select {
-	case d.ready <- struct{}{}:
-	default:
-	}
+	await.Wake(d.ready)
 }
 
 // take returns the whole set as one scope, and empties it; some is false if

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/await"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/bridge"
 	"github.com/overspan/overspan/kernel"
@@ -354,12 +355,7 @@ func (r *Reconciler) retire(ctx context.Context) error {
 func (r *Reconciler) Mark(scope kernel.Scope, cause string) { r.dirty.mark(scope, cause) }
 
 // TryAgain tries what has failed again at once: it may succeed now.
-func (r *Reconciler) TryAgain() {
-	select {
-	case r.again <- struct{}{}:
-	default:
-	}
-}
+func (r *Reconciler) TryAgain() { await.Wake(r.again) }
 
 // Lagging reports whether something could not be brought in line, and waits to be
 // tried again.
