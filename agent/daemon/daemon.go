@@ -20,6 +20,7 @@ import (
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/await"
+	"github.com/overspan/overspan/agent/history"
 	"github.com/overspan/overspan/agent/local"
 	"github.com/overspan/overspan/agent/ports"
 	"github.com/overspan/overspan/agent/reconcile"
@@ -95,7 +96,7 @@ type Daemon struct {
 	registrar *registrar
 	releaser  *releaser
 	publisher *publisher
-	history   *history
+	history   *history.History
 
 	snapshots *await.Beacon // fires when Snapshot changes
 	gates     keyedLocks    // one change at a time in a sandbox
@@ -166,18 +167,41 @@ func New(cfg Config, parts Parts) (*Daemon, error) {
 	}
 	d.follows = followers{follow: d.mirror.Follow, unfollow: d.unfollow}
 	d.alloc = ipam.New(claims{d}, ipam.Config{IdleAfter: cfg.BlockIdle})
-	d.rec = reconcile.New(parts.Kernel, parts.Log.With("part", "reconciler"), reconcile.Hooks{
+	d.rec = d.newReconciler(parts)
+	d.releaser = newReleaser(d)
+	d.publisher = newPublisher(d)
+	d.history = d.newHistory(saved)
+	d.publisher.told = d.report
+	return d, nil
+}
+
+func (d *Daemon) newReconciler(parts Parts) *reconcile.Reconciler {
+	return reconcile.New(parts.Kernel, parts.Log.With("part", "reconciler"), reconcile.Hooks{
 		Input:    d.planInput,
 		Passed:   d.passed,
 		Changing: parts.Journal.NoteSysctls,
 		Rehomed:  d.portsMoved,
 		Retired:  d.doomed.clear,
 	})
-	d.releaser = newReleaser(d)
-	d.publisher = newPublisher(d)
-	d.history = newHistory(d, saved)
-	d.publisher.told = d.report
-	return d, nil
+}
+
+// newHistory returns the history of a daemon whose other parts are made. Saved is
+// the journal's snapshot; nil if it has none.
+func (d *Daemon) newHistory(saved *overspan.Snapshot) *history.History {
+	return history.New(history.Config{
+		Log:     d.log,
+		KV:      d.kv,
+		Keys:    d.keys,
+		Journal: d.journal,
+		Mirror:  d.mirror,
+		Local:   d.local,
+		Self:    d.Self(),
+		Name:    d.cfg.NodeName,
+		Saved:   saved,
+		Alone:   d.registrar.alone,
+		Restart: d.beginAnew,
+		Due:     d.publisher.due,
+	})
 }
 
 // mirrorConfig tells the mirror what the last run has seen.
@@ -207,7 +231,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
 		d.mirror.Run,
-		d.history.run,
+		d.history.Run,
 		d.registrar.keep,
 		d.followSnapshots,
 		d.keepJournal,
@@ -266,7 +290,7 @@ func (d *Daemon) restore() error {
 
 // joined is what the registrar tells of a new session.
 func (d *Daemon) joined() {
-	d.history.registered()
+	d.history.Registered()
 	d.health.changed.Fire()
 	await.Wake(d.evictionsDue)
 	await.Wake(d.releaser.pending)
@@ -293,7 +317,7 @@ func (d *Daemon) Self() overspan.NodeID { return d.journal.Identity().Node }
 func (d *Daemon) Cluster() string { return d.cfg.Cluster }
 
 // knowledge returns what this node knows of the cluster now.
-func (d *Daemon) knowledge() knowledge { return d.history.knowledge() }
+func (d *Daemon) knowledge() history.Knowledge { return d.history.Knowledge() }
 
 // Snapshot returns what this node serves and lists; nil before anything is known.
 func (d *Daemon) Snapshot() *overspan.Snapshot { return d.knowledge().Shown }

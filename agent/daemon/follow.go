@@ -184,11 +184,11 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-call.C:
-			if d.history.allowCalling(); last == nil {
+			if d.history.AllowCalling(); last == nil {
 				d.snapshots.Fire()
 			}
 		case <-fallback.C:
-			if last == nil && d.history.allowSaved() {
+			if last == nil && d.history.AllowSaved() {
 				d.log.Warn("etcd has not answered: going on with the journal's snapshot")
 				d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 				d.snapshots.Fire()
@@ -196,7 +196,7 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 			}
 		case <-d.mirror.Changed():
 			last = d.followed(ctx, last)
-		case <-d.history.changed:
+		case <-d.history.Changed:
 			last = d.followed(ctx, last)
 		}
 	}
@@ -271,11 +271,11 @@ func (d *Daemon) keepJournal(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			d.saveSnapshot(saved)
-			d.history.noteSeen(seen)
+			d.history.NoteSeen(seen)
 			return nil
 		case <-again.C:
 			saved = d.saveSnapshot(saved)
-			seen = d.history.noteSeen(seen)
+			seen = d.history.NoteSeen(seen)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (d *Daemon) awaitTrust(ctx context.Context) (doubted <-chan struct{}, err e
 	}
 	for {
 		changed := d.snapshots.Wait()
-		if now := d.knowledge(); now.writable() {
+		if now := d.knowledge(); now.Writable() {
 			return now.Doubted, nil
 		}
 		select {

@@ -472,25 +472,3 @@ func TestNodeThatWasCutOffIsToldOfTheAcceptance(t *testing.T) {
 		t.Errorf("%d acceptances, want 1", s.Accepted)
 	}
 }
-
-// Which acceptances are known is noted only when the journal says of each
-// endpoint that its record is to be looked for: else the next run would take what
-// is gone for another loss.
-func TestAcceptancesAreNotedAfterWhatTheyChange(t *testing.T) {
-	c := newTestCluster(t, 1)
-	n := c.nodes[0]
-	n.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
-	n.connect(ConnectRequest{Network: "demo", Target: n.container("a")})
-	n.stop() // the journal is closed: nothing can be written
-	n.history.mu.Lock()
-	n.history.turn(n.history.outlook.disown())
-	n.history.outlook.accepted++
-	n.history.mu.Unlock()
-	n.history.persist()
-	if got := n.history.noteSeen(store.Identity{}); got != (store.Identity{}) {
-		t.Errorf("noted %+v", got)
-	}
-	if left := len(n.history.disowned); left != 1 {
-		t.Errorf("%d endpoints are still to be noted, want 1", left)
-	}
-}

@@ -82,7 +82,7 @@ func TestNodeThatMissedAnAcceptanceGoesThroughTheNextFreeze(t *testing.T) {
 	if err := h3.Sync(ctx); err != nil {
 		t.Errorf("h3 cannot follow the freeze: %v", err)
 	}
-	if now := h3.knowledge(); !now.writable() || now.Memory == nil || now.Accepted != 1 {
+	if now := h3.knowledge(); !now.Writable() || now.Memory == nil || now.Accepted != 1 {
 		t.Errorf("h3 does not go by its memory and etcd: %+v", now)
 	}
 	if now, err := h3.registrar.session(); now != session {

@@ -166,7 +166,7 @@ func (r *registrar) serve(ctx context.Context, doubted <-chan struct{}) error {
 	r.d.joined()
 	err = session.Run(ctx)
 	if errors.Is(err, store.ErrForgotten) {
-		r.d.history.forgotten(err.Error())
+		r.d.history.Forgotten(err.Error())
 	}
 	select {
 	case <-doubted:

@@ -1,11 +1,11 @@
-package daemon
+package history
 
 import "github.com/overspan/overspan"
 
-// A knowledge is what a node knows of its cluster at one moment. It is immutable, and
+// A Knowledge is what a node knows of its cluster at one moment. It is immutable, and
 // so are the snapshots in it; each is nil where there is none. Which of them to go
 // by depends on what it is for.
-type knowledge struct {
+type Knowledge struct {
 	// Shown is what this node serves, plans and lists: what etcd tells, beside what
 	// is remembered where etcd may have lost its past; or else the journal's
 	// snapshot, once etcd has had its chance.
@@ -38,6 +38,6 @@ type knowledge struct {
 	Doubted  <-chan struct{} // closes when etcd is taken at its word no more
 }
 
-// writable reports whether this node may register in etcd, and write there: it is
+// Writable reports whether this node may register in etcd, and write there: it is
 // taken at its word, or what it lost is known to all.
-func (k knowledge) writable() bool { return k.Etcd != nil && !k.Held }
+func (k Knowledge) Writable() bool { return k.Etcd != nil && !k.Held }

@@ -1,4 +1,4 @@
-package daemon
+package history
 
 import (
 	"fmt"
@@ -141,7 +141,7 @@ func (o outlook) disown() (outlook, reaction) {
 	return o, reaction{Disown: true}
 }
 
-// registered is what follows from a session: its registration is known.
+// Registered is what follows from a session: its registration is known.
 func (o outlook) registered() outlook {
 	o.anew = false
 	return o
