@@ -32,7 +32,7 @@ const (
 // after the node's removal, and while the cluster is frozen. What cannot be
 // published is lost: the planner takes it off its network.
 //
-// What is to be done is decided by publicationInput.publish; publisher does it.
+// What is to be done is decided by publication.Input.Plan; publisher does it.
 type publisher struct {
 	d *Daemon
 

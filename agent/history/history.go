@@ -146,7 +146,7 @@ func (h *History) Forgotten(why string) {
 }
 
 // persist writes to the journal what was disowned; what cannot be written is
-// tried again when there is more. Until all is, noteSeen notes nothing.
+// tried again when there is more. Until all is, NoteSeen notes nothing.
 func (h *History) persist() {
 	h.mu.Lock()
 	disowned := slices.Clone(h.disowned)
