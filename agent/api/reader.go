@@ -135,14 +135,6 @@ func (v *view) nodes() []*overspan.Node {
 	})
 }
 
-// nodeName returns a node's name, or its short id if it is not registered.
-func (v *view) nodeName(id overspan.NodeID) string {
-	if n := v.Nodes[id]; n != nil {
-		return n.Name
-	}
-	return overspan.ShortID(id)
-}
-
 func (v *view) up(id overspan.NodeID) bool {
 	n := v.Nodes[id]
 	return n != nil && n.Presence != nil

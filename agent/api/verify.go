@@ -26,7 +26,7 @@ func (s *systemService) Verify(ctx context.Context, req *overspanv1.VerifyReques
 		return nil, err
 	}
 	v := s.latest()
-	own := &overspanv1.NodeVerdict{Node: string(v.self), Name: v.nodeName(v.self), Revision: revision, Drift: drift}
+	own := &overspanv1.NodeVerdict{Node: string(v.self), Name: v.NodeName(v.self), Revision: revision, Drift: drift}
 	resp := &overspanv1.VerifyResponse{Nodes: []*overspanv1.NodeVerdict{own}}
 	if !req.GetAll() {
 		return resp, nil

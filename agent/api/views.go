@@ -15,7 +15,7 @@ func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint) *overspanv
 	out := &overspanv1.EndpointView{
 		Endpoint:        overspanv1.EndpointRecord(e),
 		NetworkName:     cmp.Or(here.NetworkName, overspan.ShortID(e.Network)),
-		NodeName:        v.nodeName(e.Node),
+		NodeName:        v.NodeName(e.Node),
 		Local:           e.Node == v.self,
 		Lost:            here.Lost,
 		Gateway:         here.Gateway,
@@ -147,7 +147,7 @@ func (v *view) blockViews(i interior) []*overspanv1.BlockView {
 			Network:      string(i.network.ID),
 			NetworkName:  i.network.Name,
 			Node:         string(b.Node),
-			NodeName:     v.nodeName(b.Node),
+			NodeName:     v.NodeName(b.Node),
 			Up:           v.up(b.Node),
 			First:        uint64(b.First),
 			Size:         b.Size,
