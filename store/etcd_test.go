@@ -312,6 +312,7 @@ func TestEtcdLogsThroughSlog(t *testing.T) {
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return dropTime(a) },
 	}))
 	z := zapTo(log, slog.LevelError).With(zap.String("member", "m1"))
+	z.Debug("a request")
 	z.Info("info", zap.Int("n", 7))
 	z.Warn("warning", zap.Error(errors.New("cause")))
 	z.Error("error")
