@@ -185,8 +185,9 @@ func addresses() []Mutation {
 func forwarding() []Mutation {
 	return []Mutation{
 		{
-			Name: "fdb flushed", Host: "bridge fdb show dev VXLAN | grep dst | while read mac rest; do bridge fdb del $mac dev VXLAN; done",
-			Told: "forwarding entries on VXLAN missing → added",
+			// By one process: a slow one for each would see those of the one before come back.
+			Name: "fdb flushed", Told: "forwarding entries on VXLAN missing → added",
+			Host: `bridge fdb show dev VXLAN | sed -n 's/^\([^ ]*\) dst .*/fdb del \1 dev VXLAN/p' | bridge -batch -`,
 		},
 		{Name: "fdb entry gone", Host: "bridge fdb del REMOTEMAC dev VXLAN", Told: "fdb REMOTEMAC on VXLAN dst REMOTEVTEP missing → added"},
 		{Name: "fdb entry elsewhere", Host: "bridge fdb replace REMOTEMAC dev VXLAN dst 192.0.2.9", Told: "fdb REMOTEMAC on VXLAN dst 192.0.2.9 → REMOTEVTEP"},
