@@ -6,7 +6,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.
 LDFLAGS   := -X github.com/overspan/overspan.Version=$(VERSION)
 
 # How many packages are tested at once, and how long one may take.
-P       ?= 2
+P       ?= 3
 TIMEOUT ?= 45m
 
 # How often each benchmark runs, and which: a regular expression; empty: all,
@@ -29,7 +29,8 @@ demo: build ## three hosts, an overlay, a full mesh of pings; gone afterwards (r
 # thousands of programs. Vet is a part of lint.
 test: export GORACE ?= atexit_sleep_ms=10
 test: deps lint ## everything that a change must pass (root)
-	$(GO) test -vet=off -race -p $(P) -parallel 3 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e$$)
+	@# Those that take longest are begun first: the others run beside them.
+	$(GO) test -vet=off -race -p $(P) -parallel 3 -timeout $(TIMEOUT) ./store ./kernel ./agent/daemon $$($(GO) list ./... | grep -v /e2e$$)
 	@# By themselves: agents have bounds to keep, and no other package takes the processors.
 	$(GO) test -vet=off -race -parallel 3 -timeout $(TIMEOUT) ./e2e
 	@# Each benchmark once and small, so that none rots; nobody reads the times.

@@ -17,6 +17,7 @@ import (
 // The service of deploy/docker connects containers by their labels: those that
 // run when it starts, those that start, and those that start again.
 func TestDockerFollow(t *testing.T) {
+	t.Parallel()
 	needsDocker(t)
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]

@@ -35,6 +35,7 @@ func needsDocker(t *testing.T) {
 
 // Containers of a Docker engine are targets by name.
 func TestDockerTarget(t *testing.T) {
+	t.Parallel()
 	needsDocker(t)
 	c := three(t)
 	h1, h2 := c.Nodes[0], c.Nodes[1]

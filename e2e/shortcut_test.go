@@ -26,6 +26,7 @@ func hasShortcut(n *lab.Node, want bool) func(context.Context) error {
 // TestShortcut: what comes from other nodes gets straight to endpoints, unless
 // IPsec has a say in it, and as long as there is a network that it comes by.
 func TestShortcut(t *testing.T) {
+	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2})
 	h1, h2 := c.Nodes[0], c.Nodes[1]
 	c.eventually(settleWithin, hasShortcut(h1, false)) // nobody needs it yet
