@@ -132,7 +132,8 @@ func (f *Fake) refusePeer(o AddLink) error {
 	if _, ok := f.spaces[o.Inside.Netns]; !ok {
 		return noNetns(o.Inside.Netns)
 	}
-	if slices.Contains(f.interfaces(o.Inside.Netns), o.Inside.Name) {
+	_, there := f.state.Links[o.Name]
+	if !there && slices.Contains(f.interfaces(o.Inside.Netns), o.Inside.Name) {
 		return errFileExists
 	}
 	return nil
