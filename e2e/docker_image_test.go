@@ -20,7 +20,6 @@ import (
 // An agent in a container of deploy/container works on its host as any other, and
 // takes everything off it again.
 func TestAgentInAContainer(t *testing.T) {
-	t.Parallel()
 	needsDocker(t)
 	c := build(t, lab.Options{Nodes: 2, ForwardDrop: true})
 	h1, h2 := c.Nodes[0], c.Nodes[1]

@@ -18,13 +18,14 @@ const (
 	rebornPath = `
 		want=$(stat -Lc %i /run/netns/x)
 		ip netns del x
-		for i in $(seq 100); do
+		for i in $(seq 300); do
 			ip netns add x
 			[ "$(stat -Lc %i /run/netns/x)" = "$want" ] && break
 			touch /run/netns/spare-$i
 			mount --bind /run/netns/x /run/netns/spare-$i
 			ip netns del x
 		done
+		[ -e /run/netns/x ] || ip netns add x
 		for spare in /run/netns/spare-*; do [ ! -e $spare ] || ip netns del ${spare##*/}; done
 		[ "$(stat -Lc %i /run/netns/x)" = "$want" ] && echo same || echo another`
 
