@@ -257,7 +257,7 @@ func underlayFamily(nodes map[overspan.NodeID]*overspan.Node) (overspan.Family, 
 		}
 	}
 	return "", overspan.Errorf(overspan.ErrInvalid,
-		"nodes %s and %s could not reach each other: the first has no underlay address of IPv4, the second none of IPv6; give every node one of the same family with --underlay, or remove those that are gone: ctl node rm",
+		"nodes %s and %s could not reach each other: the first has no underlay address of IPv4, the second none of IPv6; give every node one of the same family with --advertise-address, or remove those that are gone: ctl node rm",
 		lacks[overspan.IPv4].Name, lacks[overspan.IPv6].Name)
 }
 
