@@ -159,7 +159,6 @@ func (d *Daemon) leave(id overspan.NetworkID) {
 func (d *Daemon) unfollow(id overspan.NetworkID) {
 	d.mirror.Unfollow(id)
 	d.realised.drop(id)
-	d.health.left(id)
 	d.alloc.Forget(id)
 	if err := d.journal.DeleteFollowed(id); err != nil {
 		d.log.Error("cannot forget a network", "network", overspan.ShortID(id), "error", err)
@@ -196,7 +195,7 @@ func (d *Daemon) followSnapshots(ctx context.Context) error {
 			}
 		case <-d.mirror.Changed():
 			last = d.followed(ctx, last)
-		case <-d.history.Changed:
+		case <-d.history.Changed():
 			last = d.followed(ctx, last)
 		}
 	}

@@ -18,7 +18,7 @@ func (d *Daemon) passed(scope kernel.Scope, cause string, res reconcile.Result, 
 		d.log.Error("pass", "cause", cause, "ops", len(res.Ops), "error", err)
 		await.Wake(d.deaths)
 	}
-	d.health.applied(res.Segments)
+	d.health.applied(scope, res)
 	d.unrealise(scope, res.Input)
 	for _, r := range repairs {
 		d.log.Warn("repaired", "what", r.String(), "cause", cause)

@@ -179,7 +179,7 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 	if err := p.revisit(ctx, in.Snapshot, todo.Obsolete); err != nil {
 		p.d.log.Warn("cannot look at a network that came back from the past", "error", err)
 	}
-	if todo.Work() {
+	if todo.HasWork() {
 		done := p.carryOut(ctx, session, in, todo)
 		if ctx.Err() != nil {
 			return passIdle
@@ -196,7 +196,7 @@ func (p *publisher) pass(ctx context.Context) passOutcome {
 		p.d.log.Warn("cannot report what was published again", "error", err)
 	}
 	switch {
-	case err != nil || todo.Work():
+	case err != nil || todo.HasWork():
 		return passFailed
 	case in.Frozen() || len(state.Lost)+len(state.Waiting) > 0:
 		return passWaiting
@@ -236,7 +236,7 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 		return publication.Input{}, err
 	}
 	in := publication.Input{Self: p.d.Self(), Snapshot: snapshot, Registration: session.Registration()}
-	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.Freeze() {
+	if was := p.now(); was.Registration != in.Registration || was.Freeze != in.FreezeRevision() {
 		// What was disconnected by force is not to be published.
 		if err := p.d.takeOffEvicted(bounded, session); err != nil {
 			return publication.Input{}, err
@@ -245,7 +245,7 @@ func (p *publisher) input(ctx context.Context, session *store.Session) (publicat
 	if snapshot.Frozen != nil {
 		in.Memory = p.d.knowledge().Memory
 	}
-	if err := p.survey(ctx, snapshot, surveyPoint{in.Freeze(), snapshot.Accepted}); err != nil {
+	if err := p.survey(ctx, snapshot, surveyPoint{in.FreezeRevision(), snapshot.Accepted}); err != nil {
 		return publication.Input{}, err
 	}
 	for _, a := range p.d.local.AllAttachments() {
@@ -324,8 +324,8 @@ func (p *publisher) note(in publication.Input, todo publication.Plan) {
 	lost, waiting := maps.Clone(todo.Lost), maps.Clone(todo.Waiting)
 	var fresh []overspan.Attachment
 	p.mu.Lock()
-	if p.state.Registration != in.Registration || p.state.Freeze != in.Freeze() {
-		p.state = publicationState{Registration: in.Registration, Freeze: in.Freeze(), Lost: p.state.Lost}
+	if p.state.Registration != in.Registration || p.state.Freeze != in.FreezeRevision() {
+		p.state = publicationState{Registration: in.Registration, Freeze: in.FreezeRevision(), Lost: p.state.Lost}
 	}
 	for _, a := range in.Attachments {
 		id := a.Endpoint.ID

@@ -16,7 +16,7 @@ import (
 	"github.com/overspan/overspan/store"
 )
 
-// carryOut does what is to be done, in the order of the publication's fields,
+// carryOut does what is to be done, in the order of the plan's fields,
 // and reports whether anything of it was: what fails is tried again.
 func (p *publisher) carryOut(ctx context.Context, session *store.Session, in publication.Input, todo publication.Plan) bool {
 	var steps []step

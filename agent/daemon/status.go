@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,21 +89,26 @@ func (h *health) note(scope kernel.Scope, res reconcile.Result, err error, inlin
 	}
 }
 
-// applied remembers up to which revision a pass brought networks in line.
-func (h *health) applied(segments map[overspan.NetworkID]int64) {
+// applied remembers up to which revision a pass brought networks in line, and forgets
+// those of its scope that were not followed any more as it was planned.
+func (h *health) applied(scope kernel.Scope, res reconcile.Result) {
 	h.mu.Lock()
-	for id, rev := range segments {
+	for id, rev := range res.Segments {
 		h.networks[id] = max(h.networks[id], rev)
+	}
+	if s := res.Input.Snapshot; s != nil {
+		networks := scope.Networks
+		if scope.All {
+			networks = slices.Collect(maps.Keys(h.networks))
+		}
+		for _, id := range networks {
+			if s.Segments.Get(id) == nil {
+				delete(h.networks, id)
+			}
+		}
 	}
 	h.mu.Unlock()
 	h.changed.Fire()
-}
-
-// left forgets a network that is not followed any more.
-func (h *health) left(id overspan.NetworkID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.networks, id)
 }
 
 // forget drops the revisions, which were of a history that is over.

@@ -34,7 +34,7 @@ func (h *History) Run(ctx context.Context) error {
 			h.ask(ctx)
 		}
 		await.Wake(h.cfg.Due)
-		await.Wake(h.Changed)
+		await.Wake(h.changed)
 	}
 }
 
@@ -48,7 +48,7 @@ func (h *History) begin(ctx context.Context) error {
 	now := h.outlook
 	h.mu.Unlock()
 	h.persist()
-	await.Wake(h.Changed)
+	await.Wake(h.changed)
 	return h.cfg.Alone(ctx, func(ctx context.Context) error {
 		for {
 			accepted, err := store.Freeze(ctx, h.cfg.KV, h.cfg.Keys, store.FreezeRequest{Freeze: why, Meta: now.memory.Meta, Accepted: now.accepted})

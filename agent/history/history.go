@@ -41,8 +41,8 @@ type Config struct {
 type History struct {
 	cfg Config
 
-	Changed chan struct{} // size 1: what is shown may have changed
-	work    chan struct{} // size 1: for run
+	changed chan struct{} // size 1: what is shown may have changed
+	work    chan struct{} // size 1: for Run
 
 	mu       sync.Mutex // guards all below; the mirror's and local's are taken under it
 	outlook  outlook
@@ -55,11 +55,14 @@ type History struct {
 func New(cfg Config) *History {
 	return &History{
 		cfg:     cfg,
-		Changed: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1),
 		work:    make(chan struct{}, 1),
 		outlook: outlook{saved: cfg.Saved, accepted: cfg.Journal.Identity().Accepted},
 	}
 }
+
+// Changed is sent to when what is shown may have changed; one goroutine may receive.
+func (h *History) Changed() <-chan struct{} { return h.changed }
 
 // Knowledge returns what this node knows now.
 func (h *History) Knowledge() Knowledge {

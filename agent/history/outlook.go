@@ -141,7 +141,7 @@ func (o outlook) disown() (outlook, reaction) {
 	return o, reaction{Disown: true}
 }
 
-// Registered is what follows from a session: its registration is known.
+// registered is what follows from a session: its registration is known.
 func (o outlook) registered() outlook {
 	o.anew = false
 	return o

@@ -9,7 +9,8 @@ import (
 )
 
 // Attachments is this node's attachments at one moment: a chronicle that also knows
-// them by their network and by their sandbox.
+// them by their network and by their sandbox. The zero value is empty, and for reading
+// only; AttachmentsOf makes one that Put can add to.
 type Attachments struct {
 	Chronicle[overspan.EndpointID, overspan.Attachment]
 	byNetwork overspan.IDMap[overspan.NetworkID, *group]
@@ -124,7 +125,7 @@ func KeysOf(attachments []*overspan.Attachment) []kernel.EndpointKey {
 	return out
 }
 
-// ScopeOf is one attachment.
+// ScopeOf is the scope of one attachment: its port, and its container's end.
 func ScopeOf(a overspan.Attachment) kernel.Scope {
 	return kernel.Scope{Endpoints: []kernel.EndpointKey{KeyOf(&a)}}
 }

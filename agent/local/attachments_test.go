@@ -10,9 +10,9 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// TestAttachedByNetworkAndSandbox holds what attachments are found by against a
+// TestAttachments holds what attachments are found by against a
 // search in their list, over random histories, and a copy against what it was.
-func TestAttachedByNetworkAndSandbox(t *testing.T) {
+func TestAttachments(t *testing.T) {
 	networks, sandboxes := []overspan.NetworkID{"a", "b", "c"}, []overspan.SandboxID{"s", "t"}
 	check := func(t *rapid.T, at Attachments, all []*overspan.Attachment) {
 		for _, id := range networks {

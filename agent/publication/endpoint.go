@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/overspan/overspan/agent/local"
-
 	"github.com/overspan/overspan"
+	"github.com/overspan/overspan/agent/local"
 )
 
 // endpoint decides about one endpoint by who has what it needs now, and had it

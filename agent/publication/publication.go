@@ -71,8 +71,8 @@ type Surplus struct {
 	ipam.Surplus
 }
 
-// Work reports whether there is anything to be done now.
-func (p Plan) Work() bool {
+// HasWork reports whether there is anything to be done now.
+func (p Plan) HasWork() bool {
 	return len(p.Obsolete)+len(p.Networks)+len(p.Surplus)+len(p.Claims)+len(p.Records)+len(p.Around)+len(p.Withdraw) > 0
 }
 
@@ -80,8 +80,8 @@ func (p Plan) Work() bool {
 // lost for good: memory says what is.
 func (in Input) Frozen() bool { return in.Snapshot.Frozen != nil }
 
-// Freeze returns the revision of the freeze; 0: there is none.
-func (in Input) Freeze() int64 {
+// FreezeRevision returns the revision of the freeze; 0: there is none.
+func (in Input) FreezeRevision() int64 {
 	if !in.Frozen() {
 		return 0
 	}

@@ -56,7 +56,7 @@ func (in *Input) freezeWith(memory func(*overspan.Segment)) {
 	in.Snapshot.Frozen = &overspan.Freeze{Reason: "a test", Revision: 4}
 }
 
-// text renders a publication a line each.
+// text renders a plan, a line each step.
 func (p Plan) text() []string {
 	var out []string
 	for _, n := range p.Obsolete {

@@ -66,7 +66,8 @@ type Finder struct {
 	known map[string]Part
 }
 
-// NewFinder finds the parts of one moment.
+// NewFinder returns a Finder of what a snapshot and a view of this node hold: a device
+// of neither belongs to no part.
 func NewFinder(s *overspan.Snapshot, here local.View) *Finder {
 	return &Finder{in: Input{Snapshot: s, Local: here}}
 }
@@ -229,7 +230,7 @@ func (s partSet) scope(attachments local.Attachments) kernel.Scope {
 	return scope
 }
 
-// Has reports whether a part, or the network that it is in, is in the set.
+// has reports whether a part, or the network that it is in, is in the set.
 func (s partSet) has(p Part) bool {
 	if _, ok := s[p]; ok {
 		return true

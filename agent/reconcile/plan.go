@@ -130,7 +130,7 @@ func (in Input) frontiers(scope kernel.Scope) map[overspan.NetworkID]int64 {
 	return out
 }
 
-// Network plans one network's devices, ports and forwarding. A network of
+// network plans one network's devices, ports and forwarding. A network of
 // which this node is no member any more plans to nothing; one that it is a
 // member of but cannot see is unknown.
 func (in Input) network(id overspan.NetworkID, ways Gateways) (kernel.State, []string) {
@@ -160,7 +160,7 @@ func (in Input) network(id overspan.NetworkID, ways Gateways) (kernel.State, []s
 	return state, warnings
 }
 
-// Endpoint plans one veth.
+// endpoint plans one veth.
 func (in Input) endpoint(key kernel.EndpointKey, ways Gateways) kernel.State {
 	a, n := in.Local.Attachments.ByID.Get(key.Endpoint), in.Snapshot.Networks[key.Network]
 	switch {
@@ -231,28 +231,28 @@ func (in Input) subnets() kernel.State {
 // global plans what belongs to no network: the rules, the set of VTEPs, the
 // switches for forwarding, and the namespaces of the sandboxes that we made.
 func (in Input) global(ways Gateways) (kernel.State, []string) {
-	var local []*overspan.Network
+	var networks []*overspan.Network
 	known := true
 	for _, id := range in.members() {
 		if n := in.Snapshot.Networks[id]; n != nil {
-			local = append(local, n)
+			networks = append(networks, n)
 		} else {
 			known = false
 		}
 	}
-	state := bridge.Rules(local, in.Snapshot.Networks)
-	state.Take(bridge.NAT(local))
-	state.Take(bridge.ForwardIPv4(local))
+	state := bridge.Rules(networks, in.Snapshot.Networks)
+	state.Take(bridge.NAT(networks))
+	state.Take(bridge.ForwardIPv4(networks))
 	var warnings []string
 	if in.AdvertisedErr == nil {
-		state.Take(bridge.ForwardIPv6(local, in.Advertised))
+		state.Take(bridge.ForwardIPv6(networks, in.Advertised))
 	} else {
 		// The host could lose its own default route.
 		warnings = append(warnings, fmt.Sprintf("IPv6 forwarding is left as it is: %v", in.AdvertisedErr))
 	}
-	state.Take(bridge.Ports(local, in.publishing(ways)))
+	state.Take(bridge.Ports(networks, in.publishing(ways)))
 	state.Take(overlay.Rules(in.Snapshot.Nodes, in.Snapshot.Meta.VNIs, in.VXLANPort))
-	part, warns := in.shortcut(local)
+	part, warns := in.shortcut(networks)
 	state.Take(part)
 	warnings = append(warnings, warns...)
 	state.Partial = state.Partial || !known || len(in.Snapshot.Bad) > 0
@@ -267,7 +267,7 @@ func (in Input) global(ways Gateways) (kernel.State, []string) {
 
 // shortcut plans what takes packets of the tunnel past the packet filter, on a
 // host that runs programs.
-func (in Input) shortcut(local []*overspan.Network) (kernel.State, []string) {
+func (in Input) shortcut(networks []*overspan.Network) (kernel.State, []string) {
 	switch {
 	case !in.Guard.Programs:
 		return kernel.State{}, nil
@@ -275,7 +275,7 @@ func (in Input) shortcut(local []*overspan.Network) (kernel.State, []string) {
 		// The rules judge all packets meanwhile; what else is planned is whole.
 		return kernel.State{}, []string{fmt.Sprintf("packets from other nodes take the slower way by the packet filter: %v", in.ShortcutErr)}
 	}
-	return overlay.Shortcut(local, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
+	return overlay.Shortcut(networks, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
 }
 
 // Changed lists the networks whose forwarding differs between two snapshots,

@@ -62,16 +62,17 @@ type Result struct {
 	Begun, Ended []Conflict // that this pass met, or saw gone
 	Conflicts    []Conflict // that stand after it, in any scope
 
-	// Doomed is how many links were found that wait to be retired, those of an
+	// doomed is how many links were found that wait to be retired, those of an
 	// agent that was killed before it had done so included.
-	Doomed int
+	doomed int
 
 	partial bool        // not all could be read
 	left    []kernel.Op // those of Ops that were not carried out
 	find    *Finder
 }
 
-// PartOf returns the part that a device belongs to; "" is no device.
+// PartOf returns the part of this node's kernel state that a device belongs to; the zero
+// Part for "", which is no device, and for one that is nobody's.
 func (res *Result) PartOf(dev string) Part { return res.find.PartOf(dev) }
 
 // Hooks are what a reconciler asks, and what it tells by its own goroutine. All but
@@ -103,12 +104,12 @@ type Reconciler struct {
 	hooks  Hooks
 
 	requests chan passRequest
-	stopped  chan struct{} // closed when run has ended
+	stopped  chan struct{} // closed when Run has ended
 	again    chan struct{} // size 1: what failed may succeed now
 	dirty    *dirtySet
 	lagging  atomic.Bool // failed is not empty
 
-	// All below belongs to run's goroutine.
+	// All below belongs to Run's goroutine.
 	failed    partSet       // what a pass could not bring in line; tried again
 	conflicts conflicts     // why
 	delay     time.Duration // before the next try
@@ -283,7 +284,7 @@ func (r *Reconciler) compareWith(ctx context.Context, in Input, scope kernel.Sco
 		Ops:      kernel.Diff(have, want),
 		Warnings: warnings,
 		Segments: in.frontiers(scope),
-		Doomed:   len(have.Doomed),
+		doomed:   len(have.Doomed),
 	}, err
 }
 
@@ -304,7 +305,7 @@ func (r *Reconciler) passOver(ctx context.Context, asked kernel.Scope, changed [
 	maps.Copy(r.moved, moved(r.seen, in, anew))
 	r.seen = in
 	res.find = &Finder{in: in, scope: scope, moved: r.moved}
-	r.doomed = max(r.doomed, res.Doomed)
+	r.doomed = max(r.doomed, res.doomed)
 	failed := r.apply(ctx, cause, &res)
 	err = errors.Join(err, failed)
 	if err != nil && ctx.Err() != nil {
