@@ -105,6 +105,8 @@ func (f *Fake) applyOne(op Op) error {
 	switch o := op.(type) {
 	case AddLink:
 		f.enterNetns(o.Name)
+	case SetInside:
+		f.enterNetns(o.Veth)
 	case AddNetns:
 		f.makeNetns(o.Path)
 	case DelNetns:
@@ -180,7 +182,8 @@ func (f *Fake) State() State {
 	return f.state.Clone()
 }
 
-// Mutate changes the state as a user with ip(8) would, and hints at it.
+// Mutate changes the state as a user with ip(8) would, and hints at it. Namespaces are
+// made and lost by MakeNetns and LoseNetns alone.
 func (f *Fake) Mutate(change func(*State)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

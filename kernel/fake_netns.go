@@ -101,7 +101,10 @@ func (f *Fake) interfaces(path string) []string {
 	space := f.spaces[path]
 	names := slices.Clone(space.foreign)
 	for veth := range space.veths {
-		if inside, ok := f.state.Insides[veth]; ok && inside.Netns == path && !inside.Missing {
+		switch inside := f.state.Insides[veth]; {
+		case inside.Netns != path:
+			delete(space.veths, veth) // it was deleted, or moved
+		case !inside.Missing:
 			names = append(names, inside.Name)
 		}
 	}
