@@ -33,6 +33,7 @@ var eventMakers = map[string]string{
 // where none is named. What they only pass on is worded elsewhere.
 var warnings = map[string][]string{
 	"agent/daemon/status.go":      {"Status", "report", "snapshotWarnings"},
+	"agent/daemon/setup.go":       {"setupWarnings"},
 	"agent/reconcile/plan.go":     {"global", "shortcut"},
 	"agent/daemon/publisher.go":   {"failures"},
 	"agent/daemon/router.go":      {"routerWarnings", "becameRouter"},
@@ -220,7 +221,7 @@ func TestEveryWarningIsExplained(t *testing.T) {
 
 // warners are what a status asks for warnings; the words of each are in one of
 // the functions above.
-var warners = []string{"CheckSupport", "Retry", "Warnings", "all", "failures", "report", "routerWarnings", "snapshotWarnings"}
+var warners = []string{"CheckSupport", "Retry", "Warnings", "all", "failures", "report", "routerWarnings", "setupWarnings", "snapshotWarnings"}
 
 // TestEverySourceOfWarningsIsLookedAt: who adds a source to the status says here
 // where its words are.

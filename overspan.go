@@ -9,6 +9,7 @@
 package overspan
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -333,3 +334,7 @@ type Pool struct {
 	Prefix netip.Prefix
 	Bits   int
 }
+
+// String shows a pool as it is set, and as Docker's default-address-pools is:
+// base=10.0.0.0/8,size=24.
+func (p Pool) String() string { return fmt.Sprintf("base=%s,size=%d", p.Prefix, p.Bits) }

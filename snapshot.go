@@ -1,6 +1,7 @@
 package overspan
 
 import (
+	"fmt"
 	"iter"
 	"reflect"
 	"slices"
@@ -150,6 +151,9 @@ type Pools struct {
 type VNIRange struct {
 	First, Last uint32
 }
+
+// String shows a range as it is set: 65536-131071.
+func (r VNIRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
 
 // Contains reports whether a VNI is ours.
 func (r VNIRange) Contains(vni uint32) bool { return r.First <= vni && vni <= r.Last }

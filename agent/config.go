@@ -52,6 +52,7 @@ type config struct {
 	TLSCert          string
 	TLSKey           string
 	VXLANPort        uint16
+	Setup            overspan.Meta // what is not given is zero
 	PortPrograms     string
 	PresenceTTL      time.Duration
 	Resync           time.Duration
@@ -94,6 +95,10 @@ func (c *config) flags() *pflag.FlagSet {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate of this agent's API, PEM file")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key of --tls-cert, PEM file")
 	f.Uint16Var(&c.VXLANPort, "vxlan-port", 4789, "UDP port of VXLAN, the same on all nodes")
+	f.Var(poolFlag{overspan.IPv4, &c.Setup.Pools.Overlay}, "overlay-pool", "where automatic subnets of overlay networks come from; this and the next three are of the agent that sets up a cluster, its first (default base=10.0.0.0/8,size=24)")
+	f.Var(poolFlag{overspan.IPv4, &c.Setup.Pools.Bridge}, "bridge-pool", "where those of bridges come from (default base=172.16.0.0/12,size=24)")
+	f.Var(poolFlag{overspan.IPv6, &c.Setup.Pools.IPv6}, "ipv6-pool", "where IPv6 subnets come from (default: /64s of a /48 drawn at random from fd00::/8)")
+	f.Var(vniFlag{&c.Setup.VNIs}, "vni-range", "VXLAN network identifiers that are the cluster's (default 65536-131071)")
 	f.StringVar(&c.PortPrograms, "port-programs", programsAuto, "auto: eBPF programs check what containers send, and pass it on within a network past the packet filter, where the kernel can; off: locked bridge ports, and rules for all")
 	f.DurationVar(&c.PresenceTTL, "presence-ttl", 15*time.Second, "how long after its end a node counts as up")
 	f.DurationVar(&c.ReapAfter, "reap-after", 24*time.Hour, "how long a node may be down before this agent removes it from the cluster; 0 for ever")

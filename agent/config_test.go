@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overspan/overspan"
 )
 
 func TestCleanupNeedsNoCluster(t *testing.T) {
@@ -174,5 +177,48 @@ func TestExitStatus(t *testing.T) {
 	errs.Reset()
 	if code := run([]string{"--no-such-flag"}, nil, &out, &errs); code != 2 || !strings.Contains(errs.String(), "no-such-flag") {
 		t.Errorf("unknown flag: exit %d, %q", code, errs.String())
+	}
+}
+
+// TestSetupOfACluster reads where subnets and VNIs come from, in Docker's words.
+func TestSetupOfACluster(t *testing.T) {
+	must := []string{"--etcd-endpoints", "http://10.0.0.1:2379", "--interface", "eth0", "--node-name", "h1", "--config", os.DevNull}
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte("overlay-pool: base=10.128.0.0/9,size=22\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse(append(must[:6:6], "--config", file, "--ipv6-pool", "size=64,base=fd12:3456:789a::/48", "--vni-range", "4096-8191"), nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := overspan.Meta{
+		Pools: overspan.Pools{
+			Overlay: overspan.Pool{Prefix: netip.MustParsePrefix("10.128.0.0/9"), Bits: 22},
+			IPv6:    overspan.Pool{Prefix: netip.MustParsePrefix("fd12:3456:789a::/48"), Bits: 64},
+		},
+		VNIs: overspan.VNIRange{First: 4096, Last: 8191},
+	}
+	if c.Setup != want {
+		t.Errorf("got %+v, want %+v", c.Setup, want)
+	}
+	for _, tt := range []struct{ flag, value, why string }{
+		{"--overlay-pool", "10.0.0.0/8", "want base=PREFIX,size=BITS"},
+		{"--overlay-pool", "base=10.0.0.0/8", "want base=PREFIX,size=BITS"},
+		{"--overlay-pool", "base=10.0.0.0/8,base=10.0.0.0/9,size=24", "want base=PREFIX,size=BITS"},
+		{"--overlay-pool", "base=10.0.0.1/8,size=24", "host bits"},
+		{"--overlay-pool", "base=10.0.0.0/8,size=7", "no subnet of /7 fits"},
+		{"--overlay-pool", "base=10.0.0.0/8,size=31", "/31"},
+		{"--bridge-pool", "base=fd00::/48,size=64", "ipv4"},
+		{"--ipv6-pool", "base=10.0.0.0/8,size=24", "ipv6"},
+		{"--bridge-pool", "base=127.0.0.0/8,size=24", "127.0.0.0/8"},
+		{"--vni-range", "0-5", "1-16777215"},
+		{"--vni-range", "9-5", "1-16777215"},
+		{"--vni-range", "5", "1-16777215"},
+		{"--vni-range", "5-16777216", "1-16777215"},
+	} {
+		_, err := parse(append(must, tt.flag, tt.value), nil, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), tt.why) || !strings.Contains(err.Error(), tt.flag) {
+			t.Errorf("%s %s: %v, want %s", tt.flag, tt.value, err, tt.why)
+		}
 	}
 }

@@ -43,6 +43,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		NodeName:     c.NodeName,
 		Underlay:     c.underlay(),
 		Cluster:      c.Cluster,
+		Setup:        c.Setup,
 		StateDir:     c.StateDir,
 		RunDir:       c.RunDir,
 		VXLANPort:    c.VXLANPort,

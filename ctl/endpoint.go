@@ -20,6 +20,7 @@ type endpointItem struct {
 	NetworkID   string
 	Node        string
 	NodeID      string
+	NodeDown    bool `json:",omitempty"`
 	Local       bool
 	IPv4Address string
 	IPv6Address string
@@ -47,6 +48,7 @@ func endpointItemOf(v *overspanv1.EndpointView) endpointItem {
 		NetworkID:   e.GetNetwork(),
 		Node:        v.GetNodeName(),
 		NodeID:      e.GetNode(),
+		NodeDown:    v.GetNodeDown(),
 		Local:       v.GetLocal(),
 		IPv4Address: withBits(e.GetIpv4(), v.GetIpv4Bits()),
 		IPv6Address: withBits(e.GetIpv6(), v.GetIpv6Bits()),
@@ -91,12 +93,12 @@ func portBindings(ports []*overspanv1.Port) map[string][]portBinding {
 	return out
 }
 
-// status is "up", or why the endpoint is off its network.
+// status is "up", "down" where its node is, or why the endpoint is off its network.
 func (e endpointItem) status() string {
 	if e.Lost != "" {
 		return "lost: " + e.Lost
 	}
-	return "up"
+	return upDown(!e.NodeDown)
 }
 
 func (a *app) endpointCommand() *cobra.Command {
@@ -131,7 +133,7 @@ func (a *app) endpointListCommand() *cobra.Command {
 	list.flags(a, cmd)
 	filters.add(a, cmd, "f", map[string]valueList{
 		"address": anything, "id": anything, "interface": anything, "name": a.endpointNames, "network": a.networkNames,
-		"node": a.nodeNames, "sandbox": a.sandboxNames, "status": either("up", "lost"),
+		"node": a.nodeNames, "sandbox": a.sandboxNames, "status": either("up", "down", "lost"),
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		parsed, err := filters.parse()

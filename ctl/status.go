@@ -17,6 +17,7 @@ import (
 type statusDetails struct {
 	Cluster          string
 	ClusterID        string
+	Settings         *settingsItem `json:",omitempty"`
 	Version          string
 	Started          time.Time
 	Node             nodeItem
@@ -35,6 +36,22 @@ type statusDetails struct {
 	PendingReleases  uint32
 	Warnings         []string
 }
+
+// A settingsItem is what the cluster was set up with.
+type settingsItem struct {
+	OverlayPool poolItem
+	BridgePool  poolItem
+	IPv6Pool    poolItem
+	VNIs        vnisItem
+}
+
+// A poolItem is where automatic subnets come from, in Docker's words.
+type poolItem struct {
+	Base string
+	Size uint32
+}
+
+type vnisItem struct{ First, Last uint32 }
 
 type etcdItem struct {
 	Endpoint      string
@@ -70,6 +87,9 @@ func statusOf(s *overspanv1.StatusResponse) statusDetails {
 		PendingReleases:  s.GetPendingReleases(),
 		Warnings:         append([]string{}, s.GetWarnings()...),
 	}
+	if m := s.GetSettings(); m != nil {
+		d.Settings = settingsItemOf(m)
+	}
 	for _, m := range s.GetEtcd() {
 		d.Etcd = append(d.Etcd, etcdItem{m.GetEndpoint(), m.GetHealthy(), m.GetVersion(), m.GetLeader(), m.GetLatencyMicros(), m.GetError()})
 	}
@@ -83,6 +103,16 @@ func statusOf(s *overspanv1.StatusResponse) statusDetails {
 		d.Nodes = append(d.Nodes, nodeItemOf(n))
 	}
 	return d
+}
+
+func settingsItemOf(m *overspanv1.Meta) *settingsItem {
+	pool := func(p *overspanv1.Pool) poolItem { return poolItem{p.GetPrefix(), p.GetBits()} }
+	return &settingsItem{
+		OverlayPool: pool(m.GetOverlayPool()),
+		BridgePool:  pool(m.GetBridgePool()),
+		IPv6Pool:    pool(m.GetIpv6Pool()),
+		VNIs:        vnisItem{m.GetFirstVni(), m.GetLastVni()},
+	}
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -133,6 +163,9 @@ func (d statusDetails) print(out io.Writer) error {
 	}
 	d.printNodes(line)
 	line("Networks", "%d, with %d blocks and %d endpoints in those that this node takes part in", d.Networks, d.Blocks, d.Endpoints)
+	if s := d.Settings; s != nil {
+		line("Pools", "overlay %s, bridge %s, IPv6 %s; VNIs %d to %d", s.OverlayPool, s.BridgePool, s.IPv6Pool, s.VNIs.First, s.VNIs.Last)
+	}
 	line("Revision", "%d, applied %d, last full pass %s", d.SnapshotRevision, d.AppliedRevision, clock(d.LastFullPass))
 	if d.Drift == 0 {
 		line("Drift", "none")
@@ -185,6 +218,9 @@ func (m etcdItem) String() string {
 	latency := time.Duration(m.LatencyMicros) * time.Microsecond
 	return fmt.Sprintf("%s healthy, %s, version %s, answers in %s", m.Endpoint, role, m.Version, latency.Round(100*time.Microsecond))
 }
+
+// String shows a pool and what is cut from it.
+func (p poolItem) String() string { return fmt.Sprintf("%s by /%d", p.Base, p.Size) }
 
 func orUnknown(s string) string {
 	if s == "" {

@@ -72,6 +72,10 @@ type Networks interface {
 	RemoveNetwork(ctx context.Context, ref string) (overspan.NetworkID, error)
 	Connect(ctx context.Context, r daemon.ConnectRequest) (daemon.ConnectResult, error)
 
+	// Attachment returns how an endpoint of this node is plugged in; ok is false if
+	// it is not.
+	Attachment(id overspan.EndpointID) (a overspan.Attachment, ok bool)
+
 	// Disconnect frees an endpoint of this node, named by its target or by
 	// itself. Pending says that etcd is away and hears of it later.
 	Disconnect(ctx context.Context, network, target string) (e overspan.Endpoint, pending bool, err error)

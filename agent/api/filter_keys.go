@@ -37,8 +37,8 @@ func endpointKeys() filterKeys[*overspanv1.EndpointView] {
 			if e.GetLost() != "" {
 				return statusLost
 			}
-			return statusUp
-		}, statusUp, statusLost),
+			return upDown(!e.GetNodeDown())
+		}, statusUp, statusDown, statusLost),
 	}
 }
 

@@ -118,7 +118,7 @@ func (s *networkService) GetNetwork(ctx context.Context, req *overspanv1.GetNetw
 		Stale:   v.stale,
 	}
 	for _, e := range in.endpoints() {
-		resp.Endpoints = append(resp.Endpoints, v.endpointView(n, *e))
+		resp.Endpoints = append(resp.Endpoints, v.endpointView(n, *e, v.here().byID[e.ID]))
 	}
 	return resp, nil
 }
@@ -201,8 +201,9 @@ func (s *networkService) Connect(ctx context.Context, req *overspanv1.ConnectReq
 		return nil, err
 	}
 	v := s.latest()
+	here, _ := s.networks.Attachment(result.Endpoint.ID)
 	return &overspanv1.ConnectResponse{
-		Endpoint:    v.endpointView(v.Networks[result.Endpoint.Network], result.Endpoint),
+		Endpoint:    v.endpointView(v.Networks[result.Endpoint.Network], result.Endpoint, here),
 		Unconfirmed: result.Unconfirmed,
 	}, nil
 }
@@ -229,5 +230,5 @@ func (s *networkService) Disconnect(ctx context.Context, req *overspanv1.Disconn
 		return nil, err
 	}
 	v := s.latest()
-	return &overspanv1.DisconnectResponse{Endpoint: v.endpointView(v.Networks[e.Network], e), Pending: pending}, nil
+	return &overspanv1.DisconnectResponse{Endpoint: v.endpointView(v.Networks[e.Network], e, overspan.Attachment{}), Pending: pending}, nil
 }

@@ -27,7 +27,7 @@ func (s *nodeService) ListNodes(ctx context.Context, req *overspanv1.ListNodesRe
 	if err != nil {
 		return nil, err
 	}
-	views := append(v.nodeViews(), s.leaving(ctx, v)...)
+	views := append(v.nodeViews(v.memberships()), s.leaving(ctx, v)...)
 	slices.SortStableFunc(views, func(a, b *overspanv1.NodeView) int {
 		return cmp.Or(cmp.Compare(a.GetNode().GetName(), b.GetNode().GetName()), cmp.Compare(a.GetNode().GetId(), b.GetNode().GetId()))
 	})

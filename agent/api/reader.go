@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,9 +29,9 @@ type reader struct {
 // networks of other nodes, without networks that are being removed.
 type view struct {
 	*overspan.Snapshot
-	self        overspan.NodeID
-	attachments map[overspan.EndpointID]overspan.Attachment
-	stale       *overspanv1.Staleness // nil if it is as new as the read
+	self  overspan.NodeID
+	here  func() plugged        // this node's attachments: all are read when it is first asked
+	stale *overspanv1.Staleness // nil if it is as new as the read
 
 	// fetch reads the interior of a network that is not followed; used says
 	// whether there are endpoints in it.
@@ -56,19 +57,45 @@ func (r *reader) fresh(ctx context.Context) (*view, error) {
 // latest returns a view of the newest snapshot, of an empty one before the first.
 func (r *reader) latest() *view {
 	v := &view{
-		Snapshot:    r.cluster.Snapshot(),
-		self:        r.cluster.Self(),
-		attachments: map[overspan.EndpointID]overspan.Attachment{},
-		fetch:       r.cluster.Segment,
-		used:        r.cluster.InUse,
+		Snapshot: r.cluster.Snapshot(),
+		self:     r.cluster.Self(),
+		here:     sync.OnceValue(func() plugged { return pluggedOf(r.attachments()) }),
+		fetch:    r.cluster.Segment,
+		used:     r.cluster.InUse,
 	}
 	if v.Snapshot == nil {
 		v.Snapshot = &overspan.Snapshot{}
 	}
-	for _, a := range r.attachments() {
-		v.attachments[a.Endpoint.ID] = a
-	}
 	return v
+}
+
+// plugged is this node's attachments.
+type plugged struct {
+	byID      map[overspan.EndpointID]overspan.Attachment
+	bySandbox map[overspan.SandboxID][]overspan.Attachment // by interface
+	lost      []overspan.Attachment                        // by interface
+}
+
+func pluggedOf(attachments []overspan.Attachment) plugged {
+	slices.SortFunc(attachments, func(a, b overspan.Attachment) int {
+		return cmp.Or(
+			cmp.Compare(a.Endpoint.Interface, b.Endpoint.Interface),
+			cmp.Compare(a.Endpoint.Network, b.Endpoint.Network),
+			cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
+		)
+	})
+	p := plugged{
+		byID:      map[overspan.EndpointID]overspan.Attachment{},
+		bySandbox: map[overspan.SandboxID][]overspan.Attachment{},
+	}
+	for _, a := range attachments {
+		p.byID[a.Endpoint.ID] = a
+		p.bySandbox[a.Sandbox] = append(p.bySandbox[a.Sandbox], a)
+		if a.Lost != "" {
+			p.lost = append(p.lost, a)
+		}
+	}
+	return p
 }
 
 // sync waits for a snapshot as new as the call. While etcd is known to be away

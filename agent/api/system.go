@@ -27,6 +27,7 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 	stale := s.sync(ctx)
 	v := s.latest()
 	st := s.system.Status(ctx)
+	memberships := v.memberships()
 	resp := &overspanv1.StatusResponse{
 		Cluster:          s.cluster.Cluster(),
 		ClusterId:        v.Meta.ClusterID,
@@ -35,7 +36,7 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 		Started:          timestamp(st.Started),
 		Etcd:             etcdMembers(st.Etcd),
 		Stale:            stale,
-		Nodes:            v.nodeViews(),
+		Nodes:            v.nodeViews(memberships),
 		Networks:         uint32(len(v.networks())),
 		SnapshotRevision: st.SnapshotRevision,
 		AppliedRevision:  st.AppliedRevision,
@@ -48,8 +49,11 @@ func (s *systemService) Status(ctx context.Context, _ *overspanv1.StatusRequest)
 	if f := st.Freeze; f != nil {
 		resp.Freeze = &overspanv1.FreezeStatus{Frozen: overspanv1.FrozenRecord(f.Freeze), Reports: nodeReports(f.Reports)}
 	}
+	if v.Meta != (overspan.Meta{}) {
+		resp.Settings = overspanv1.MetaRecord(v.Meta)
+	}
 	if n := v.Nodes[v.self]; n != nil {
-		resp.Self = v.nodeView(n, v.memberships()[n.ID])
+		resp.Self = v.nodeView(n, memberships[n.ID])
 	}
 	for id, segment := range v.Segments.All() {
 		if n := v.Networks[id]; n != nil && v.visible(n) {

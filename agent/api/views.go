@@ -3,20 +3,21 @@ package api
 import (
 	"cmp"
 	"net/netip"
-	"slices"
+	"strings"
 
 	"github.com/overspan/overspan"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
-// endpointView shows an endpoint; n is nil if its network is not known.
-func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint) *overspanv1.EndpointView {
-	here := v.attachments[e.ID] // zero of another node's
+// endpointView shows an endpoint; n is nil if its network is not known. Here is how
+// this node has it; zero of another node's.
+func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint, here overspan.Attachment) *overspanv1.EndpointView {
 	out := &overspanv1.EndpointView{
 		Endpoint:        overspanv1.EndpointRecord(e),
 		NetworkName:     cmp.Or(here.NetworkName, overspan.ShortID(e.Network)),
 		NodeName:        v.NodeName(e.Node),
 		Local:           e.Node == v.self,
+		NodeDown:        !v.up(e.Node),
 		Lost:            here.Lost,
 		Gateway:         here.Gateway,
 		GatewayPriority: here.GatewayPriority,
@@ -48,48 +49,33 @@ func (v *view) endpointViews(i interior) []*overspanv1.EndpointView {
 	seen := map[overspan.EndpointID]bool{}
 	for _, e := range i.endpoints() {
 		seen[e.ID] = true
-		shown := v.endpointView(i.network, *e)
-		if _, plugged := v.attachments[e.ID]; shown.Local && !plugged {
+		here, plugged := v.here().byID[e.ID]
+		shown := v.endpointView(i.network, *e, here)
+		if shown.Local && !plugged {
 			shown.Lost = unreleased
 		}
 		out = append(out, shown)
 	}
-	for _, a := range v.attached() {
-		if a.Lost != "" && a.Endpoint.Network == i.network.ID && !seen[a.Endpoint.ID] {
-			out = append(out, v.endpointView(i.network, a.Endpoint))
+	for _, a := range v.here().lost {
+		if a.Endpoint.Network == i.network.ID && !seen[a.Endpoint.ID] {
+			out = append(out, v.endpointView(i.network, a.Endpoint, a))
 		}
 	}
 	return out
 }
 
 // leftBehind shows the lost endpoints of this node whose network is gone; ref is
-// the network's name or id, or "" for all.
+// the network's name, its id or the beginning of that, or "" for all.
 func (v *view) leftBehind(ref string) []*overspanv1.EndpointView {
 	var out []*overspanv1.EndpointView
-	for _, a := range v.attached() {
-		if a.Lost == "" || v.Networks[a.Endpoint.Network] != nil {
+	for _, a := range v.here().lost {
+		if v.Networks[a.Endpoint.Network] != nil {
 			continue
 		}
-		if ref == "" || ref == a.NetworkName || ref == string(a.Endpoint.Network) {
-			out = append(out, v.endpointView(nil, a.Endpoint))
+		if ref == a.NetworkName || strings.HasPrefix(string(a.Endpoint.Network), ref) {
+			out = append(out, v.endpointView(nil, a.Endpoint, a))
 		}
 	}
-	return out
-}
-
-// attached returns this node's attachments, by network and interface.
-func (v *view) attached() []overspan.Attachment {
-	var out []overspan.Attachment
-	for _, a := range v.attachments {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, func(a, b overspan.Attachment) int {
-		return cmp.Or(
-			cmp.Compare(a.Endpoint.Interface, b.Endpoint.Interface),
-			cmp.Compare(a.Endpoint.Network, b.Endpoint.Network),
-			cmp.Compare(a.Endpoint.ID, b.Endpoint.ID),
-		)
-	})
 	return out
 }
 
@@ -104,8 +90,8 @@ func (v *view) nodeView(n *overspan.Node, networks []string) *overspanv1.NodeVie
 	}
 }
 
-func (v *view) nodeViews() []*overspanv1.NodeView {
-	memberships := v.memberships()
+// nodeViews shows all nodes, with the memberships of each.
+func (v *view) nodeViews(memberships map[overspan.NodeID][]string) []*overspanv1.NodeView {
 	var out []*overspanv1.NodeView
 	for _, n := range v.nodes() {
 		out = append(out, v.nodeView(n, memberships[n.ID]))
@@ -174,12 +160,9 @@ func slotAddress(n *overspan.Network, s overspan.Slot) string {
 func (v *view) sandboxView(s overspan.Sandbox) *overspanv1.SandboxView {
 	out := &overspanv1.SandboxView{Sandbox: overspanv1.SandboxRecord(s)}
 	var networks []*overspan.Network
-	for _, a := range v.attached() {
-		if a.Sandbox != s.ID {
-			continue
-		}
+	for _, a := range v.here().bySandbox[s.ID] {
 		n := v.Networks[a.Endpoint.Network]
-		out.Endpoints = append(out.Endpoints, v.endpointView(n, a.Endpoint))
+		out.Endpoints = append(out.Endpoints, v.endpointView(n, a.Endpoint, a))
 		if n != nil && a.Lost == "" {
 			networks = append(networks, n)
 		}

@@ -78,7 +78,10 @@ func newTestCluster(t *testing.T, nodes int) *testCluster {
 }
 
 // add starts one more node.
-func (c *testCluster) add() *testNode {
+func (c *testCluster) add() *testNode { return c.addWith(func(*Config) {}) }
+
+// addWith starts one more node, which is told what tell says.
+func (c *testCluster) addWith(tell func(*Config)) *testNode {
 	i := len(c.nodes) + 1
 	addr := netip.AddrFrom4([4]byte{10, 99, 0, byte(i)})
 	n := &testNode{
@@ -91,6 +94,7 @@ func (c *testCluster) add() *testNode {
 		kernel: kernel.NewFake(kernel.Underlay{Device: "eth0", MTU: 1500, Addrs: []netip.Addr{addr}}, netip.MustParsePrefix("10.99.0.0/24")),
 		line:   store.NewFaulty(c.etcd),
 	}
+	tell(&n.cfg)
 	n.ops.Kernel, n.kv = n.kernel, n.line
 	n.kernel.MakeNetns(kernel.OwnNetns, "eth0")
 	n.start()
@@ -199,7 +203,7 @@ func (n *testNode) clean() {
 	}
 }
 
-// holds reports whether a node's kernel sends frames for an endpoint to another.
+// sendsTo reports whether a node's kernel sends frames for an endpoint to another.
 func (n *testNode) sendsTo(e overspan.Endpoint, to *testNode) bool {
 	dev := overspan.VXLANName(e.Network)
 	state := n.kernel.State()
@@ -389,15 +393,6 @@ func TestEtcdAway(t *testing.T) {
 	h1.eventually("the node is registered again", func() bool { _, err := h1.registrar.session(); return err == nil })
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web")})
 	h1.clean()
-}
-
-// mirrorSegment lists a network's interior from etcd.
-func (n *testNode) mirrorSegment(id overspan.NetworkID) *overspan.Segment {
-	seg, err := n.Segment(n.t.Context(), id)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return seg
 }
 
 func TestDriftIsRepairedAndTold(t *testing.T) {

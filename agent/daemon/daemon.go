@@ -49,6 +49,7 @@ type Config struct {
 	NodeName     string        // of this node; need not be unique
 	Underlay     []string      // VTEP addresses, at most one of each family, or one device
 	Cluster      string        // key prefix in etcd
+	Setup        overspan.Meta // what a new cluster is set up with; what is zero has a default
 	StateDir     string        // survives a reboot: journal
 	RunDir       string        // does not: pinned namespaces
 	VXLANPort    uint16        // UDP

@@ -58,12 +58,13 @@ func (d *Daemon) beginAnew(ctx context.Context) {
 	d.rec.Mark(kernel.Scope{All: true, Global: true}, reconcile.CauseChange)
 }
 
-// settings returns what the cluster is set up with, as far as this node knows.
+// settings returns what the cluster is set up with, as far as this node knows; else
+// what it is to be set up with if this node is the first.
 func (d *Daemon) settings() overspan.Meta {
-	if s := d.knowledge().Shown; s != nil {
+	if s := d.knowledge().Shown; s != nil && s.Meta != (overspan.Meta{}) {
 		return s.Meta
 	}
-	return overspan.Meta{}
+	return d.cfg.Setup
 }
 
 // refuseFrozen returns an error while the cluster is frozen, before anything is

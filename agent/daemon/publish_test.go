@@ -73,6 +73,15 @@ func (n *testNode) served(ends ...overspan.Endpoint) {
 	}
 }
 
+// mirrorSegment lists a network's interior from etcd.
+func (n *testNode) mirrorSegment(id overspan.NetworkID) *overspan.Segment {
+	seg, err := n.Segment(n.t.Context(), id)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return seg
+}
+
 // A node that was removed while it was away comes back with its containers:
 // what nobody took is published again with the same addresses, and traffic never
 // stopped.

@@ -34,16 +34,41 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 	}
 	var out []overspan.Attachment
 	ways := map[overspan.SandboxID]reconcile.Gateway{}
-	for _, shared := range in.Local.Attachments.List {
-		a := *shared
+	for _, a := range in.Local.Attachments.List {
 		if ways[a.Sandbox] == nil {
-			ways[a.Sandbox] = reconcile.GatewayOf(in.Local.Attachments.InSandbox(a.Sandbox), in.Snapshot.Networks, in.Works)
+			ways[a.Sandbox] = wayOut(in, a.Sandbox)
 		}
-		a.Lost = in.WhyLost(a.Endpoint)
-		a.Gateway = slices.Contains(slices.Collect(maps.Values(ways[a.Sandbox])), a.Endpoint.ID)
-		out = append(out, a)
+		out = append(out, standing(in, a, ways[a.Sandbox]))
 	}
 	return out
+}
+
+// Attachment returns what Attachments does of one endpoint; ok is false if this node
+// has none such.
+func (d *Daemon) Attachment(id overspan.EndpointID) (a overspan.Attachment, ok bool) {
+	in, known := d.planInput(kernel.Scope{})
+	if !known {
+		return d.local.Attachment(id)
+	}
+	here := in.Local.Attachments.ByID.Get(id)
+	if here == nil {
+		return overspan.Attachment{}, false
+	}
+	return standing(in, here, wayOut(in, here.Sandbox)), true
+}
+
+// wayOut returns which endpoints a sandbox's default routes lead through.
+func wayOut(in reconcile.Input, sandbox overspan.SandboxID) reconcile.Gateway {
+	return reconcile.GatewayOf(in.Local.Attachments.InSandbox(sandbox), in.Snapshot.Networks, in.Works)
+}
+
+// standing returns an attachment with how it stands: whether it is lost, and whether
+// the default routes of its sandbox lead through it.
+func standing(in reconcile.Input, shared *overspan.Attachment, way reconcile.Gateway) overspan.Attachment {
+	a := *shared
+	a.Lost = in.WhyLost(a.Endpoint)
+	a.Gateway = slices.Contains(slices.Collect(maps.Values(way)), a.Endpoint.ID)
+	return a
 }
 
 // A SandboxRequest is what a user says about a new sandbox; all may be empty.

@@ -207,6 +207,7 @@ func (d *Daemon) snapshotWarnings(s *overspan.Snapshot) []string {
 	if bad > 0 && len(s.Bad) == 0 {
 		out = append(out, fmt.Sprintf("%d records inside networks cannot be read", bad))
 	}
+	out = append(out, setupWarnings(d.cfg.Setup, s.Meta)...)
 	in, _ := d.planInput(kernel.Scope{})
 	for _, a := range in.Local.Attachments.List {
 		if why := in.WhyLost(a.Endpoint); why != "" {

@@ -60,7 +60,15 @@ func New() *Daemon {
 		unfollowed: map[overspan.NetworkID]*overspan.Segment{},
 		snapshot: &overspan.Snapshot{
 			Revision: 100,
-			Meta:     overspan.Meta{Schema: 1, ClusterID: strings.Repeat("cc", 32)},
+			Meta: overspan.Meta{
+				Schema: 1, ClusterID: strings.Repeat("cc", 32),
+				Pools: overspan.Pools{
+					Overlay: overspan.Pool{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Bits: 24},
+					Bridge:  overspan.Pool{Prefix: netip.MustParsePrefix("172.16.0.0/12"), Bits: 24},
+					IPv6:    overspan.Pool{Prefix: netip.MustParsePrefix("fd12:3456:789a::/48"), Bits: 64},
+				},
+				VNIs: overspan.VNIRange{First: 1 << 16, Last: 1<<17 - 1},
+			},
 			Nodes: map[overspan.NodeID]*overspan.Node{
 				Self:  node(Self, "h1", "127.0.0.1", true),
 				Other: node(Other, "h2", "10.99.0.2", true),

@@ -24,6 +24,16 @@ func (d *Daemon) Attachments() []overspan.Attachment {
 	return slices.Clone(d.attachments)
 }
 
+// Attachment implements api.Daemon.
+func (d *Daemon) Attachment(id overspan.EndpointID) (overspan.Attachment, bool) {
+	for _, a := range d.Attachments() {
+		if a.Endpoint.ID == id {
+			return a, true
+		}
+	}
+	return overspan.Attachment{}, false
+}
+
 // CreateSandbox implements api.Daemon.
 func (d *Daemon) CreateSandbox(_ context.Context, r daemon.SandboxRequest) (overspan.Sandbox, error) {
 	d.mu.Lock()

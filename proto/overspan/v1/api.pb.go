@@ -1115,6 +1115,8 @@ type EndpointView struct {
 	Lost string `protobuf:"bytes,7,opt,name=lost,proto3" json:"lost,omitempty"`
 	// Whether a local endpoint has a default route of its sandbox.
 	Gateway bool `protobuf:"varint,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Whether its node is away.
+	NodeDown bool `protobuf:"varint,9,opt,name=node_down,json=nodeDown,proto3" json:"node_down,omitempty"`
 	// What a local endpoint was connected with.
 	GatewayPriority int32             `protobuf:"varint,20,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	DriverOptions   map[string]string `protobuf:"bytes,21,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1204,6 +1206,13 @@ func (x *EndpointView) GetLost() string {
 func (x *EndpointView) GetGateway() bool {
 	if x != nil {
 		return x.Gateway
+	}
+	return false
+}
+
+func (x *EndpointView) GetNodeDown() bool {
+	if x != nil {
+		return x.NodeDown
 	}
 	return false
 }
@@ -2646,7 +2655,10 @@ type StatusResponse struct {
 	Warnings        []string `protobuf:"bytes,17,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	PendingReleases uint32   `protobuf:"varint,18,opt,name=pending_releases,json=pendingReleases,proto3" json:"pending_releases,omitempty"`
 	// Absent while the cluster is not frozen.
-	Freeze        *FreezeStatus `protobuf:"bytes,19,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Freeze *FreezeStatus `protobuf:"bytes,19,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// What the cluster was set up with: pools and VNIs. Absent while that is not
+	// known.
+	Settings      *Meta `protobuf:"bytes,20,opt,name=settings,proto3" json:"settings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2810,6 +2822,13 @@ func (x *StatusResponse) GetPendingReleases() uint32 {
 func (x *StatusResponse) GetFreeze() *FreezeStatus {
 	if x != nil {
 		return x.Freeze
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetSettings() *Meta {
+	if x != nil {
+		return x.Settings
 	}
 	return nil
 }
@@ -3675,7 +3694,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"e\n" +
 	"\x12DisconnectResponse\x125\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x19.overspan.v1.EndpointViewR\bendpoint\x12\x18\n" +
-	"\apending\x18\x02 \x01(\bR\apending\"\xc1\x03\n" +
+	"\apending\x18\x02 \x01(\bR\apending\"\xde\x03\n" +
 	"\fEndpointView\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.overspan.v1.EndpointR\bendpoint\x12!\n" +
 	"\fnetwork_name\x18\x02 \x01(\tR\vnetworkName\x12\x1b\n" +
@@ -3684,7 +3703,8 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\tipv6_bits\x18\x05 \x01(\rR\bipv6Bits\x12\x14\n" +
 	"\x05local\x18\x06 \x01(\bR\x05local\x12\x12\n" +
 	"\x04lost\x18\a \x01(\tR\x04lost\x12\x18\n" +
-	"\agateway\x18\b \x01(\bR\agateway\x12)\n" +
+	"\agateway\x18\b \x01(\bR\agateway\x12\x1b\n" +
+	"\tnode_down\x18\t \x01(\bR\bnodeDown\x12)\n" +
 	"\x10gateway_priority\x18\x14 \x01(\x05R\x0fgatewayPriority\x12S\n" +
 	"\x0edriver_options\x18\x15 \x03(\v2,.overspan.v1.EndpointView.DriverOptionsEntryR\rdriverOptions\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
@@ -3784,7 +3804,7 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x12ListBlocksResponse\x12.\n" +
 	"\x06blocks\x18\x01 \x03(\v2\x16.overspan.v1.BlockViewR\x06blocks\x12,\n" +
 	"\x05stale\x18\x02 \x01(\v2\x16.overspan.v1.StalenessR\x05stale\"\x0f\n" +
-	"\rStatusRequest\"\xe7\x05\n" +
+	"\rStatusRequest\"\x96\x06\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -3807,7 +3827,8 @@ const file_overspan_v1_api_proto_rawDesc = "" +
 	"\x0elast_full_pass\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\flastFullPass\x12\x1a\n" +
 	"\bwarnings\x18\x11 \x03(\tR\bwarnings\x12)\n" +
 	"\x10pending_releases\x18\x12 \x01(\rR\x0fpendingReleases\x121\n" +
-	"\x06freeze\x18\x13 \x01(\v2\x19.overspan.v1.FreezeStatusR\x06freeze\"n\n" +
+	"\x06freeze\x18\x13 \x01(\v2\x19.overspan.v1.FreezeStatusR\x06freeze\x12-\n" +
+	"\bsettings\x18\x14 \x01(\v2\x11.overspan.v1.MetaR\bsettings\"n\n" +
 	"\fFreezeStatus\x12+\n" +
 	"\x06frozen\x18\x01 \x01(\v2\x13.overspan.v1.FrozenR\x06frozen\x121\n" +
 	"\areports\x18\x02 \x03(\v2\x17.overspan.v1.NodeReportR\areports\"q\n" +
@@ -4002,8 +4023,9 @@ var file_overspan_v1_api_proto_goTypes = []any{
 	(*Resolver)(nil),              // 76: overspan.v1.Resolver
 	(*HostName)(nil),              // 77: overspan.v1.HostName
 	(*Sandbox)(nil),               // 78: overspan.v1.Sandbox
-	(*Frozen)(nil),                // 79: overspan.v1.Frozen
-	(*Report)(nil),                // 80: overspan.v1.Report
+	(*Meta)(nil),                  // 79: overspan.v1.Meta
+	(*Frozen)(nil),                // 80: overspan.v1.Frozen
+	(*Report)(nil),                // 81: overspan.v1.Report
 }
 var file_overspan_v1_api_proto_depIdxs = []int32{
 	58, // 0: overspan.v1.CreateNetworkRequest.aux_addresses:type_name -> overspan.v1.CreateNetworkRequest.AuxAddressesEntry
@@ -4057,73 +4079,74 @@ var file_overspan_v1_api_proto_depIdxs = []int32{
 	22, // 48: overspan.v1.StatusResponse.nodes:type_name -> overspan.v1.NodeView
 	72, // 49: overspan.v1.StatusResponse.last_full_pass:type_name -> google.protobuf.Timestamp
 	45, // 50: overspan.v1.StatusResponse.freeze:type_name -> overspan.v1.FreezeStatus
-	79, // 51: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
-	46, // 52: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
-	80, // 53: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
-	46, // 54: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
-	52, // 55: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
-	69, // 56: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
-	55, // 57: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
-	72, // 58: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
-	70, // 59: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
-	4,  // 60: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 61: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 62: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 63: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 64: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 65: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	4,  // 66: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
-	1,  // 67: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
-	3,  // 68: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
-	7,  // 69: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
-	9,  // 70: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
-	11, // 71: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
-	13, // 72: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
-	15, // 73: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
-	18, // 74: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
-	20, // 75: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
-	23, // 76: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
-	25, // 77: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
-	27, // 78: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
-	29, // 79: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
-	31, // 80: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
-	33, // 81: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
-	36, // 82: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
-	38, // 83: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
-	43, // 84: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
-	50, // 85: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
-	41, // 86: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
-	53, // 87: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
-	56, // 88: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
-	47, // 89: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
-	2,  // 90: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
-	5,  // 91: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
-	8,  // 92: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
-	10, // 93: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
-	12, // 94: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
-	14, // 95: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
-	16, // 96: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
-	19, // 97: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
-	21, // 98: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
-	24, // 99: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
-	26, // 100: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
-	28, // 101: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
-	30, // 102: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
-	32, // 103: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
-	34, // 104: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
-	37, // 105: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
-	39, // 106: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
-	44, // 107: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
-	51, // 108: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
-	42, // 109: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
-	54, // 110: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
-	57, // 111: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
-	48, // 112: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
-	90, // [90:113] is the sub-list for method output_type
-	67, // [67:90] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	79, // 51: overspan.v1.StatusResponse.settings:type_name -> overspan.v1.Meta
+	80, // 52: overspan.v1.FreezeStatus.frozen:type_name -> overspan.v1.Frozen
+	46, // 53: overspan.v1.FreezeStatus.reports:type_name -> overspan.v1.NodeReport
+	81, // 54: overspan.v1.NodeReport.report:type_name -> overspan.v1.Report
+	46, // 55: overspan.v1.AcceptResponse.reports:type_name -> overspan.v1.NodeReport
+	52, // 56: overspan.v1.VerifyResponse.nodes:type_name -> overspan.v1.NodeVerdict
+	69, // 57: overspan.v1.EventsRequest.filters:type_name -> overspan.v1.EventsRequest.FiltersEntry
+	55, // 58: overspan.v1.EventsResponse.event:type_name -> overspan.v1.Event
+	72, // 59: overspan.v1.Event.time:type_name -> google.protobuf.Timestamp
+	70, // 60: overspan.v1.Event.attributes:type_name -> overspan.v1.Event.AttributesEntry
+	4,  // 61: overspan.v1.ListNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 62: overspan.v1.PruneNetworksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 63: overspan.v1.ListEndpointsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 64: overspan.v1.ListNodesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 65: overspan.v1.ListSandboxesRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 66: overspan.v1.ListBlocksRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	4,  // 67: overspan.v1.EventsRequest.FiltersEntry.value:type_name -> overspan.v1.FilterValues
+	1,  // 68: overspan.v1.NetworkService.CreateNetwork:input_type -> overspan.v1.CreateNetworkRequest
+	3,  // 69: overspan.v1.NetworkService.ListNetworks:input_type -> overspan.v1.ListNetworksRequest
+	7,  // 70: overspan.v1.NetworkService.GetNetwork:input_type -> overspan.v1.GetNetworkRequest
+	9,  // 71: overspan.v1.NetworkService.RemoveNetwork:input_type -> overspan.v1.RemoveNetworkRequest
+	11, // 72: overspan.v1.NetworkService.PruneNetworks:input_type -> overspan.v1.PruneNetworksRequest
+	13, // 73: overspan.v1.NetworkService.Connect:input_type -> overspan.v1.ConnectRequest
+	15, // 74: overspan.v1.NetworkService.Disconnect:input_type -> overspan.v1.DisconnectRequest
+	18, // 75: overspan.v1.EndpointService.ListEndpoints:input_type -> overspan.v1.ListEndpointsRequest
+	20, // 76: overspan.v1.EndpointService.GetEndpoint:input_type -> overspan.v1.GetEndpointRequest
+	23, // 77: overspan.v1.NodeService.ListNodes:input_type -> overspan.v1.ListNodesRequest
+	25, // 78: overspan.v1.NodeService.GetNode:input_type -> overspan.v1.GetNodeRequest
+	27, // 79: overspan.v1.NodeService.RemoveNode:input_type -> overspan.v1.RemoveNodeRequest
+	29, // 80: overspan.v1.NodeService.DrainNode:input_type -> overspan.v1.DrainNodeRequest
+	31, // 81: overspan.v1.SandboxService.CreateSandbox:input_type -> overspan.v1.CreateSandboxRequest
+	33, // 82: overspan.v1.SandboxService.ListSandboxes:input_type -> overspan.v1.ListSandboxesRequest
+	36, // 83: overspan.v1.SandboxService.GetSandbox:input_type -> overspan.v1.GetSandboxRequest
+	38, // 84: overspan.v1.SandboxService.RemoveSandbox:input_type -> overspan.v1.RemoveSandboxRequest
+	43, // 85: overspan.v1.SystemService.Status:input_type -> overspan.v1.StatusRequest
+	50, // 86: overspan.v1.SystemService.Verify:input_type -> overspan.v1.VerifyRequest
+	41, // 87: overspan.v1.SystemService.ListBlocks:input_type -> overspan.v1.ListBlocksRequest
+	53, // 88: overspan.v1.SystemService.Events:input_type -> overspan.v1.EventsRequest
+	56, // 89: overspan.v1.SystemService.Version:input_type -> overspan.v1.VersionRequest
+	47, // 90: overspan.v1.SystemService.Accept:input_type -> overspan.v1.AcceptRequest
+	2,  // 91: overspan.v1.NetworkService.CreateNetwork:output_type -> overspan.v1.CreateNetworkResponse
+	5,  // 92: overspan.v1.NetworkService.ListNetworks:output_type -> overspan.v1.ListNetworksResponse
+	8,  // 93: overspan.v1.NetworkService.GetNetwork:output_type -> overspan.v1.GetNetworkResponse
+	10, // 94: overspan.v1.NetworkService.RemoveNetwork:output_type -> overspan.v1.RemoveNetworkResponse
+	12, // 95: overspan.v1.NetworkService.PruneNetworks:output_type -> overspan.v1.PruneNetworksResponse
+	14, // 96: overspan.v1.NetworkService.Connect:output_type -> overspan.v1.ConnectResponse
+	16, // 97: overspan.v1.NetworkService.Disconnect:output_type -> overspan.v1.DisconnectResponse
+	19, // 98: overspan.v1.EndpointService.ListEndpoints:output_type -> overspan.v1.ListEndpointsResponse
+	21, // 99: overspan.v1.EndpointService.GetEndpoint:output_type -> overspan.v1.GetEndpointResponse
+	24, // 100: overspan.v1.NodeService.ListNodes:output_type -> overspan.v1.ListNodesResponse
+	26, // 101: overspan.v1.NodeService.GetNode:output_type -> overspan.v1.GetNodeResponse
+	28, // 102: overspan.v1.NodeService.RemoveNode:output_type -> overspan.v1.RemoveNodeResponse
+	30, // 103: overspan.v1.NodeService.DrainNode:output_type -> overspan.v1.DrainNodeResponse
+	32, // 104: overspan.v1.SandboxService.CreateSandbox:output_type -> overspan.v1.CreateSandboxResponse
+	34, // 105: overspan.v1.SandboxService.ListSandboxes:output_type -> overspan.v1.ListSandboxesResponse
+	37, // 106: overspan.v1.SandboxService.GetSandbox:output_type -> overspan.v1.GetSandboxResponse
+	39, // 107: overspan.v1.SandboxService.RemoveSandbox:output_type -> overspan.v1.RemoveSandboxResponse
+	44, // 108: overspan.v1.SystemService.Status:output_type -> overspan.v1.StatusResponse
+	51, // 109: overspan.v1.SystemService.Verify:output_type -> overspan.v1.VerifyResponse
+	42, // 110: overspan.v1.SystemService.ListBlocks:output_type -> overspan.v1.ListBlocksResponse
+	54, // 111: overspan.v1.SystemService.Events:output_type -> overspan.v1.EventsResponse
+	57, // 112: overspan.v1.SystemService.Version:output_type -> overspan.v1.VersionResponse
+	48, // 113: overspan.v1.SystemService.Accept:output_type -> overspan.v1.AcceptResponse
+	91, // [91:114] is the sub-list for method output_type
+	68, // [68:91] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_overspan_v1_api_proto_init() }
