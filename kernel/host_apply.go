@@ -103,6 +103,7 @@ func isEntry(op Op) bool {
 func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 	finder := finder{conn: h.route}
 	route, sets := pack{conn: h.route}, pack{conn: h.netfilter}
+	teller := h.newTeller()
 	for _, op := range ops {
 		switch op.(type) {
 		case AddSetEntry, DelSetEntry:
@@ -112,13 +113,15 @@ func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 				fail(op, err)
 			}
 		default:
-			m, err := entryMessage(op, &finder)
+			m, d, err := entryMessage(op, &finder)
+			if err == nil && m != nil {
+				err = teller.tell(op, d)
+			}
 			switch {
 			case err != nil:
 				fail(op, err)
 			case m != nil:
-				dev, _ := entryDevice(op)
-				h.echoes.expect(finder.found[dev].index, op)
+				h.echoes.expect(d.index, op)
 				route.add(op, m)
 			}
 		}

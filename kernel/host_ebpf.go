@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/hex"
 	"errors"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -53,6 +54,9 @@ func openMaps(prog *ebpf.Program, named map[string]**ebpf.Map) error {
 func sameSize(a, b *ebpf.Map) bool {
 	return a != nil && a.Type() == b.Type() && a.KeySize() == b.KeySize() && a.ValueSize() == b.ValueSize()
 }
+
+// sameSizes reports whether each of some maps is like another.
+func sameSizes(a, b []*ebpf.Map) bool { return slices.EqualFunc(a, b, sameSize) }
 
 // sameMapOf reports whether both are one map of the kernel's.
 func sameMapOf(a, b *ebpf.Map) bool {

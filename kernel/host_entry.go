@@ -47,37 +47,38 @@ func (f *finder) ours(name string) (device, error) {
 	return d, nil
 }
 
-// entryMessage returns the message that carries out an entry's op; nil if
-// there is nothing to do, since the device of a deletion is gone.
-func entryMessage(op Op, f *finder) (message, error) {
+// entryMessage returns the message that carries out an entry's op, and the device that
+// it is about; no message if there is nothing to do, since the device of a deletion is
+// gone.
+func entryMessage(op Op, f *finder) (message, device, error) {
 	name, del := entryDevice(op)
 	d, err := f.ours(name)
 	if del && errors.Is(err, errNoDevice) {
-		return nil, nil
+		return nil, d, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, d, err
 	}
 	switch o := op.(type) {
 	case SetFDB:
 		m := fdbMessage(unix.RTM_NEWNEIGH, d.index, unix.NUD_PERMANENT, unix.NTF_SELF, o.Key.MAC)
 		m.AddData(rta(unix.NDA_DST, o.Dst.AsSlice()))
-		return m, nil
+		return m, d, nil
 	case DelFDB:
 		// Without a destination the whole entry goes, whatever it points to.
-		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_SELF, o.Key.MAC), nil
+		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_SELF, o.Key.MAC), d, nil
 	case AddStatic:
-		return fdbMessage(unix.RTM_NEWNEIGH, d.index, nudNoARP, unix.NTF_MASTER, o.Key.MAC), nil
+		return fdbMessage(unix.RTM_NEWNEIGH, d.index, nudNoARP, unix.NTF_MASTER, o.Key.MAC), d, nil
 	case DelStatic:
-		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_MASTER, o.Key.MAC), nil
+		return fdbMessage(unix.RTM_DELNEIGH, d.index, 0, unix.NTF_MASTER, o.Key.MAC), d, nil
 	case SetNeigh:
 		m := neighMessage(unix.RTM_NEWNEIGH, d.index, o.Key.IP)
 		m.AddData(rta(unix.NDA_LLADDR, o.MAC[:]))
-		return m, nil
+		return m, d, nil
 	case DelNeigh:
-		return neighMessage(unix.RTM_DELNEIGH, d.index, o.Key.IP), nil
+		return neighMessage(unix.RTM_DELNEIGH, d.index, o.Key.IP), d, nil
 	}
-	return nil, errors.New("not an entry")
+	return nil, d, errors.New("not an entry")
 }
 
 func entryDevice(op Op) (name string, del bool) {

@@ -52,6 +52,8 @@ type portProgram struct {
 	tag   string
 	ports *ebpf.Map // index of a link → portEntry
 	macs  *ebpf.Map // network and MAC → index of the link behind which it is
+	peers *ebpf.Map // network and MAC → VTEP of the node that has it
+	way   *ebpf.Map // 0 → wayEntry
 	drops *ebpf.Map // reason → frames, for each CPU
 
 	beside atomic.Pointer[underlayLoad] // the one for the underlay, which looks things up in the same maps; nil: not loaded yet
@@ -96,6 +98,8 @@ func loadPortProgram(spec *ebpf.CollectionSpec) (*portProgram, error) {
 		prog:  all.DetachProgram(portName),
 		ports: all.DetachMap(portsName),
 		macs:  all.DetachMap(macsName),
+		peers: all.DetachMap(peersName),
+		way:   all.DetachMap(wayName),
 		drops: all.DetachMap(dropsName),
 	}
 	if err := p.identify(); err != nil {
@@ -144,8 +148,7 @@ func openPort(id ebpf.ProgramID, like *portProgram) *portProgram {
 		return nil
 	}
 	p := &portProgram{prog: prog}
-	if p.identify() == nil && p.openMaps() == nil &&
-		p.tag == like.tag && sameSize(p.ports, like.ports) && sameSize(p.macs, like.macs) && sameSize(p.drops, like.drops) {
+	if p.identify() == nil && p.openMaps() == nil && p.tag == like.tag && sameSizes(p.maps(), like.maps()) {
 		return p
 	}
 	p.close()
@@ -153,14 +156,20 @@ func openPort(id ebpf.ProgramID, like *portProgram) *portProgram {
 }
 
 func (p *portProgram) openMaps() error {
-	return openMaps(p.prog, map[string]**ebpf.Map{portsName: &p.ports, macsName: &p.macs, dropsName: &p.drops})
+	return openMaps(p.prog, map[string]**ebpf.Map{
+		portsName: &p.ports, macsName: &p.macs, peersName: &p.peers, wayName: &p.way, dropsName: &p.drops,
+	})
+}
+
+func (p *portProgram) maps() []*ebpf.Map {
+	return []*ebpf.Map{p.ports, p.macs, p.peers, p.way, p.drops}
 }
 
 func (p *portProgram) close() {
 	if u := p.underlay(); u != nil {
 		u.close()
 	}
-	closeAll(p.prog, p.ports, p.macs, p.drops)
+	closeAll(p.prog, p.maps()...)
 }
 
 // closePort lets go of the program; links keep it.
@@ -175,21 +184,28 @@ func (h *Host) closePort() {
 type macKey [16]byte
 
 func macKeyOf(p Program) (macKey, error) {
-	var key macKey
 	network, err := networkNumber(p.Bridge)
-	binary.NativeEndian.PutUint64(key[:], network)
 	if p.Kind == ProgramPort {
-		copy(key[8:], p.MAC[:])
+		return macKeyIn(network, p.MAC), err
 	}
-	return key, err
+	return macKeyIn(network, overspan.MAC{}), err
 }
 
+func macKeyIn(network uint64, mac overspan.MAC) (key macKey) {
+	binary.NativeEndian.PutUint64(key[:], network)
+	copy(key[8:], mac[:])
+	return key
+}
+
+func (k macKey) network() uint64 { return binary.NativeEndian.Uint64(k[:]) }
+
 // networkNumber is how the program knows a network: by the digits in the names
-// of its devices.
-func networkNumber(bridge string) (uint64, error) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(bridge, bridgePrefix), 16, 64)
+// of its bridge and its VXLAN device.
+func networkNumber(dev string) (uint64, error) {
+	_, digits, _ := strings.Cut(strings.TrimPrefix(dev, overspan.LinkPrefix), "-")
+	n, err := strconv.ParseUint(digits, 16, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s is no bridge of ours", bridge)
+		return 0, fmt.Errorf("%s is no device of a network of ours", dev)
 	}
 	return n, nil
 }
@@ -364,7 +380,10 @@ func (p *portProgram) forget(index uint32) error {
 	if err != nil || !known {
 		return err
 	}
-	if err := p.withdraw(index, told); err != nil {
+	if told.Kind == ProgramTunnel {
+		err = p.forgetPeersOf(index, told)
+	}
+	if err := errors.Join(err, p.withdraw(index, told)); err != nil {
 		return err
 	}
 	if err := p.ports.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

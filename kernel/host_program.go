@@ -148,7 +148,10 @@ func (h *Host) setProgram(o SetProgram) error {
 	if err != nil {
 		return err
 	}
-	return p.set(uint32(d.index), o.Want)
+	if err := p.set(uint32(d.index), o.Want); err != nil {
+		return err
+	}
+	return h.tellPeers(p, d)
 }
 
 func (h *Host) attachProgram(dev string) error {

@@ -17,7 +17,7 @@ import (
 // the namespace of: the kernel has no way back from an interface to a path.
 func (h *Host) Read(ctx context.Context, scope Scope) (State, error) {
 	r := reader{Host: h, scope: scope, ours: map[int]device{}, seen: map[int]device{}}
-	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readPrograms, r.readEntries, r.readInsides, r.readRest}
+	parts := []func() error{r.readLinks, r.readEndpoints, r.readAddrs, r.readFDB, r.readNeighs, r.readPrograms, r.readEntries, r.readPeers, r.readInsides, r.readRest}
 	if len(scope.Chains) > 0 && !scope.All && !scope.Global {
 		parts = append(parts, r.readSingleChains)
 	}

@@ -34,6 +34,7 @@ type underlayProgram struct {
 	underlays *ebpf.Map // index of a device → underlayEntry
 	vteps     *ebpf.Map // IPv4 address → nothing
 	vnis      *ebpf.Map // vniKey → number of the network
+	way       *ebpf.Map // the ports', which close it
 	others    []int     // indexes of the devices that had another as this one was loaded
 }
 
@@ -134,6 +135,7 @@ func newUnderlayProgram(p *portProgram) (*underlayProgram, error) {
 		underlays: all.DetachMap(underlaysName),
 		vteps:     all.DetachMap(UnderlayVTEPs),
 		vnis:      all.DetachMap(vnisName),
+		way:       p.way,
 	}
 	if u.id, u.tag, err = identify(u.prog); err != nil {
 		u.close()
@@ -149,7 +151,7 @@ func openUnderlay(id ebpf.ProgramID, like *underlayProgram, p *portProgram) *und
 	if err != nil {
 		return nil
 	}
-	u := &underlayProgram{prog: prog}
+	u := &underlayProgram{prog: prog, way: p.way}
 	var ports, macs *ebpf.Map
 	err = openMaps(prog, map[string]**ebpf.Map{
 		underlaysName: &u.underlays, UnderlayVTEPs: &u.vteps, vnisName: &u.vnis, portsName: &ports, macsName: &macs,
@@ -192,7 +194,8 @@ func (e underlayEntry) decode() Program {
 	}
 }
 
-// set tells the program of a device.
+// set tells the program of a device, and ports that the tunnel's packets leave by
+// it.
 func (u *underlayProgram) set(index uint32, want Program) error {
 	e, err := encodeUnderlay(want)
 	if err != nil {
@@ -204,25 +207,36 @@ func (u *underlayProgram) set(index uint32, want Program) error {
 	if err := u.underlays.Put(index, e); err != nil {
 		return fmt.Errorf("write the entry of device %d: %w", index, err)
 	}
-	return nil
+	return u.setWay(wayOf(index, e))
 }
 
-// forget has the program take nothing at a device any more.
+// forget has the program take nothing at a device any more, and ports send nothing by
+// it.
 func (u *underlayProgram) forget(index uint32) error {
+	if err := u.leaveWay(index); err != nil {
+		return err
+	}
 	if err := u.underlays.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete the entry of device %d: %w", index, err)
 	}
 	return nil
 }
 
-// told returns what the program is told, of each device.
+// told returns what the program is told, of each device. One that ports do not send
+// by is not open.
 func (u *underlayProgram) told() (map[int]Program, error) {
+	way, err := u.currentWay()
+	if err != nil {
+		return nil, err
+	}
 	out := map[int]Program{}
 	var index uint32
 	var e underlayEntry
 	all := u.underlays.Iterate()
 	for all.Next(&index, &e) {
-		out[int(index)] = e.decode()
+		p := e.decode()
+		p.Open = wayOf(index, e) == way
+		out[int(index)] = p
 	}
 	if err := all.Err(); err != nil {
 		return nil, fmt.Errorf("list the devices of the program for the underlay: %w", err)

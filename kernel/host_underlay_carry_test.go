@@ -83,16 +83,16 @@ func exchange(t testing.TB, a, b net.Conn) {
 	}
 }
 
-// received returns how many packets a device has received.
-func received(t testing.TB, path, dev string) string {
+// carried returns how many packets a device has received, and sent.
+func carried(t testing.TB, path, dev string) [2]string {
 	t.Helper()
-	return receiveCounter(t, path, dev, "packets")
+	return [2]string{counter(t, path, dev, "packets"), counter(t, path, dev, "sent packets")}
 }
 
-// receiveCounter returns what a device counts of what it receives, as proc(5) calls it.
-func receiveCounter(t testing.TB, path, dev, name string) string {
+// counter returns what a device counts, as proc(5) calls it.
+func counter(t testing.TB, path, dev, name string) string {
 	t.Helper()
-	column := slices.Index([]string{"bytes", "packets", "errs", "drop", "fifo", "frame"}, name)
+	column := slices.Index([]string{"bytes", "packets", "errs", "drop", "fifo", "frame", "compressed", "multicast", "sent bytes", "sent packets"}, name)
 	for line := range strings.Lines(shIn(t, path, "cat /proc/net/dev")) {
 		if name, counters, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == dev {
 			return strings.Fields(counters)[column]
@@ -104,14 +104,14 @@ func receiveCounter(t testing.TB, path, dev, name string) string {
 
 // TestUnderlayCarries sends a lot both ways between two hosts, in packets of the
 // sizes that segmentation in hardware lets them have, and with notice of
-// congestion: all of it is taken from the tunnel at once, and arrives.
+// congestion: all of it is sent and taken past the VXLAN devices, and arrives.
 func TestUnderlayCarries(t *testing.T) {
-	s := newTestTunnel(t)
+	s := newTestSender(t)
 	for _, path := range []string{s.inside, s.remote} {
 		shIn(t, path, "echo 1 >/proc/sys/net/ipv4/tcp_ecn")
 	}
 	for _, at := range []netip.Addr{s.net.v4.Addr(2), s.net.v6.Addr(2)} {
-		before := received(t, s.a.path, s.net.vxlan())
+		before := carried(t, s.a.path, s.net.vxlan())
 		l := listenIn(t, s.inside, netip.AddrPortFrom(at, 80))
 		near := connectIn(t, s.remote, netip.AddrPortFrom(at, 80))
 		far, err := l.Accept()
@@ -120,8 +120,8 @@ func TestUnderlayCarries(t *testing.T) {
 		}
 		exchange(t, near, far)
 		far.Close()
-		if after := received(t, s.a.path, s.net.vxlan()); after != before {
-			t.Errorf("%s: the VXLAN device had received %s packets before, and %s after", at, before, after)
+		if after := carried(t, s.a.path, s.net.vxlan()); after != before {
+			t.Errorf("%s: the VXLAN device had received and sent %v packets before, and %v after", at, before, after)
 		}
 	}
 	// Whole packets of the network's MTU, and pieces of larger ones.

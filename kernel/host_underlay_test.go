@@ -256,7 +256,7 @@ func TestUnderlayLeavesTheKernelItsDrops(t *testing.T) {
 	if !hears(device.until(t, "the last"), "the long one") {
 		t.Error("the long one does not take the kernel's way")
 	}
-	if counted := receiveCounter(t, s.a.path, s.net.vxlan(), "frame"); counted != "1" {
+	if counted := counter(t, s.a.path, s.net.vxlan(), "frame"); counted != "1" {
 		t.Errorf("the kernel has counted %s frames with a wrong mark", counted)
 	}
 }

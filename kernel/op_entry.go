@@ -71,9 +71,18 @@ type SetFDB struct {
 
 func (o SetFDB) String() string {
 	if o.Was != (Dest{}) {
-		return "replace fdb " + o.Key.String() + " dst " + o.Dst.String() + was(o.Was.String())
+		return "replace fdb " + o.Key.String() + " dst " + o.Dst.String() + was(o.was())
 	}
 	return "add fdb " + o.Key.String() + " dst " + o.Dst.String()
+}
+
+// was returns what is replaced. Where ports send the frames says something only of an
+// entry that is right otherwise.
+func (o SetFDB) was() string {
+	if o.Was.VTEP != o.Dst {
+		return o.Was.bare().String()
+	}
+	return o.Was.String()
 }
 
 func (o SetFDB) apply(s *State) { put(&s.FDB, o.Key, Dest{VTEP: o.Dst}) }
@@ -84,7 +93,7 @@ type DelFDB struct {
 	Dst Dest
 }
 
-func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " " + o.Dst.text() }
+func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " " + o.Dst.bare().text() }
 func (o DelFDB) apply(s *State) { delete(s.FDB, o.Key) }
 
 // AddStatic adds a static entry for a MAC behind a bridge port; an entry at
@@ -143,10 +152,20 @@ func (k NeighKey) text(to LLAddr) string {
 
 // String returns "192.0.2.2", "192.0.2.2 port 9999" or "nhid 2".
 func (d Dest) String() string {
-	if !d.VTEP.IsValid() {
-		return d.Other
+	other := d.Other
+	if d.Ports != "" {
+		other = withOther(d.Other, "ports "+d.Ports)
 	}
-	return withOther(d.VTEP.String(), d.Other)
+	if !d.VTEP.IsValid() {
+		return other
+	}
+	return withOther(d.VTEP.String(), other)
+}
+
+// bare is the destination as the device alone has it.
+func (d Dest) bare() Dest {
+	d.Ports = ""
+	return d
 }
 
 // text returns the destination as bridge-fdb(8) takes it.
@@ -155,7 +174,7 @@ func (d Dest) text() string { return either(d.VTEP.IsValid(), "dst ", "") + d.St
 // String returns "02:42:0a:00:00:02" or "02:42:0a:00:00:02 router".
 func (a LLAddr) String() string { return withOther(a.MAC.String(), a.Other) }
 
-func withOther(text, other string) string { return strings.TrimSuffix(text+" "+other, " ") }
+func withOther(text, other string) string { return strings.TrimSpace(text + " " + other) }
 
 func was(old string) string {
 	if old == "" {

@@ -21,7 +21,9 @@ const (
 	ProgramPort ProgramKind = "port"
 
 	// ProgramTunnel passes what a VXLAN device has received straight on to the
-	// endpoint; and ports pass to that device what is for no port of this node.
+	// endpoint; and ports pass to that device what is for no port of this node, or
+	// send it to the node that the device's forwarding entries say, past the device,
+	// while a ProgramUnderlay is open.
 	ProgramTunnel ProgramKind = "tunnel"
 
 	// ProgramUnderlay takes, at the device of others that the tunnel's packets

@@ -214,11 +214,11 @@ func describeEntry(op Op) Repair {
 	case SetFDB:
 		r := Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s dst", o.Key.MAC, dev), Change: o.Dst.String() + " " + added}
 		if o.Was != (Dest{}) {
-			r.Change = arrow(o.Was.String(), o.Dst.String())
+			r.Change = arrow(o.was(), o.Dst.String())
 		}
 		return r
 	case DelFDB:
-		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s %s", o.Key.MAC, dev, o.Dst.text()), Change: deleted}
+		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s %s", o.Key.MAC, dev, o.Dst.bare().text()), Change: deleted}
 	case AddStatic:
 		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: added}
 	case DelStatic:

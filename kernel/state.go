@@ -192,6 +192,10 @@ type Dest struct {
 	// Other is what leads the frames elsewhere in spite of the VTEP, as
 	// bridge-fdb(8) writes it: "port 9999". Read only.
 	Other string
+
+	// Ports is where programs at ports send them instead, an address or "none"; ""
+	// where that is the VTEP. Read only.
+	Ports string
 }
 
 // A NeighKey is what the kernel holds one neighbour entry for.

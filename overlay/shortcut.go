@@ -28,7 +28,7 @@ func Shortcut(networks []*overspan.Network, self overspan.NodeID, nodes map[over
 	var warnings []string
 	if len(others) > 0 {
 		slices.Sort(others)
-		warnings = append(warnings, fmt.Sprintf("%s: packets from other nodes take the slower way by the packet filter: only those over IPv4 can be taken past it",
+		warnings = append(warnings, fmt.Sprintf("%s: packets from and to other nodes take the slower way by the packet filter: only those over IPv4 can be taken past it",
 			strings.Join(others, ", ")))
 	}
 	node := nodes[self]
@@ -38,7 +38,7 @@ func Shortcut(networks []*overspan.Network, self overspan.NodeID, nodes map[over
 	case node == nil:
 		return kernel.State{Partial: true}, warnings // which is told with each network
 	case at.Why != "":
-		return kernel.State{}, append(warnings, "packets from other nodes take the slower way by the packet filter: "+at.Why)
+		return kernel.State{}, append(warnings, "packets from and to other nodes take the slower way by the packet filter: "+at.Why)
 	}
 	return kernel.State{
 		Sets: map[string]kernel.AddrSet{

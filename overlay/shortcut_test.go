@@ -27,7 +27,7 @@ func TestShortcut(t *testing.T) {
 		"program eth0 underlay dstport 4789 ip 192.0.2.1 isolated off open attached",
 		"set overspan_vteps family ipv4 192.0.2.1 192.0.2.2",
 	}
-	const onlyIPv4 = "packets from other nodes take the slower way by the packet filter: only those over IPv4 can be taken past it"
+	const onlyIPv4 = "packets from and to other nodes take the slower way by the packet filter: only those over IPv4 can be taken past it"
 	for _, row := range []struct {
 		name     string
 		networks []*overspan.Network
@@ -47,7 +47,7 @@ func TestShortcut(t *testing.T) {
 			nodes,
 			kernel.Shortcut{Why: "it has no Ethernet"},
 			nil,
-			[]string{"packets from other nodes take the slower way by the packet filter: it has no Ethernet"},
+			[]string{"packets from and to other nodes take the slower way by the packet filter: it has no Ethernet"},
 		},
 		{"a host without, and none to send to", []*overspan.Network{local}, nodes, kernel.Shortcut{Why: "it has no Ethernet"}, nil, nil},
 		{"not registered", []*overspan.Network{four}, nil, at, []string{"partial"}, nil},

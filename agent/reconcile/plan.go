@@ -273,7 +273,7 @@ func (in Input) shortcut(networks []*overspan.Network) (kernel.State, []string) 
 		return kernel.State{}, nil
 	case in.ShortcutErr != nil:
 		// The rules judge all packets meanwhile; what else is planned is whole.
-		return kernel.State{}, []string{fmt.Sprintf("packets from other nodes take the slower way by the packet filter: %v", in.ShortcutErr)}
+		return kernel.State{}, []string{fmt.Sprintf("packets from and to other nodes take the slower way by the packet filter: %v", in.ShortcutErr)}
 	}
 	return overlay.Shortcut(networks, in.Self, in.Snapshot.Nodes, in.VXLANPort, in.Shortcut)
 }

@@ -6,13 +6,50 @@
 // At a veth's host end it judges who sends: what does not come from the
 // endpoint's own addresses is dropped. Then, and at a VXLAN device at once,
 // unicast within the network goes straight to the link that its destination is
-// behind, past bridge and netfilter. Everything else, and whatever has no entry,
-// goes the bridge's way.
+// behind, past bridge and netfilter. What is for another node it puts into the
+// headers of the tunnel itself, where the underlay lets it, and sends it past the
+// VXLAN device as well. Everything else, and whatever has no entry, goes the
+// bridge's way.
 //
 // Only what is sent has to be judged: nothing in a frame is trusted before it
 // was seen to lie within it.
 
 #include "port.h"
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+static __u32 (*const hash_of)(void *skb) = (void *)BPF_FUNC_get_hash_recalc;
+static __u32 (*const random)(void) = (void *)BPF_FUNC_get_prandom_u32;
+static long (*const fib_lookup)(void *skb, struct bpf_fib_lookup *params, int len, __u32 flags) = (void *)BPF_FUNC_fib_lookup;
+static long (*const redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *to, int len, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
+// The stations of other nodes, and the underlay address of the node that each is
+// on, in network order.
+struct {
+	NUMBER(type, BPF_MAP_TYPE_HASH);
+	NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	NUMBER(max_entries, 524288);
+	TYPE(key, struct station);
+	TYPE(value, __u32);
+} overspan_peers SEC(".maps");
+
+// A way is how packets of the tunnel leave this node past the packet filter: by
+// which device, with which address, to which port, the last two in network order.
+// Without a device they do not.
+struct way {
+	__u32 ifindex;
+	__u32 vtep;
+	__u16 dport;
+	__u8 unused[2];
+};
+
+struct {
+	NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	NUMBER(max_entries, 1);
+	TYPE(key, __u32);
+	TYPE(value, struct way);
+} overspan_way SEC(".maps");
 
 // Why a frame is dropped; its count stands at that place of overspan_drops.
 enum reason { BY_STATE, BY_MAC, BY_TYPE, BY_ARP, BY_IPV4, BY_IPV6, BY_ND, REASONS };
@@ -278,14 +315,117 @@ INLINE int judge(struct __sk_buff *skb, const struct port *p, const struct ethhd
 	return BY_TYPE;
 }
 
+// Headers are what the tunnel puts before a frame, behind a MAC header that the
+// kernel writes; the frame's own MAC header moves behind them.
+struct headers {
+	struct iphdr ip;
+	struct udphdr udp;
+	__u8 flags[4];
+	__u8 vni[4]; // the last of them is reserved
+	struct ethhdr inner;
+} __attribute__((packed, aligned(2)));
+
+enum {
+	IPV4 = 2, // AF_INET
+	LOOPBACK = 1,
+	HOPS = 64,
+
+	// Between which two the source port is (inet_get_local_port_range).
+	FIRST_PORT = 32768,
+	LAST_PORT = 60999,
+};
+
+// source_port follows from the flow of the frame as it does in the kernel
+// (udp_flow_src_port), so that packets that the VXLAN device sends are of the same
+// flow.
+INLINE __u16 source_port(struct __sk_buff *skb)
+{
+	__u32 hash = hash_of(skb);
+
+	hash ^= hash << 16;
+	return htons((__u16)(((__u64)hash * (LAST_PORT - FIRST_PORT) >> 32) + FIRST_PORT));
+}
+
+// header_sum returns the checksum of an IPv4 header whose own is zero.
+INLINE __u16 header_sum(const void *ip)
+{
+	const __u16 *word = ip;
+	__u32 sum = 0;
+
+	for (__u32 i = 0; i < sizeof(struct iphdr) / sizeof(*word); i++)
+		sum += word[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+// send puts a frame into the headers of the tunnel, as the VXLAN device would, and
+// sends it by the route and to the neighbour that the kernel would. It returns 0 if
+// the frame is as it was: that is the device's then. Mtu is the network's.
+INLINE int send(struct __sk_buff *skb, const struct ethhdr *eth, const struct port *tunnel, __u32 vtep, __u32 mtu)
+{
+	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+		    BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	__u32 first = 0, len = skb->len + sizeof(struct headers) - ETH_HLEN;
+	struct way *way = lookup(&overspan_way, &first);
+	struct bpf_fib_lookup route = {};
+	struct bpf_redir_neigh next = {};
+	struct headers h = {};
+	__u8 tos[2];
+	long found;
+
+	if (!way || !way->ifindex || load_bytes(skb, ETH_HLEN, tos, sizeof(tos)))
+		return 0;
+	route.family = IPV4;
+	route.l4_protocol = IPPROTO_UDP;
+	route.dport = way->dport;
+	route.tot_len = mtu + sizeof(struct headers);
+	route.ifindex = LOOPBACK; // as for what this host sends itself
+	route.ipv4_src = way->vtep;
+	route.ipv4_dst = vtep;
+	found = fib_lookup(skb, &route, sizeof(route), 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	if (route.ifindex != way->ifindex || route.family != IPV4)
+		return 0;
+
+	h.ip.version = 4;
+	h.ip.ihl = sizeof(h.ip) / 4;
+	h.ip.tos = (eth->h_proto == htons(ETH_P_IP) ? tos[1] : tos[1] >> 4) & ECN;
+	if (h.ip.tos == CE)
+		h.ip.tos = ECT_0; // so that a mark made on the way can be told (INET_ECN_encapsulate)
+	if (len <= 0xffff) // else the kernel, which cuts it, writes the lengths
+		h.ip.tot_len = htons(len);
+	h.ip.id = random();
+	h.ip.ttl = HOPS;
+	h.ip.protocol = IPPROTO_UDP;
+	h.ip.saddr = way->vtep;
+	h.ip.daddr = vtep;
+	h.ip.check = header_sum(&h);
+	h.udp.source = source_port(skb);
+	h.udp.dest = way->dport;
+	if (len <= 0xffff)
+		h.udp.len = htons(len - sizeof(h.ip));
+	h.flags[0] = VNI_VALID;
+	__builtin_memcpy(h.vni, tunnel->vni, sizeof(h.vni));
+	h.inner = *eth;
+
+	if (adjust_room(skb, sizeof(h), BPF_ADJ_ROOM_MAC, how))
+		return 0;
+	if (store_bytes(skb, ETH_HLEN, &h, sizeof(h), 0))
+		return TC_ACT_SHOT;
+	next.nh_family = IPV4;
+	next.ipv4_nh = route.ipv4_dst;
+	return redirect_neigh(way->ifindex, &next, sizeof(next), 0);
+}
+
 SEC("tc")
 int overspan_port(struct __sk_buff *skb)
 {
 	struct station to = {};
-	__u32 from = skb->ifindex, *link;
+	__u32 from = skb->ifindex, *link, *vtep, mtu;
 	struct ethhdr eth;
-	struct port *p;
-	int verdict = STRAIGHT;
+	struct port *p, *tunnel;
+	int verdict = STRAIGHT, sent;
 
 	p = lookup(&overspan_ports, &from);
 	if (!p || load_bytes(skb, 0, &eth, sizeof(eth)))
@@ -307,11 +447,14 @@ int overspan_port(struct __sk_buff *skb)
 	}
 	if (p->kind == VXLAN)
 		return TC_ACT_UNSPEC;
+	vtep = lookup(&overspan_peers, &to);
 	__builtin_memset(to.mac, 0, ETH_ALEN);
 	link = lookup(&overspan_macs, &to);
-	if (!link || !goes(skb, *link))
+	if (!link || !fits(skb, *link, &mtu))
 		return TC_ACT_UNSPEC;
-	return redirect(*link, 0);
+	tunnel = vtep ? lookup(&overspan_ports, link) : 0;
+	sent = tunnel ? send(skb, &eth, tunnel, *vtep, mtu) : 0;
+	return sent ? sent : redirect(*link, 0);
 }
 
 char terms[] SEC("license") = "Dual BSD/GPL";

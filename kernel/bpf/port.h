@@ -22,6 +22,8 @@ static void *(*const lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_
 static long (*const load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
+static long (*const adjust_room)(void *skb, __s32 more, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*const store_bytes)(void *skb, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 static long (*const check_mtu)(void *ctx, __u32 ifindex, __u32 *mtu, __s32 more, __u64 flags) = (void *)BPF_FUNC_check_mtu;
 
 enum kind { VETH = 1, VXLAN = 2 };
@@ -85,12 +87,29 @@ INLINE int same_ipv6(const __u8 *a, const __u8 *b)
 	return same_word(a, b) && same_word(a + 4, b + 4) && same_word(a + 8, b + 8) && same_word(a + 12, b + 12);
 }
 
-// goes says whether a frame can go straight to a link: it is there, and the
-// frame not too long for it. The bridge drops what is.
+// fits says whether a frame can go straight to a link: it is there, and the
+// frame not longer than the MTU, which it tells. The bridge drops what is.
+INLINE int fits(struct __sk_buff *skb, __u32 ifindex, __u32 *mtu)
+{
+	*mtu = 0;
+	return ifindex && !check_mtu(skb, ifindex, mtu, 0, BPF_MTU_CHK_SEGS);
+}
+
 INLINE int goes(struct __sk_buff *skb, __u32 ifindex)
 {
-	__u32 mtu = 0;
-	return ifindex && !check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+	__u32 mtu;
+	return fits(skb, ifindex, &mtu);
 }
+
+// Explicit congestion notification, RFC 3168.
+enum {
+	ECN = 3,
+	ECT_1 = 1,
+	ECT_0 = 2,
+	CE = 3,
+};
+
+// What a VXLAN header has in its first byte: the I flag, and no other.
+enum { VNI_VALID = 8 };
 
 #endif

@@ -16,8 +16,6 @@
 #include <linux/udp.h>
 
 static long (*const pull_data)(void *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
-static long (*const store_bytes)(void *skb, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
-static long (*const adjust_room)(void *skb, __s32 more, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
 static long (*const change_proto)(void *skb, __u16 proto, __u64 flags) = (void *)BPF_FUNC_skb_change_proto;
 static long (*const csum_level)(void *skb, __u64 level) = (void *)BPF_FUNC_csum_level;
 static long (*const ecn_set_ce)(void *skb) = (void *)BPF_FUNC_skb_ecn_set_ce;
@@ -75,13 +73,6 @@ enum {
 	IPV6_MORE = sizeof(struct ipv6hdr) - sizeof(struct iphdr),
 
 	DONT_FRAGMENT = 0x4000,
-	VNI_VALID = 8, // the I flag, the only one that a plain VXLAN header has
-
-	// Explicit congestion notification, RFC 3168.
-	ECN = 3,
-	ECT_1 = 1,
-	ECT_0 = 2,
-	CE = 3,
 };
 
 // begin returns where the packet begins if its first bytes are there and in one
