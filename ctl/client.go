@@ -71,6 +71,10 @@ func service[T any](c *client, of func(grpc.ClientConnInterface) T) (T, error) {
 	return of(c.conn), nil
 }
 
+// answerMost is the largest answer that is taken, in bytes: a list of some hundred
+// thousand endpoints. gRPC's own bound is 4 MiB, some thousands of them.
+const answerMost = 256 << 20
+
 // connect prepares the connection; nothing is sent before the first call.
 func (c *client) connect() error {
 	if c.conn != nil {
@@ -97,6 +101,7 @@ func (c *client) connect() error {
 			c.mu.Unlock()
 			return conn, err
 		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerMost)),
 		grpc.WithUnaryInterceptor(c.unary),
 		grpc.WithStreamInterceptor(c.stream),
 	)

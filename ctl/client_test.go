@@ -3,14 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
 
+	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/agent/api"
 	"github.com/overspan/overspan/agent/api/apitest"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
@@ -120,5 +123,36 @@ func TestAgentThatEndsBeforeACall(t *testing.T) {
 	code := run(t.Context(), []string{"--host", "unix://" + path, "node", "ls"}, &stdout, &stderr)
 	if code != 1 || !strings.Contains(stderr.String(), "is it running?") || strings.Contains(stderr.String(), "certificate") {
 		t.Errorf("exit code %d, stderr %q; want 1, and the question whether it runs", code, stderr.String())
+	}
+}
+
+// TestLongAnswerIsTaken: a cluster may be larger than what gRPC takes by itself, 4 MiB.
+func TestLongAnswerIsTaken(t *testing.T) {
+	const nodes = 80_000
+	d := apitest.New()
+	d.Change(func(s *overspan.Snapshot) {
+		for i := range nodes {
+			id := overspan.NodeID(fmt.Sprintf("%064x", i))
+			s.Nodes[id] = &overspan.Node{ID: id, Name: fmt.Sprintf("far%d", i), VTEPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, CreateRevision: 1}
+		}
+	})
+	cfg := api.Config{Listen: []string{"unix://" + filepath.Join(t.TempDir(), "agent.sock")}}
+	listeners, err := api.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- api.New(d, cfg, slog.New(slog.DiscardHandler)).Serve(ctx, listeners) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"--host", cfg.Listen[0], "node", "ls", "-q", "--filter", "name=far"}, &stdout, &stderr)
+	if got := strings.Count(stdout.String(), "\n"); code != 0 || got != nodes {
+		t.Errorf("exit code %d, %d lines, stderr %q; want 0 and %d lines", code, got, stderr.String(), nodes)
 	}
 }

@@ -62,7 +62,8 @@ func joinNetns(path string) error {
 // overlayFiles puts files in place of others, for this mount namespace alone.
 // One that is not there on the host cannot be replaced and is left out.
 func overlayFiles(files map[string][]byte) error {
-	dir, err := os.MkdirTemp("", "overspan-")
+	// Not in TMPDIR: that may be the sandbox's, given for its command.
+	dir, err := os.MkdirTemp("/tmp", "overspan-")
 	if err != nil {
 		return err
 	}

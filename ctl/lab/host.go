@@ -72,7 +72,10 @@ func (l *Lab) boot(ctx context.Context, name string, agent []string) (*boot, Hos
 		return nil, Host{}, fmt.Errorf("start host %s: %w", name, err)
 	}
 	b := &boot{order: order}
-	if line, _ := bufio.NewReader(said).ReadString('\n'); line != standing {
+	// One that says nothing is not waited for longer than the lab is.
+	given := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	line, _ := bufio.NewReader(said).ReadString('\n')
+	if in := given(); !in || line != standing {
 		b.close()
 		err := errors.Join(cmd.Wait(), ctx.Err())
 		text, _ := os.ReadFile(log.Name())

@@ -11,22 +11,23 @@ for program in ctl docker; do
 	}
 done
 
-# connect tries for a minute: the agent may be starting, somebody may be about to
-# make the network, and of a container that was started again the endpoint that has
-# ended may still bear the name.
+# connect tries as long as the container runs, every second at first, and says so
+# once: the agent may be starting, somebody may be about to make the network, and of a
+# container that was started again the endpoint that has ended may still bear the name.
 connect() {
-	for _ in $(seq 60); do
-		if said=$(ctl network connect "$2" "docker:$1" 2>&1); then
-			echo "container $1 is in network $2"
-			return
-		fi
+	tries=0
+	until said=$(ctl network connect "$2" "docker:$1" 2>&1); do
 		case $said in
 		*" already, as "*) return ;;                            # since before this service
 		*" is not running"* | *"not found: Docker"*) return ;; # it has ended meanwhile
 		esac
-		sleep 1
+		tries=$((tries + 1))
+		if [ "$tries" -eq 60 ]; then
+			echo "container $1 is in no network yet, and is tried again: $said" >&2
+		fi
+		if [ "$tries" -lt 60 ]; then sleep 1; else sleep 10; fi
 	done
-	echo "container $1 is in no network: $said" >&2
+	echo "container $1 is in network $2"
 }
 
 # Those that start during the look are among the events since then as well.
