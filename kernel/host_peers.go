@@ -27,23 +27,6 @@ func peerKey(k FDBKey) (key macKey, err error) {
 	return macKeyIn(network, k.MAC), err
 }
 
-// peer returns the VTEP that ports send frames for a MAC to; invalid if they leave
-// that to the VXLAN device.
-func (p *portProgram) peer(k FDBKey) (netip.Addr, error) {
-	key, err := peerKey(k)
-	var vtep [4]byte
-	if err == nil {
-		err = p.peers.Lookup(key, &vtep)
-	}
-	switch {
-	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return netip.Addr{}, nil
-	case err != nil:
-		return netip.Addr{}, fmt.Errorf("look up where ports send frames for %s: %w", k.MAC, err)
-	}
-	return netip.AddrFrom4(vtep), nil
-}
-
 // hasTunnel reports whether ports of a device's network are told of that device.
 func (p *portProgram) hasTunnel(d device) (bool, error) {
 	told, known, err := p.get(uint32(d.index))
@@ -125,6 +108,11 @@ func (p *portProgram) forgetPeersOf(index uint32, tunnel Program) error {
 type teller struct {
 	ports   *portProgram // nil: there are no programs
 	tunnels map[int]bool // by the device's index
+
+	// What was last looked up: there may be tens of thousands, and none is to cost
+	// memory of its own.
+	key  macKey
+	vtep [4]byte
 }
 
 func (h *Host) newTeller() teller {
@@ -164,6 +152,22 @@ func (t *teller) tell(op Op, d device) error {
 		return err
 	}
 	return t.ports.tellPeer(key, vtep)
+}
+
+// peer returns the VTEP that ports send frames for a MAC to; invalid if they leave
+// that to the VXLAN device.
+func (t *teller) peer(k FDBKey) (netip.Addr, error) {
+	var err error
+	if t.key, err = peerKey(k); err == nil {
+		err = t.ports.peers.Lookup(&t.key, &t.vtep)
+	}
+	switch {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return netip.Addr{}, nil
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("look up where ports send frames for %s: %w", k.MAC, err)
+	}
+	return netip.AddrFrom4(t.vtep), nil
 }
 
 // isStation reports whether ports look for a MAC among the peers: groups are the
@@ -206,7 +210,7 @@ func (r *reader) readPeers() error {
 		if !known || !isStation(key.MAC) {
 			continue
 		}
-		told, err := teller.ports.peer(key)
+		told, err := teller.peer(key)
 		if err != nil {
 			return err
 		}
