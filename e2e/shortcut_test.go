@@ -23,8 +23,9 @@ func hasShortcut(n *lab.Node, want bool) func(context.Context) error {
 	}
 }
 
-// TestShortcut: what comes from other nodes gets straight to endpoints, unless
-// IPsec has a say in it, and as long as there is a network that it comes by.
+// TestShortcut: what comes from other nodes gets straight to endpoints, and what goes
+// there straight to the underlay, unless IPsec has a say in it, and as long as there is
+// a network that it comes by.
 func TestShortcut(t *testing.T) {
 	t.Parallel()
 	c := start(t, lab.Options{Nodes: 2})
@@ -37,15 +38,17 @@ func TestShortcut(t *testing.T) {
 	}
 	vxlan, err := h1.Exec(t.Context(), "sh", "-c", "ls -d /proc/sys/net/ipv4/conf/osx-* | sed 's,.*/,,'")
 	c.must(err)
-	counted := func() string {
-		out, err := h1.Exec(t.Context(), "sh", "-c", "grep "+strings.TrimSpace(vxlan)+": /proc/net/dev | sed 's/.*://' | awk '{print $2}'")
+	counted := func() (packets [2]int) { // received, sent
+		out, err := h1.Exec(t.Context(), "sh", "-c", "grep "+strings.TrimSpace(vxlan)+": /proc/net/dev | sed 's/.*://' | awk '{print $2, $10}'")
 		c.must(err)
-		return strings.TrimSpace(out)
+		_, err = fmt.Sscan(out, &packets[0], &packets[1])
+		c.must(err)
+		return packets
 	}
 	before := counted()
 	c.mesh(a, b)
 	if after := counted(); after != before {
-		t.Errorf("the VXLAN device has received %s packets before, and %s after", before, after)
+		t.Errorf("the VXLAN device has received and sent %v packets before, and %v after", before, after)
 	}
 
 	const policy = " src 192.0.2.0/24 dst 192.0.2.0/24 dir in"
@@ -59,7 +62,11 @@ func TestShortcut(t *testing.T) {
 		}
 		return err
 	})
+	before = counted()
 	c.mesh(a, b)
+	if after := counted(); after[0] == before[0] || after[1] == before[1] {
+		t.Errorf("with IPsec the VXLAN device has received and sent %v packets before, and %v after", before, after)
+	}
 	_, err = h1.Exec(t.Context(), "sh", "-ec", "ip xfrm policy del"+policy)
 	c.must(err)
 	c.eventually(2*time.Second, hasShortcut(h1, true))
