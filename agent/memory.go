@@ -21,29 +21,41 @@ const gcRoom = 16 << 20
 // at others it is in proportion.
 const leastHeap = 4 << 20
 
-// afterPass is how long after the moment of a full pass it is over.
-const afterPass = 3 * time.Second
+// lookEvery is how often the agent looks at its memory, and calm how many bytes it
+// allocates between two looks, at the most, where nothing of size is being done.
+const (
+	lookEvery = 500 * time.Millisecond
+	calm      = 1 << 20
+)
 
-// spareMemory tunes the collector, unless the environment does, and gives memory
-// back to the host after each full pass, until ctx ends. One over a large network
-// leaves more garbage than the agent otherwise holds; without this it would stay
-// until the next one.
-func spareMemory(ctx context.Context, resync time.Duration) error {
-	tune := func() {}
-	if os.Getenv("GOGC") == "" {
-		tune = func() { debug.SetGCPercent(percentFor(liveHeap())) }
-	}
-	tune()
-	timer := time.NewTimer(afterPass)
-	defer timer.Stop()
+// spareMemory has the collector follow what is live, unless the environment tunes
+// it, and gives memory back to the host whenever something that has left much
+// garbage is over, until ctx ends: a pass over a large network, or a listing of it.
+// Each leaves more than the agent otherwise holds, and what comes after allocates so
+// little that it would stay for minutes.
+func spareMemory(ctx context.Context, every time.Duration) error {
+	tuned := os.Getenv("GOGC") != ""
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var before, freed usage
+	percent := 0
 	for {
+		now := usageNow()
+		if worthFreeing(freed, before, now) {
+			debug.FreeOSMemory()
+			now = usageNow()
+			freed = now
+		}
+		// To set it stops the world for a moment, also where it was so.
+		if p := percentFor(now.live); p != percent && !tuned {
+			debug.SetGCPercent(p)
+			percent = p
+		}
+		before = now
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
-			debug.FreeOSMemory()
-			tune()
-			timer.Reset(resync)
+		case <-ticker.C:
 		}
 	}
 }
@@ -54,9 +66,31 @@ func percentFor(live uint64) int {
 	return max(gcPercent, int(100*gcRoom/max(live, leastHeap)))
 }
 
-// liveHeap returns how many bytes the last collection has left.
-func liveHeap() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64()
+// A usage is what the heap needs, in bytes.
+type usage struct {
+	live      uint64 // what the last collection has left
+	taken     uint64 // of the host's memory
+	allocated uint64 // since the start
+}
+
+// worthFreeing reports whether the heap takes much more than when memory was last
+// given back, and nothing is being done that has use for it.
+func worthFreeing(freed, before, now usage) bool {
+	return now.taken >= freed.taken+gcRoom && now.allocated <= before.allocated+calm
+}
+
+func usageNow() usage {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, // but not what was given back
+	}
+	metrics.Read(samples)
+	u := usage{live: samples[0].Value.Uint64(), allocated: samples[1].Value.Uint64()}
+	for _, s := range samples[2:] {
+		u.taken += s.Value.Uint64()
+	}
+	return u
 }

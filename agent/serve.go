@@ -92,7 +92,7 @@ func runAll(ctx context.Context, c *config, d *daemon.Daemon, listeners []net.Li
 		return d.Run(ctx)
 	})
 	g.Go(func() error { return names.Run(daemonRuns) })
-	g.Go(func() error { return spareMemory(ctx, c.Resync) })
+	g.Go(func() error { return spareMemory(ctx, lookEvery) })
 	g.Go(func() error { return server.Serve(ctx, listeners) })
 	if c.MetricsListen != "" {
 		g.Go(func() error { return serveMetrics(ctx, c.MetricsListen, log, d, names) })
