@@ -146,7 +146,13 @@ func (p *planner) holders(self overspan.NodeID, nodes map[overspan.NodeID]*overs
 		slots += int(b.Size)
 	}
 	p.state.FDB = make(map[kernel.FDBKey]kernel.Dest, slots)
-	p.state.Neighs = make(map[kernel.NeighKey]kernel.LLAddr, 2*slots)
+	families := 0
+	for _, subnet := range []overspan.Subnet{p.network.IPv4, p.network.IPv6} {
+		if subnet.IsValid() {
+			families++
+		}
+	}
+	p.state.Neighs = make(map[kernel.NeighKey]kernel.LLAddr, families*slots)
 	slices.Sort(mute)
 	for _, id := range slices.Compact(mute) {
 		p.warn("network %s: node %s (%s) has no %s address in the underlay: its containers cannot be reached",
