@@ -85,7 +85,7 @@ func (s *Session) register(ctx context.Context, at standing) (bool, error) {
 	if err := s.mayAdopt(at); err != nil {
 		return false, err
 	}
-	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
+	if err := s.checkVTEPs(ctx, s.cfg.Node, 0); err != nil {
 		return false, err
 	}
 	// Only now: what came before may have taken longer than a lease lives.
@@ -103,7 +103,7 @@ func (s *Session) register(ctx context.Context, at standing) (bool, error) {
 	}
 	// Two nodes with one address may have looked at the same moment: the one
 	// that came later yields.
-	if err := s.checkVTEPs(ctx, s.cfg.Node); err != nil {
+	if err := s.checkVTEPs(ctx, s.cfg.Node, s.since); err != nil {
 		s.giveBack(ctx, lease)
 		return false, errors.Join(err, s.withdraw(ctx, at))
 	}
@@ -295,9 +295,13 @@ func (s *Session) awaitGone(ctx context.Context, key string, after int64) error 
 }
 
 // checkVTEPs refuses an address that another node that is present uses: peers
-// could not tell the two apart. Of two that entered at once, the one whose
-// presence is older stays.
-func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node) error {
+// could not tell the two apart. Entered is the create-revision of the presence with
+// which the node has announced the addresses, 0 if it has not yet: of two that
+// entered at once, the one whose presence is older stays.
+func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node, entered int64) error {
+	if len(n.VTEPs) == 0 {
+		return nil
+	}
 	nodes, err := s.kv.List(ctx, s.keys.Nodes(), 0)
 	if err != nil {
 		return fmt.Errorf("check the VTEP address of node %s: %w", n.Name, err)
@@ -320,14 +324,13 @@ func (s *Session) checkVTEPs(ctx context.Context, n overspan.Node) error {
 	for _, kv := range lives.KVs {
 		present[kv.Key] = kv.CreateRevision
 	}
-	own, entered := present[s.keys.Live(n.ID)]
 	for _, kv := range suspects {
 		other, err := s.keys.node(kv)
 		if err != nil {
 			continue // a registration that cannot be read is reported by the mirror
 		}
 		since, up := present[s.keys.Live(other.ID)]
-		if !up || (entered && since > own) {
+		if !up || (entered != 0 && since > entered) {
 			continue
 		}
 		for _, a := range n.VTEPs {

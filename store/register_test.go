@@ -308,3 +308,25 @@ func TestRunEndsWhenFenced(t *testing.T) {
 		})
 	})
 }
+
+func TestUpdateRefusesAnotherNodesVTEP(t *testing.T) {
+	forEachKV(t, func(t *testing.T, connect func(*testing.T) KV) {
+		h1, h2 := open(t, connect(t), testConfig(1)), open(t, connect(t), testConfig(2))
+		for _, tt := range []struct {
+			taker  run
+			holder overspan.Node
+		}{
+			{h1, testNode(2)}, // which came later
+			{h2, testNode(1)},
+		} {
+			n := tt.taker.cfg.Node
+			n.VTEPs = tt.holder.VTEPs
+			err := tt.taker.Update(testContext(t), n)
+			wantClass(t, err, overspan.ErrInUse, "is in use by node "+tt.holder.Name)
+		}
+		mustDo(t, h2.stop())
+		n := h1.cfg.Node
+		n.VTEPs = testNode(2).VTEPs
+		mustDo(t, h1.Update(testContext(t), n)) // an absent node holds no address
+	})
+}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -175,13 +177,13 @@ func (s *Session) Stuck() error { return s.flights.stuck() }
 
 // Update rewrites the registration with what the host has become: its name,
 // addresses, MTU and routes. Whether the node is draining is Drain's to say.
+//
+// Errors: ErrInUse if another node that is present uses a VTEP address that is new,
+// ErrConflict if the registration was changed meanwhile.
 func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	n.ID = s.cfg.Node.ID
 	if _, err := overspanv1.NodeRecord(n).Noun(); err != nil {
 		return overspan.Errorf(overspan.ErrInvalid, "update registration: %s", err)
-	}
-	if err := s.checkVTEPs(ctx, n); err != nil {
-		return err
 	}
 	old, err := s.one(ctx, s.keys.Node(n.ID))
 	if err != nil {
@@ -189,6 +191,15 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	}
 	if old.Key == "" {
 		return overspan.Errorf(overspan.ErrFenced, "update registration: the node was removed from the cluster")
+	}
+	was, err := s.keys.node(old)
+	if err != nil {
+		return err
+	}
+	moved := n
+	moved.VTEPs = slices.DeleteFunc(slices.Clone(n.VTEPs), func(a netip.Addr) bool { return slices.Contains(was.VTEPs, a) })
+	if err := s.checkVTEPs(ctx, moved, 0); err != nil {
+		return err
 	}
 	value, err := redescribe(old.Value, n)
 	if err != nil {
