@@ -137,7 +137,9 @@ func (s *Session) regain(ctx context.Context) error {
 }
 
 // announce is one attempt to put the presence. What an attempt without an
-// answer may have left behind is in this run's name and replaced by the next.
+// answer may have left behind is in this run's name and replaced by the next; one
+// that is carried out only after that changes nothing, or it would put the presence
+// under a lease that nobody keeps alive.
 func (s *Session) announce(ctx context.Context) error {
 	at, err := s.check(ctx)
 	if err != nil {
@@ -155,7 +157,7 @@ func (s *Session) announce(ctx context.Context) error {
 	res, err := s.kv.Txn(ctx, Txn{
 		If: []Cmp{
 			Created(s.keys.Node(id), s.registration),
-			Created(s.keys.Live(id), at.live.CreateRevision),
+			Unchanged(s.keys.Live(id), at.live.ModRevision),
 		},
 		Then: []Op{PutLeased(s.keys.Live(id), live, lease)},
 	})

@@ -155,14 +155,15 @@ func (s *Session) commit(ctx context.Context, at standing, lease LeaseID) (bool,
 	return true, nil
 }
 
-// withdraw takes a registration back that was not there before.
+// withdraw takes a registration back that was not there before, unless it was
+// taken up since.
 func (s *Session) withdraw(ctx context.Context, at standing) error {
 	if at.node.Key != "" {
 		return nil
 	}
 	id := s.cfg.Node.ID
 	_, err := s.kv.Txn(ctx, Txn{
-		If:   []Cmp{Created(s.keys.Node(id), s.registration)},
+		If:   []Cmp{Created(s.keys.Node(id), s.registration), Unchanged(s.keys.Flight(id), s.flights.floor.Load())},
 		Then: []Op{Delete(Key(s.keys.Node(id))), Delete(Key(s.keys.Flight(id)))},
 	})
 	return err
