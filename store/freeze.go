@@ -30,7 +30,9 @@ type FreezeRequest struct {
 // many acceptances etcd counts.
 func Freeze(ctx context.Context, kv KV, keys Keys, r FreezeRequest) (accepted uint64, err error) {
 	for range maxRaces {
-		res, err := kv.Txn(ctx, Txn{Then: []Op{Get(Key(keys.Meta())), Get(Key(keys.Frozen())), Get(Key(keys.Accepted()))}})
+		res, err := kv.Txn(ctx, Txn{Then: []Op{
+			Get(Key(keys.Meta())), Get(Key(keys.Frozen())), Get(Key(keys.Accepted())), Get(Key(keys.Report(r.Freeze.Node))),
+		}})
 		if err != nil {
 			return 0, fmt.Errorf("freeze the cluster: %w", err)
 		}
@@ -53,10 +55,11 @@ func Freeze(ctx context.Context, kv KV, keys Keys, r FreezeRequest) (accepted ui
 	return 0, overspan.Errorf(overspan.ErrConflict, "freeze the cluster: its settings change all the time")
 }
 
-// freezeTxn writes what is missing of a freeze beside what was read.
+// freezeTxn writes what is missing of a freeze beside what was read, all of which
+// it guards: one that comes late deletes no report of the freeze that stands.
 func freezeTxn(keys Keys, kvs map[string]KeyValue, r FreezeRequest) (Txn, error) {
 	var t Txn
-	for _, key := range []string{keys.Meta(), keys.Frozen(), keys.Accepted()} {
+	for _, key := range []string{keys.Meta(), keys.Frozen(), keys.Accepted(), keys.Report(r.Freeze.Node)} {
 		t.If = append(t.If, Unchanged(key, kvs[key].ModRevision))
 	}
 	t.Then = append(t.Then, Delete(Key(keys.Report(r.Freeze.Node))))
@@ -91,27 +94,45 @@ func countAccepted(keys Keys, kvs map[string]KeyValue) uint64 {
 }
 
 // PutReport tells what this node has published again in a freeze; it replaces
-// what the node said before. ErrNotFound if the freeze is over. It does not fly:
-// nobody else writes it, and nothing depends on it but an operator's decision.
+// what the node said before. It does not fly: nobody else writes it, and nothing
+// depends on it but an operator's decision. One that comes late replaces nothing
+// that was said after it.
+//
+// Errors: ErrNotFound if the freeze is over or the node was removed; ErrConflict
+// if reports that were late came between each time.
 func (s *Session) PutReport(ctx context.Context, f overspan.Freeze, p overspan.Report) error {
 	const what = "report what was published again"
 	value, err := Marshal(overspanv1.ReportRecord(p))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	id := s.cfg.Node.ID
-	res, err := s.kv.Txn(ctx, Txn{
-		If:   []Cmp{Created(s.keys.Frozen(), f.Revision), Created(s.keys.Node(id), s.registration)},
-		Then: []Op{Put(s.keys.Report(id), value)},
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	key := s.keys.Report(s.cfg.Node.ID)
+	for range maxRaces {
+		last, err := s.one(ctx, key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		res, err := s.kv.Txn(ctx, Txn{
+			If: []Cmp{
+				Created(s.keys.Frozen(), f.Revision),
+				Created(s.keys.Node(s.cfg.Node.ID), s.registration),
+				Unchanged(key, last.ModRevision),
+			},
+			Then: []Op{Put(key, value)},
+			Else: []Op{Get(Key(key))},
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if res.OK {
+			return nil
+		}
+		if found(res)[key].ModRevision == last.ModRevision {
+			s.Recheck()
+			return overspan.Errorf(overspan.ErrNotFound, "%s: the freeze is over, or this node was removed", what)
+		}
 	}
-	if !res.OK {
-		s.Recheck()
-		return overspan.Errorf(overspan.ErrNotFound, "%s: the freeze is over, or this node was removed", what)
-	}
-	return nil
+	return overspan.Errorf(overspan.ErrConflict, "%s: it was changed meanwhile; will try again", what)
 }
 
 // A NodeReport is how far a node is in a freeze.

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overspan/overspan"
+	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
 )
 
 // rolledBack is what node n says of an etcd that has lost its past.
@@ -131,4 +132,50 @@ func TestAccept(t *testing.T) {
 			t.Errorf("etcd counts %d acceptances, want 7", n)
 		}
 	})
+}
+
+func TestLateFreezeLeavesWhatWasReportedSince(t *testing.T) {
+	line := NewFaulty(NewMemory(1))
+	r := open(t, line, testConfig(1))
+	_, err := Freeze(testContext(t), line, r.keys, rolledBack(2, 0))
+	mustDo(t, err)
+	line.InjectTxn(TxnPasses, TxnLate) // the look, the freeze
+	_, err = Freeze(testContext(t), line, r.keys, rolledBack(1, 0))
+	wantClass(t, err, overspan.ErrUnavailable)
+	_, err = Freeze(testContext(t), line, r.keys, rolledBack(1, 0))
+	mustDo(t, err)
+	mustDo(t, r.PutReport(testContext(t), r.freezeOf(t, line), overspan.Report{NodeName: "h1", Endpoints: 3, Since: time.Unix(1e9, 0).UTC()}))
+	before := dump(t, line)
+	if _, err := line.Deliver(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, dump(t, line)); diff != "" {
+		t.Errorf("the late freeze (-want +got):\n%s", diff)
+	}
+}
+
+func TestLateReportReplacesNoNewerOne(t *testing.T) {
+	line := NewFaulty(NewMemory(1))
+	r := open(t, line, testConfig(1))
+	_, err := Freeze(testContext(t), line, r.keys, rolledBack(1, 0))
+	mustDo(t, err)
+	frozen := r.freezeOf(t, line)
+	line.InjectTxn(TxnLate)
+	bad := overspan.Report{NodeName: "h1", Failures: []string{"web1 of network demo"}, Since: time.Unix(1e9, 0).UTC()}
+	wantClass(t, r.PutReport(testContext(t), frozen, bad), overspan.ErrUnavailable)
+	mustDo(t, r.PutReport(testContext(t), frozen, overspan.Report{NodeName: "h1", Endpoints: 3, Since: time.Unix(1e9, 0).UTC()}))
+	if _, err := line.Deliver(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	var rec overspanv1.Report
+	mustDo(t, Unmarshal(mustList(t, line, Key(r.keys.Report(nodeID(1))), 0).KVs[0].Value, &rec))
+	if got := rec.Noun(); len(got.Failures) > 0 || got.Endpoints != 3 {
+		t.Errorf("the report is %+v, want the newer one, without failures", got)
+	}
+}
+
+// freezeOf returns the freeze that stands.
+func (r run) freezeOf(t *testing.T, kv KV) overspan.Freeze {
+	t.Helper()
+	return r.keys.freeze(mustList(t, kv, Key(r.keys.Frozen()), 0).KVs[0])
 }
