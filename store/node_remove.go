@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -136,7 +137,8 @@ type NodeSweeper struct {
 func NewNodeSweeper(kv KV, keys Keys) *NodeSweeper { return &NodeSweeper{kv: kv, keys: keys} }
 
 // Sweep finishes each removal that the call before has seen already: so long
-// its remover had. It returns those that it has finished.
+// its remover had. It returns those that it has finished, and of the others why
+// not: the next call tries them again.
 func (w *NodeSweeper) Sweep(ctx context.Context) ([]NodeRemoval, error) {
 	marks, err := NodeRemovals(ctx, w.kv, w.keys)
 	if err != nil {
@@ -145,15 +147,17 @@ func (w *NodeSweeper) Sweep(ctx context.Context) ([]NodeRemoval, error) {
 	before := w.seen
 	w.seen = make(map[overspan.NodeID]int64, len(marks))
 	var finished []NodeRemoval
+	var errs []error
 	for _, r := range marks {
 		w.seen[r.Node] = r.Revision
 		if before[r.Node] != r.Revision {
 			continue
 		}
 		if _, err := FinishNodeRemoval(ctx, w.kv, w.keys, r.Node); err != nil {
-			return finished, err
+			errs = append(errs, err)
+			continue
 		}
 		finished = append(finished, r)
 	}
-	return finished, nil
+	return finished, errors.Join(errs...)
 }

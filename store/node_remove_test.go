@@ -333,3 +333,24 @@ func TestNodeRemovalsAreListed(t *testing.T) {
 		t.Errorf("removals under way: %+v, %v; want h2's, by h3", got, err)
 	}
 }
+
+// One whose removal cannot be finished does not hold up the others.
+func TestSweepGoesOnBehindAFailure(t *testing.T) {
+	memory, keys := NewMemory(1), testKeys(t, "test")
+	mustTxn(t, memory, Txn{Then: []Op{Put(keys.Removing(nodeID(1)), []byte("{}")), Put(keys.Removing(nodeID(2)), []byte("{}"))}})
+	line := NewFaulty(memory)
+	sweeper := NewNodeSweeper(line, keys)
+	if finished, err := sweeper.Sweep(testContext(t)); err != nil || len(finished) > 0 {
+		t.Fatalf("first look: finished %v, %v", finished, err)
+	}
+	line.InjectTxn(TxnLost)
+	finished, err := sweeper.Sweep(testContext(t))
+	wantClass(t, err, overspan.ErrUnavailable)
+	if len(finished) != 1 || finished[0].Node != nodeID(2) {
+		t.Errorf("second look: finished %v, want the node behind the one that failed", finished)
+	}
+	finished, err = sweeper.Sweep(testContext(t))
+	if err != nil || len(finished) != 1 || finished[0].Node != nodeID(1) {
+		t.Errorf("third look: finished %v, %v; want the one that failed before", finished, err)
+	}
+}
