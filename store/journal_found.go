@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -27,27 +28,27 @@ type Found struct {
 // NoteSysctls notes what settings are before they are changed. What was noted
 // before stands.
 func (j *Journal) NoteSysctls(was map[string]string) error {
-	fresh := map[string]string{}
-	found, err := j.Found()
-	if err != nil {
-		return err
-	}
-	for path, value := range was {
-		if _, known := found.Sysctls[path]; !known {
-			fresh[path] = value
-		}
-	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	return j.update(bucketFound, prefixForSysctl, func(tx *bolt.Tx) error {
-		for path, value := range fresh {
-			if err := tx.Bucket([]byte(bucketFound)).Put([]byte(prefixForSysctl+path), []byte(value)); err != nil {
+	err := j.update(bucketFound, prefixForSysctl, func(tx *bolt.Tx) error {
+		bucket, fresh := tx.Bucket([]byte(bucketFound)), false
+		for path, value := range was {
+			key := []byte(prefixForSysctl + path)
+			if bucket.Get(key) != nil {
+				continue
+			}
+			if err := bucket.Put(key, []byte(value)); err != nil {
 				return err
 			}
+			fresh = true
+		}
+		if !fresh {
+			return errSame
 		}
 		return nil
 	})
+	if errors.Is(err, errSame) {
+		return nil
+	}
+	return err
 }
 
 // NoteTables notes which packet filter tables hold nothing.

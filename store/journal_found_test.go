@@ -2,6 +2,8 @@ package store
 
 import (
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,6 +54,33 @@ func TestFound(t *testing.T) {
 		}
 		if err := j.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func TestWhatIsFoundFirstStandsForAll(t *testing.T) {
+	j, err := OpenJournal(filepath.Join(t.TempDir(), "journal.db"))
+	mustDo(t, err)
+	defer j.Close()
+	const setting = "net/ipv4/ip_forward"
+	var seen [8]string
+	var wg sync.WaitGroup
+	for i := range seen {
+		wg.Go(func() {
+			found, err := Found{}, j.NoteSysctls(map[string]string{setting: strconv.Itoa(i)})
+			if err == nil {
+				found, err = j.Found()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			seen[i] = found.Sysctls[setting]
+		})
+	}
+	wg.Wait()
+	for _, s := range seen {
+		if s != seen[0] {
+			t.Fatalf("what was found is %q, one after the other; want that the first stands", seen)
 		}
 	}
 }
