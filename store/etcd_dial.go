@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
@@ -153,12 +152,3 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 }
 
 var errClosed = errors.New("client is closed")
-
-// zapTo sends etcd's log to log, what is info to etcd as debug, and nothing above
-// the level most. A nil log is silent.
-func zapTo(log *slog.Logger, most slog.Level) *zap.Logger {
-	if log == nil {
-		return zap.NewNop()
-	}
-	return zap.New(&slogCore{log: log, most: most})
-}

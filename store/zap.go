@@ -4,8 +4,18 @@ import (
 	"context"
 	"log/slog"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
+
+// zapTo sends etcd's log to log, what is info to etcd as debug, and nothing above
+// the level most. A nil log is silent.
+func zapTo(log *slog.Logger, most slog.Level) *zap.Logger {
+	if log == nil {
+		return zap.NewNop()
+	}
+	return zap.New(&slogCore{log: log, most: most})
+}
 
 // slogCore is a zapcore.Core that writes to a slog.Logger. etcd's info is
 // debug to us; its debug, a line for each request, is left out.
