@@ -138,24 +138,3 @@ func (m *Mirror) follows(history int) error {
 	}
 	return nil
 }
-
-// renew ends the feeds of an old history and starts those of the new one.
-func (l *mirrorLoop) renew(ctx context.Context) {
-	for _, f := range l.feeds() {
-		f.cancel()
-		<-f.ended
-	}
-	l.begin(ctx)
-}
-
-// begin starts the feeds of the history that is followed by now.
-func (l *mirrorLoop) begin(ctx context.Context) {
-	l.following = l.currentHistory()
-	l.segments, l.touched, l.unreadable = map[overspan.NetworkID]*feed{}, map[*feed]struct{}{}, map[*feed]struct{}{}
-	l.shown, l.interior, l.least = nil, overspan.Segments{}, leastRevision(overspan.Segments{})
-	l.meta = l.start(ctx, Prefix(l.keys.Meta()), "")
-	l.nodes = l.start(ctx, l.keys.Nodes(), "")
-	l.lives = l.start(ctx, l.keys.Lives(), "")
-	l.networks = l.start(ctx, l.keys.Networks(), "")
-	l.matchFollowed(ctx)
-}

@@ -64,6 +64,33 @@ func (h *health) stale() (since time.Time, err error) {
 	return since, err
 }
 
+// report notes what became of the last try to read a source, unless that was of a
+// history that is followed no more: nobody would report that it is well again.
+func (m *Mirror) report(history int, source string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.history != history {
+		return
+	}
+	before := m.health.faults[source]
+	m.health.report(source, err)
+	switch {
+	case err != nil && before == nil:
+		m.log.Warn("etcd is not followed", "source", source, "error", err)
+	case err == nil && before != nil:
+		m.log.Info("etcd is followed again", "source", source)
+	}
+}
+
+// forget drops a source of a history that is not read any more.
+func (m *Mirror) forget(history int, source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.history == history {
+		m.health.forget(source)
+	}
+}
+
 // trust holds a linearizable answer against the revision that had been seen
 // before the question. False, and a doubt, if it cannot be of the same history.
 func (h *health) trust(cluster uint64, revision, before int64) bool {
