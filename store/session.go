@@ -52,18 +52,6 @@ type Config struct {
 	Log *slog.Logger // nil: silent
 }
 
-// An Identity is what the journal keeps of a node.
-type Identity struct {
-	Node         overspan.NodeID
-	Registration int64  // create-revision of the last registration; 0: none yet
-	Instances    string // of the run that noted it and of those since, with spaces between
-	Machine      string // id of the machine that it ran on; "": not known
-	ClusterID    uint64 // etcd's; 0: none seen yet
-	Revision     int64  // the highest that was seen of that etcd
-	Accepted     uint64 // how often an operator had accepted what etcd had become
-	Claimed      int64  // revision of the last claim that was heard of
-}
-
 // A Session is a registered node: whoever holds it may write as the node. Any
 // number of goroutines may call its methods while Run runs; all writes but
 // PutAck pass through the node's flight key, one transaction at a time. While
