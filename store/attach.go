@@ -132,22 +132,6 @@ func (s *Session) checkAttach(a AttachRequest) error {
 	return nil
 }
 
-// undoAttach takes an endpoint off again whose caller has given up.
-func (s *Session) undoAttach(ctx context.Context, e overspan.Endpoint) {
-	err := insist(ctx, func() error {
-		_, err := s.Detach(ctx, e)
-		return err
-	})
-	if err != nil {
-		s.cfg.Log.Warn("late endpoint is left behind", "endpoint", e.Name, "network", overspan.ShortID(e.Network), "error", err)
-		return
-	}
-	s.cfg.Log.Info("late endpoint detached", "endpoint", e.Name, "network", overspan.ShortID(e.Network))
-	if s.cfg.Undone != nil {
-		s.cfg.Undone(e)
-	}
-}
-
 // whyNotAttached names what was in the way, from what stood there.
 func (s *Session) whyNotAttached(ctx context.Context, a AttachRequest, kvs map[string]KeyValue) error {
 	e, n := a.Endpoint, a.Network
@@ -177,33 +161,6 @@ func (s *Session) whyNotAttached(ctx context.Context, a AttachRequest, kvs map[s
 		}
 	}
 	return networkChanged(n)
-}
-
-// networkGone returns an error if a network that was read is gone or on its way
-// out.
-func (s *Session) networkGone(n *overspan.Network, kvs map[string]KeyValue) error {
-	kv, ok := kvs[s.keys.Network(n.ID)]
-	if !ok {
-		return overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
-	}
-	now, err := s.keys.network(kv)
-	if err != nil {
-		return err
-	}
-	return leaving(&now)
-}
-
-// leaving returns an error if a network is on its way out: its record still
-// stands, but nothing may be put into it.
-func leaving(n *overspan.Network) error {
-	if n.Deleting {
-		return overspan.Errorf(overspan.ErrNotFound, "network %s is being removed", n.Name)
-	}
-	return nil
-}
-
-func networkChanged(n *overspan.Network) error {
-	return overspan.Errorf(overspan.ErrConflict, "network %s was changed meanwhile; try again", n.Name)
 }
 
 // slotAddr names a slot as users know it.
@@ -242,73 +199,4 @@ func (s *Session) describeRef(ctx context.Context, n overspan.NetworkID, kv KeyV
 		return "endpoint " + overspan.ShortID(ref.GetEndpoint())
 	}
 	return s.describe(ctx, rec)
-}
-
-// Detach deletes everything that an endpoint owns and returns the revision at
-// which it was gone. An endpoint that is gone already, or whose slot belongs to
-// another by now, is none of this one's: that is success. An endpoint without
-// revisions, as the journal keeps it, is looked up first; ErrCorrupt if its
-// record cannot be read, for it may be another's.
-func (s *Session) Detach(ctx context.Context, e overspan.Endpoint) (int64, error) {
-	what := detachWhat(e)
-	if len(e.Slots) == 0 {
-		return 0, overspan.Errorf(overspan.ErrInvalid, "%s: it has no slot", what)
-	}
-	key := s.keys.Endpoint(e.Network, e.Slots[0])
-	if e.CreateRevision == 0 {
-		list, err := s.kv.List(ctx, Key(key), 0)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", what, err)
-		}
-		if e.CreateRevision, err = s.ownRecord(e, list.KVs); err != nil {
-			return 0, fmt.Errorf("%s: %w", what, err)
-		}
-		if e.CreateRevision == 0 {
-			return list.Revision, nil
-		}
-	}
-	res, err := s.flights.fly(ctx, s.detach(e))
-	if err != nil {
-		return 0, err
-	}
-	if res.OK {
-		return res.Revision, nil
-	}
-	created, err := s.ownRecord(e, res.Responses[0].KVs)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", what, err)
-	}
-	if created != 0 {
-		return 0, overspan.Errorf(overspan.ErrConflict, "%s: its record was written again meanwhile", what)
-	}
-	return res.Revision, nil
-}
-
-// detach makes the request. All records of the endpoint were written at once,
-// so the first one guards them all.
-func (s *Session) detach(e overspan.Endpoint) *request {
-	key := s.keys.Endpoint(e.Network, e.Slots[0])
-	t := Txn{If: []Cmp{Created(key, e.CreateRevision)}, Else: []Op{Get(Key(key))}}
-	for _, owned := range s.endpointKeys(e)[1:] {
-		t.Then = append(t.Then, Delete(Key(owned)))
-	}
-	return &request{step: steps.Detach, what: detachWhat(e), witness: Delete(Key(key)), txn: t, shared: true}
-}
-
-func detachWhat(e overspan.Endpoint) string {
-	return fmt.Sprintf("detach %s from network %s", e.Name, overspan.ShortID(e.Network))
-}
-
-// ownRecord returns the create-revision of the endpoint's record, 0 if what
-// stands there is not its. A record that cannot be read may be: that is an error
-// of class ErrCorrupt.
-func (s *Session) ownRecord(e overspan.Endpoint, kvs []KeyValue) (int64, error) {
-	if len(kvs) == 0 {
-		return 0, nil
-	}
-	now, err := s.keys.endpoint(kvs[0])
-	if err != nil || now.ID != e.ID {
-		return 0, err
-	}
-	return now.CreateRevision, nil
 }

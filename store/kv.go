@@ -177,6 +177,17 @@ type Response struct {
 	Result  *Result    // of a Nest
 }
 
+// found collects the keys that a transaction has read.
+func found(res Result) map[string]KeyValue {
+	out := make(map[string]KeyValue)
+	for _, resp := range res.Responses {
+		for _, kv := range resp.KVs {
+			out[kv.Key] = kv
+		}
+	}
+	return out
+}
+
 // A KeyValue is one key as it stands at a revision.
 type KeyValue struct {
 	Key            string

@@ -234,3 +234,30 @@ func (s *Session) networkName(ctx context.Context, id overspan.NetworkID) string
 	}
 	return n.Name
 }
+
+// networkGone returns an error if a network that was read is gone or on its way
+// out.
+func (s *Session) networkGone(n *overspan.Network, kvs map[string]KeyValue) error {
+	kv, ok := kvs[s.keys.Network(n.ID)]
+	if !ok {
+		return overspan.Errorf(overspan.ErrNotFound, "network %s not found", n.Name)
+	}
+	now, err := s.keys.network(kv)
+	if err != nil {
+		return err
+	}
+	return leaving(&now)
+}
+
+// leaving returns an error if a network is on its way out: its record still
+// stands, but nothing may be put into it.
+func leaving(n *overspan.Network) error {
+	if n.Deleting {
+		return overspan.Errorf(overspan.ErrNotFound, "network %s is being removed", n.Name)
+	}
+	return nil
+}
+
+func networkChanged(n *overspan.Network) error {
+	return overspan.Errorf(overspan.ErrConflict, "network %s was changed meanwhile; try again", n.Name)
+}

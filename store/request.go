@@ -186,14 +186,3 @@ func refuse(group []*request, err error) []*request {
 	}
 	return nil
 }
-
-// found collects the keys that a transaction has read.
-func found(res Result) map[string]KeyValue {
-	out := make(map[string]KeyValue)
-	for _, resp := range res.Responses {
-		for _, kv := range resp.KVs {
-			out[kv.Key] = kv
-		}
-	}
-	return out
-}

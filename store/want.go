@@ -153,10 +153,6 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 	return overspan.Errorf(overspan.ErrInUse, "%s: endpoints stand in it", what)
 }
 
-func (s *Session) putBlock(n overspan.NetworkID, b overspan.Block) Op {
-	return Put(s.keys.Block(n, b.Range), mustMarshal(overspanv1.BlockRecord(b)))
-}
-
 // covers reports whether the parts are blocks that make up the whole without
 // overlap.
 func covers(whole overspan.Range, parts []overspan.Range) bool {
