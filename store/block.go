@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overspan/overspan"
@@ -123,4 +125,27 @@ func (s *Session) ReleaseBlock(ctx context.Context, n overspan.NetworkID, b over
 		return nil
 	}
 	return overspan.Errorf(overspan.ErrInUse, "%s: endpoints stand in it", what)
+}
+
+// gapsIn returns what blocks leave of a whole, lowest first; ok is false if they
+// are no disjoint parts of it. It counts from the whole's first slot: the slot
+// behind the last one of all has no number.
+func gapsIn(whole overspan.Range, parts []overspan.Range) (gaps []overspan.Range, ok bool) {
+	offset := func(r overspan.Range) uint64 { return uint64(r.First - whole.First) }
+	parts = slices.SortedFunc(slices.Values(parts), func(a, b overspan.Range) int { return cmp.Compare(offset(a), offset(b)) })
+	next := uint64(0)
+	gap := func(end uint64) {
+		if next < end {
+			gaps = append(gaps, overspan.Range{First: whole.First + overspan.Slot(next), Size: end - next})
+		}
+	}
+	for _, p := range parts {
+		if !p.IsBlock() || !whole.Contains(p.First) || offset(p) < next || whole.Size-offset(p) < p.Size {
+			return nil, false
+		}
+		gap(offset(p))
+		next = offset(p) + p.Size
+	}
+	gap(whole.Size)
+	return gaps, true
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/overspan/overspan"
 	"github.com/overspan/overspan/internal/steps"
@@ -96,7 +95,7 @@ func (s *Session) DropWant(ctx context.Context, w overspan.Want) error {
 // stands in what would be given.
 func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Want, from overspan.Block, give overspan.Range, keep []overspan.Range) error {
 	what := fmt.Sprintf("yield slots %s of network %s", give, n.Name)
-	if !covers(from.Range, append([]overspan.Range{give}, keep...)) {
+	if gaps, ok := gapsIn(from.Range, append([]overspan.Range{give}, keep...)); !ok || len(gaps) > 0 {
 		return overspan.Errorf(overspan.ErrInvalid, "%s: with %v kept it is not block %s", what, keep, from.Range)
 	}
 	if err := leaving(n); err != nil {
@@ -151,24 +150,4 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 		return overspan.Errorf(overspan.ErrConflict, "%s: block %s is no longer what this node held", what, from.Range)
 	}
 	return overspan.Errorf(overspan.ErrInUse, "%s: endpoints stand in it", what)
-}
-
-// covers reports whether the parts are blocks that make up the whole without
-// overlap.
-func covers(whole overspan.Range, parts []overspan.Range) bool {
-	parts = slices.Clone(parts)
-	slices.SortFunc(parts, func(a, b overspan.Range) int {
-		if a.First < b.First {
-			return -1
-		}
-		return 1
-	})
-	next := whole.First
-	for _, p := range parts {
-		if !p.IsBlock() || p.First != next {
-			return false
-		}
-		next += overspan.Slot(p.Size)
-	}
-	return next == whole.First+overspan.Slot(whole.Size)
 }
