@@ -36,7 +36,7 @@ type Etcd struct {
 	doubting bool          // the members are looked at
 	turned   chan struct{} // closed, and made anew, when the client leaves a member
 
-	doubts chan struct{} // there was reason for another look at the members
+	doubts chan struct{} // size 1: there was reason for another look at the members
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {

@@ -31,10 +31,7 @@ func (e *Etcd) doubt() {
 	switch {
 	case len(e.endpoints) < 2 || e.client == nil || e.ctx.Err() != nil:
 	case e.doubting:
-		select {
-		case e.doubts <- struct{}{}:
-		default: // it has been told already
-		}
+		poke(e.doubts)
 	default:
 		e.doubting = true
 		e.wg.Go(e.survey)

@@ -304,7 +304,7 @@ func (f *flights) registered(res Result) error {
 	if kvs := res.Responses[0].KVs; len(kvs) == 1 && kvs[0].CreateRevision == f.registration {
 		return nil
 	}
-	return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(f.node))
+	return unregistered(f.node)
 }
 
 // standing says why the guards of a flight with a known outcome failed. The
@@ -324,6 +324,11 @@ func (f *flights) standing(res Result) error {
 	last, _ := f.lastFlight(res)
 	return overspan.Errorf(overspan.ErrFenced,
 		"node %s: instance %q has written as this node: another agent uses its id", overspan.ShortID(f.node), last.GetInstance())
+}
+
+// unregistered is how a session of a node ends that was removed.
+func unregistered(node overspan.NodeID) error {
+	return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(node))
 }
 
 // forgotten is how a session of a node ends whose last flight etcd does not know.

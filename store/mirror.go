@@ -287,7 +287,7 @@ func (m *Mirror) wakeWaiters() {
 	m.newer = make(chan struct{})
 }
 
-// poke leaves a value in a channel of size 1.
+// poke leaves a value in a channel of size 1, unless one is there already.
 func poke(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

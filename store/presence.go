@@ -13,12 +13,7 @@ import (
 // Recheck makes a running session look at once whether it is still registered
 // and present, for instance because a snapshot does not show it so. It would
 // find out by itself within the presence's TTL.
-func (s *Session) Recheck() {
-	select {
-	case s.recheck <- struct{}{}:
-	default:
-	}
-}
+func (s *Session) Recheck() { poke(s.recheck) }
 
 // keepPresence keeps the lease alive and the presence key in place. It returns
 // nil when ctx ends, and an error of class ErrFenced when the registration is
@@ -104,7 +99,7 @@ func (s *Session) check(ctx context.Context) (standing, error) {
 // mod-revision of its flight key had reached before etcd was asked.
 func (s *Session) stands(at standing, floor int64) error {
 	if at.node.CreateRevision != s.registration {
-		return overspan.Errorf(overspan.ErrFenced, "registration of node %s is gone: the node was removed from the cluster", overspan.ShortID(s.cfg.Node.ID))
+		return unregistered(s.cfg.Node.ID)
 	}
 	if at.flight.ModRevision < floor {
 		return forgotten(s.cfg.Node.ID)
