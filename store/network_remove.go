@@ -168,21 +168,18 @@ func (s *Session) FinishRemovals(ctx context.Context, snap *overspan.Snapshot) e
 func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error {
 	what := "remove network " + n.Name
 	for range maxRaces {
-		record, version, err := s.recordAndVersion(ctx, n.ID)
+		now, version, err := s.networkAndVersion(ctx, n.ID)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if record.Key == "" {
+		if now == nil {
 			return nil
-		}
-		now, err := s.keys.network(record)
-		if err != nil {
-			return err
 		}
 		if !now.Deleting {
 			return networkChanged(n)
 		}
-		guards := []Cmp{Unchanged(record.Key, record.ModRevision), Absent(Key(s.keys.Frozen()))}
+		record := s.keys.Network(n.ID)
+		guards := []Cmp{Unchanged(record, now.ModRevision), Absent(Key(s.keys.Frozen()))}
 		if _, err := s.flights.fly(ctx, &request{step: steps.Empty, what: what, witness: Delete(s.keys.Segment(n.ID)), txn: Txn{
 			If:   guards,
 			Then: []Op{Delete(s.keys.Acks(n.ID))},
@@ -194,8 +191,8 @@ func (s *Session) finishRemoval(ctx context.Context, n *overspan.Network) error 
 			Then: []Op{Delete(s.keys.Acks(n.ID))},
 			Else: []Op{Get(Key(s.keys.Frozen()))},
 		}
-		last.Then = append(last.Then, s.keys.freeLeases(now)...)
-		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, witness: Delete(Key(record.Key)), txn: last})
+		last.Then = append(last.Then, s.keys.freeLeases(*now)...)
+		res, err := s.flights.fly(ctx, &request{step: steps.Erase, what: what, witness: Delete(Key(record)), txn: last})
 		if err != nil || res.OK {
 			return err
 		}
@@ -223,13 +220,22 @@ func (k Keys) touchSubnets(id overspan.NetworkID) Op {
 	return Put(k.SubnetsVersion(), mustMarshal(&overspanv1.Reference{Network: string(id)}))
 }
 
-// recordAndVersion reads a network's record and the mod-revision of the
+// networkAndVersion reads a network, nil if it is gone, and the mod-revision of the
 // subnets' version.
-func (s *Session) recordAndVersion(ctx context.Context, id overspan.NetworkID) (KeyValue, int64, error) {
+func (s *Session) networkAndVersion(ctx context.Context, id overspan.NetworkID) (*overspan.Network, int64, error) {
 	res, err := s.kv.Txn(ctx, Txn{Then: []Op{Get(Key(s.keys.Network(id))), Get(Key(s.keys.SubnetsVersion()))}})
 	if err != nil {
-		return KeyValue{}, 0, err
+		return nil, 0, err
 	}
 	kvs := found(res)
-	return kvs[s.keys.Network(id)], kvs[s.keys.SubnetsVersion()].ModRevision, nil
+	version := kvs[s.keys.SubnetsVersion()].ModRevision
+	record, there := kvs[s.keys.Network(id)]
+	if !there {
+		return nil, version, nil
+	}
+	n, err := s.keys.network(record)
+	if err != nil {
+		return nil, 0, err
+	}
+	return &n, version, nil
 }

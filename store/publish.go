@@ -177,35 +177,32 @@ func (s *Session) checkRestored(ctx context.Context, n overspan.Network, taken T
 // changed meanwhile, or other networks were.
 func (s *Session) DiscardNetwork(ctx context.Context, n *overspan.Network) error {
 	what := "discard network " + n.Name + ", which had been removed"
-	record, version, err := s.recordAndVersion(ctx, n.ID)
+	now, version, err := s.networkAndVersion(ctx, n.ID)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if record.Key == "" {
+	if now == nil {
 		return nil
 	}
-	now, err := s.keys.network(record)
-	if err != nil {
-		return err
-	}
+	record := s.keys.Network(n.ID)
 	t := Txn{
 		If: []Cmp{
-			Unchanged(record.Key, record.ModRevision), Unchanged(s.keys.SubnetsVersion(), version),
+			Unchanged(record, now.ModRevision), Unchanged(s.keys.SubnetsVersion(), version),
 			Absent(s.keys.Endpoints(n.ID)),
 		},
-		Then: append([]Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(now)...),
-		Else: []Op{Get(Key(record.Key)), Get(Key(s.keys.SubnetsVersion()))},
+		Then: append([]Op{Delete(s.keys.Segment(n.ID)), Delete(s.keys.Acks(n.ID))}, s.keys.freeLeases(*now)...),
+		Else: []Op{Get(Key(record)), Get(Key(s.keys.SubnetsVersion()))},
 	}
 	if !now.Deleting { // else the name was freed before, and may be another's
 		t.If = append(t.If, Absent(s.keys.Blocks(n.ID)))
 		t.Then = append(t.Then, Delete(Key(s.keys.NetworkName(now.Name, now.Node))))
 	}
-	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, witness: Delete(Key(record.Key)), txn: t})
+	res, err := s.flights.fly(ctx, &request{step: steps.Discard, what: what, witness: Delete(Key(record)), txn: t})
 	if err != nil || res.OK {
 		return err
 	}
 	kvs := found(res)
-	if kvs[record.Key].ModRevision != record.ModRevision || kvs[s.keys.SubnetsVersion()].ModRevision != version {
+	if kvs[record].ModRevision != now.ModRevision || kvs[s.keys.SubnetsVersion()].ModRevision != version {
 		return overspan.Errorf(overspan.ErrConflict, "%s: networks were changed meanwhile", what)
 	}
 	return overspan.Errorf(overspan.ErrInUse, "%s: nodes still have endpoints or blocks in it", what)
