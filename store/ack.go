@@ -49,6 +49,9 @@ func (s *Session) AskAck(ctx context.Context, n overspan.NetworkID, b overspan.B
 // comes late, of which nobody knows whether it was carried out, takes back nothing
 // that was told after it: last, of the former call for the network, is the key's
 // mod-revision, 0 where there is none. It returns that of now.
+//
+// Errors: ErrNotFound if the network is gone, ErrFenced if the registration is,
+// ErrConflict if the key was changed each time.
 func (s *Session) PutAck(ctx context.Context, n *overspan.Network, revision, last int64) (now int64, err error) {
 	what := fmt.Sprintf("acknowledge network %s", n.Name)
 	key := s.keys.Ack(n.ID, s.cfg.Node.ID)
@@ -81,7 +84,8 @@ func (s *Session) PutAck(ctx context.Context, n *overspan.Network, revision, las
 	return last, overspan.Errorf(overspan.ErrConflict, "%s: it was changed meanwhile; will try again", what)
 }
 
-// Acks returns up to which revision each node has programmed a network.
+// Acks returns up to which revision each node has programmed a network; ErrCorrupt
+// names one that cannot be read.
 func (s *Session) Acks(ctx context.Context, n overspan.NetworkID) (map[overspan.NodeID]int64, error) {
 	list, err := s.kv.List(ctx, s.keys.Acks(n), 0)
 	if err != nil {

@@ -11,7 +11,9 @@ import (
 
 // Drain tells a node, this one or another, present or not, to attach nothing new
 // and to give back its blocks as they empty, or that it need not any more. It
-// returns the node as its registration says it now. ErrNotFound if it has none.
+// returns the node as its registration says it now.
+//
+// Errors: ErrNotFound if it has none, ErrConflict if it was changed each time.
 func (s *Session) Drain(ctx context.Context, id overspan.NodeID, draining bool) (overspan.Node, error) {
 	what := "drain node " + overspan.ShortID(id)
 	for range maxRaces {

@@ -74,7 +74,8 @@ func (s *Session) Evict(ctx context.Context, network string, e overspan.Endpoint
 	return overspan.Errorf(overspan.ErrConflict, "%s: it was changed meanwhile; try again", what)
 }
 
-// Evictions lists what was taken from this node, by endpoint.
+// Evictions lists what was taken from this node, by endpoint; ErrCorrupt names a
+// note that cannot be read.
 func (s *Session) Evictions(ctx context.Context) ([]Eviction, error) {
 	list, err := s.kv.List(ctx, s.keys.Evictions(s.cfg.Node.ID), 0)
 	if err != nil {

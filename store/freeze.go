@@ -27,7 +27,8 @@ type FreezeRequest struct {
 // Freeze puts meta/frozen, unless it stands already, and the cluster's settings
 // where they are gone. What the node had reported in a freeze of the past goes.
 // It needs no registration, for that may be what etcd has lost. It returns how
-// many acceptances etcd counts.
+// many acceptances etcd counts. ErrConflict if what it compares was changed each
+// time.
 func Freeze(ctx context.Context, kv KV, keys Keys, r FreezeRequest) (accepted uint64, err error) {
 	for range maxRaces {
 		res, err := kv.Txn(ctx, Txn{Then: []Op{
@@ -239,7 +240,8 @@ type AcceptRequest struct {
 // that a node may know, so that whoever was away can tell that it was spoken.
 //
 // Errors: ErrNotFound if the cluster is not frozen; ErrUnavailable names the
-// nodes that have yet to publish what they hold, or could not.
+// nodes that have yet to publish what they hold, or could not, and goes with their
+// reports; ErrConflict if others froze and accepted meanwhile.
 func Accept(ctx context.Context, kv KV, keys Keys, r AcceptRequest) (uint64, []NodeReport, error) {
 	const what = "accept what etcd holds"
 	for range maxRaces {

@@ -25,8 +25,8 @@ type Found struct {
 	Noted   bool              // Tables were looked for
 }
 
-// NoteSysctls notes what settings are before they are changed. What was noted
-// before stands.
+// NoteSysctls notes what settings are before they are changed, by path below
+// /proc/sys. What was noted before stands.
 func (j *Journal) NoteSysctls(was map[string]string) error {
 	err := j.update(bucketFound, prefixForSysctl, func(tx *bolt.Tx) error {
 		bucket, fresh := tx.Bucket([]byte(bucketFound)), false

@@ -14,8 +14,9 @@ const maxLooks = 100
 
 // LostRecords looks which of a node's endpoints etcd has lost: the record is gone
 // or another's, while the registration under which it was written stands, the node
-// is not being removed, and no eviction tells who took it. A record that cannot be
-// read is not lost. Of many it returns some: one is a sign.
+// is not being removed, and no eviction tells who took it. Registration is the
+// create-revision of that. A record that cannot be read is not lost. Of many it
+// returns some: one is a sign.
 func LostRecords(ctx context.Context, kv KV, keys Keys, node overspan.NodeID, registration int64, endpoints []overspan.Endpoint) ([]overspan.Endpoint, error) {
 	for some := range slices.Chunk(endpoints, maxLooks) {
 		lost, err := lostRecords(ctx, kv, keys, node, registration, some)

@@ -207,7 +207,8 @@ func (m *Mirror) Sync(ctx context.Context) error {
 	return m.waitRevision(ctx, history, l.Revision)
 }
 
-// Segment lists the interior of a network that need not be followed, once.
+// Segment lists the interior of a network that need not be followed, once. Errors
+// are those of KV.List, and of class overspan.ErrUnavailable where etcd is doubted.
 func (m *Mirror) Segment(ctx context.Context, n overspan.NetworkID) (*overspan.Segment, error) {
 	l, err := m.list(ctx, m.keys.Segment(n))
 	if err != nil {
@@ -217,7 +218,7 @@ func (m *Mirror) Segment(ctx context.Context, n overspan.NetworkID) (*overspan.S
 }
 
 // InUse reports whether a network that need not be followed has endpoints,
-// without reading any of them.
+// without reading any of them. Errors are those of Segment.
 func (m *Mirror) InUse(ctx context.Context, n overspan.NetworkID) (bool, error) {
 	history, before := m.frontier()
 	res, err := m.kv.Txn(ctx, Txn{

@@ -52,7 +52,8 @@ func nameTaken(name string) error {
 // is asked again with what is taken then; it must not have effects of its own.
 //
 // Errors, beside those of choose: ErrExists if the name or VNI is taken, ErrInUse
-// if a subnet overlaps another, ErrConflict if too many races were lost.
+// if a subnet overlaps another, ErrConflict if too many races were lost,
+// ErrUnavailable while the cluster is frozen.
 func (s *Session) CreateNetwork(ctx context.Context, choose func(Taken) (overspan.Network, error)) (overspan.Network, error) {
 	for race := range maxRaces {
 		taken, version, err := s.taken(ctx)

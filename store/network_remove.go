@@ -152,7 +152,8 @@ func (s *Session) hasEndpoints(ctx context.Context, n *overspan.Network) error {
 }
 
 // FinishRemovals finishes what removers have left half done: it removes every
-// network that a snapshot shows as marked. Several nodes may do so at once.
+// network that a snapshot shows as marked. Several nodes may do so at once. It
+// goes on behind one that fails and joins their errors.
 func (s *Session) FinishRemovals(ctx context.Context, snap *overspan.Snapshot) error {
 	var errs []error
 	for _, n := range snap.Networks {

@@ -106,7 +106,8 @@ func (s *Session) standingRecord(e overspan.Endpoint, kvs map[string]KeyValue) i
 // that was there already is left as it is.
 //
 // Errors: ErrExists if its name or VNI is another network's, ErrInUse if a
-// subnet is; both name that network.
+// subnet is; both name that network. ErrNotFound if it is on its way out,
+// ErrConflict if too many races were lost.
 func (s *Session) RestoreNetwork(ctx context.Context, n overspan.Network) (overspan.Network, error) {
 	what := "write network " + n.Name + " again"
 	if _, err := overspanv1.NetworkRecord(n).Noun(); err != nil {
