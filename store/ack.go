@@ -14,7 +14,7 @@ import (
 // Its epoch stays. ErrConflict if the block is no longer this node's.
 func (s *Session) AskAck(ctx context.Context, n overspan.NetworkID, b overspan.Block) (overspan.Block, error) {
 	what := fmt.Sprintf("ask for block %s of network %s to be acknowledged", b.Range, overspan.ShortID(n))
-	old, err := s.one(ctx, s.keys.Block(n, b.Range))
+	old, err := s.get(ctx, s.keys.Block(n, b.Range))
 	if err != nil {
 		return overspan.Block{}, fmt.Errorf("%s: %w", what, err)
 	}

@@ -182,7 +182,7 @@ func (s *Session) describe(ctx context.Context, kv KeyValue) string {
 	}
 	node := s.nodeName(ctx, e.Node)
 	out := fmt.Sprintf("%s on %s", e.Name, node)
-	if live, err := s.one(ctx, s.keys.Live(e.Node)); err == nil && live.Key == "" && e.Node != s.cfg.Node.ID {
+	if live, err := s.get(ctx, s.keys.Live(e.Node)); err == nil && live.Key == "" && e.Node != s.cfg.Node.ID {
 		out += fmt.Sprintf(", a node that is away: wait until it is back, or remove it for good with ctl node rm %s", node)
 	}
 	return out
@@ -194,7 +194,7 @@ func (s *Session) describeRef(ctx context.Context, n overspan.NetworkID, kv KeyV
 	if err := Unmarshal(kv.Value, &ref); err != nil {
 		return "an unreadable record: " + atKey(kv, err).Error()
 	}
-	rec, err := s.one(ctx, s.keys.Endpoint(n, overspan.Slot(ref.GetSlot())))
+	rec, err := s.get(ctx, s.keys.Endpoint(n, overspan.Slot(ref.GetSlot())))
 	if err != nil || rec.Key == "" {
 		return "endpoint " + overspan.ShortID(ref.GetEndpoint())
 	}

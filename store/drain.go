@@ -17,7 +17,7 @@ import (
 func (s *Session) Drain(ctx context.Context, id overspan.NodeID, draining bool) (overspan.Node, error) {
 	what := "drain node " + overspan.ShortID(id)
 	for range maxRaces {
-		old, err := s.one(ctx, s.keys.Node(id))
+		old, err := s.get(ctx, s.keys.Node(id))
 		if err != nil {
 			return overspan.Node{}, fmt.Errorf("%s: %w", what, err)
 		}

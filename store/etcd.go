@@ -22,25 +22,25 @@ const redialPause = time.Second
 type Etcd struct {
 	endpoints []string
 	dial      func(context.Context) (*clientv3.Client, error)
-	bound     time.Duration // of each call
+	timeout   time.Duration // of each call
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // watches and keepalives
-
-	mu       sync.Mutex // guards all fields below
-	client   *clientv3.Client
-	watched  map[string]int // how many watches there are of the range from this key on
-	refused  error          // of the last dial
-	retry    time.Time
-	doubting bool          // the members are looked at
-	turned   chan struct{} // closed, and made anew, when the client leaves a member
+	wg     sync.WaitGroup // watches, keepalives and the look at the members
 
 	doubts chan struct{} // size 1: there was reason for another look at the members
+
+	mu         sync.Mutex // guards all fields below
+	client     *clientv3.Client
+	watched    map[string]int // how many watches there are of the range from this key on
+	dialErr    error          // of the last dial
+	redialAt   time.Time      // until then dialErr answers for the next dial
+	doubting   bool           // the members are looked at
+	memberLeft chan struct{}  // closed, and made anew, when the client leaves a member
 }
 
 func newEtcd(endpoints []string, dial func(context.Context) (*clientv3.Client, error)) *Etcd {
-	e := &Etcd{endpoints: endpoints, dial: dial, bound: callTimeout, watched: map[string]int{}, turned: make(chan struct{}), doubts: make(chan struct{}, 1)}
+	e := &Etcd{endpoints: endpoints, dial: dial, timeout: callTimeout, watched: map[string]int{}, memberLeft: make(chan struct{}), doubts: make(chan struct{}, 1)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -78,7 +78,7 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (Result, error) {
 	if err != nil {
 		return Result{}, e.fault("transaction", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.bound)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	send := func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return client.Txn(ctx).If(cmps(t.If)...).Then(ops(t.Then)...).Else(ops(t.Else)...).Commit()
@@ -128,7 +128,7 @@ func (e *Etcd) patience() time.Duration {
 	if len(e.endpoints) > 1 {
 		return patience
 	}
-	return e.bound
+	return e.timeout
 }
 
 // List implements KV.
@@ -162,7 +162,7 @@ func (e *Etcd) page(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.bound)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	return insistOn(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) { return client.Get(ctx, key, opts...) })
 }

@@ -89,7 +89,7 @@ func Dial(cfg DialConfig) (*Etcd, error) {
 			})},
 		})
 	})
-	e.bound = cmp.Or(cfg.CallTimeout, callTimeout)
+	e.timeout = cmp.Or(cfg.CallTimeout, callTimeout)
 	return e, nil
 }
 
@@ -139,12 +139,12 @@ func (e *Etcd) connect(ctx context.Context) (*clientv3.Client, error) {
 	if e.ctx.Err() != nil {
 		return nil, errClosed
 	}
-	if time.Now().Before(e.retry) {
-		return nil, e.refused
+	if time.Now().Before(e.redialAt) {
+		return nil, e.dialErr
 	}
 	client, err := e.dial(e.ctx)
 	if err != nil {
-		e.refused, e.retry = err, time.Now().Add(redialPause)
+		e.dialErr, e.redialAt = err, time.Now().Add(redialPause)
 		return nil, err
 	}
 	e.client = client

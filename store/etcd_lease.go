@@ -16,7 +16,7 @@ func (e *Etcd) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if err != nil {
 		return 0, e.fault("grant lease", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.bound)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	resp, err := client.Grant(ctx, int64(max(time.Second, ttl)/time.Second))
 	if err != nil {
@@ -31,7 +31,7 @@ func (e *Etcd) Revoke(ctx context.Context, id LeaseID) error {
 	if err != nil {
 		return e.fault("revoke lease", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.bound)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	if _, err := client.Revoke(ctx, clientv3.LeaseID(id)); err != nil {
 		return e.fault("revoke lease", err)
@@ -62,7 +62,7 @@ func (e *Etcd) KeepAlive(ctx context.Context, id LeaseID) (<-chan struct{}, erro
 // has left. While a member is shunned, each renewal is a call of its own.
 func (e *Etcd) keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) {
 	const pause = 200 * time.Millisecond
-	expiry := time.Now().Add(e.bound)
+	expiry := time.Now().Add(e.timeout)
 	for {
 		renewed := time.Now()
 		resp, err := e.renew(ctx, client, id, expiry)
@@ -107,7 +107,7 @@ func (e *Etcd) renew(ctx context.Context, client *clientv3.Client, id clientv3.L
 // stream keeps a lease alive while the client can, and does not leave a member,
 // and returns when it expires.
 func (e *Etcd) stream(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID, expiry time.Time) time.Time {
-	ctx, cancel := e.untilTurn(ctx)
+	ctx, cancel := e.untilMemberLeft(ctx)
 	defer cancel()
 	if e.shuns(client) { // since a moment ago
 		return expiry

@@ -130,25 +130,20 @@ func (e *Etcd) use(endpoints []string, over bool) {
 	left := slices.ContainsFunc(e.client.Endpoints(), func(had string) bool { return !slices.Contains(endpoints, had) })
 	e.client.SetEndpoints(endpoints...)
 	if left {
-		close(e.turned)
-		e.turned = make(chan struct{})
+		close(e.memberLeft)
+		e.memberLeft = make(chan struct{})
 	}
 }
 
-// turn returns the channel that is closed when the client leaves a member.
-func (e *Etcd) turn() <-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.turned
-}
-
-// untilTurn returns a context that also ends when the client leaves a member.
-func (e *Etcd) untilTurn(ctx context.Context) (context.Context, context.CancelFunc) {
+// untilMemberLeft returns a context that also ends when the client leaves a member.
+func (e *Etcd) untilMemberLeft(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	turned := e.turn()
+	e.mu.Lock()
+	memberLeft := e.memberLeft
+	e.mu.Unlock()
 	e.wg.Go(func() {
 		select {
-		case <-turned:
+		case <-memberLeft:
 			cancel()
 		case <-ctx.Done():
 		}

@@ -12,15 +12,15 @@ import (
 	"github.com/overspan/overspan"
 )
 
-// watchLine is the metadata that gives each watched range a stream of its own:
+// streamName is the metadata that gives each watched range a stream of its own:
 // etcd's client has a stream for each set of metadata. etcd tells progress to
 // all watches of a stream or to none, and to none while one of them waits for a
 // revision that is still to come, as every new watch does.
-const watchLine = "overspan-watch"
+const streamName = "overspan-watch"
 
-// line returns a context whose calls go over a range's own stream.
-func line(ctx context.Context, key string) context.Context {
-	return clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, watchLine, key))
+// ownStream returns a context whose calls go over a range's own stream.
+func ownStream(ctx context.Context, key string) context.Context {
+	return clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, streamName, key))
 }
 
 // Watch implements KV.
@@ -59,10 +59,10 @@ func (e *Etcd) watch(ctx context.Context, r KeyRange, after int64, send func(Bat
 	if r.End != "" {
 		opts = append(opts, clientv3.WithRange(r.End))
 	}
-	defer e.hold(r.Key)()
-	stream, cancel := e.untilTurn(ctx)
+	defer e.countWatch(r.Key)()
+	stream, cancel := e.untilMemberLeft(ctx)
 	defer cancel()
-	for resp := range client.Watch(line(stream, r.Key), r.Key, opts...) {
+	for resp := range client.Watch(ownStream(stream, r.Key), r.Key, opts...) {
 		if err := resp.Err(); err != nil {
 			return e.fault(what, err)
 		}
@@ -101,20 +101,20 @@ func (e *Etcd) Progress(ctx context.Context) error {
 	if err != nil {
 		return e.fault("request progress", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.bound)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	var errs []error
-	for _, key := range e.lines() {
-		if err := client.RequestProgress(line(ctx, key)); err != nil {
+	for _, key := range e.watchedKeys() {
+		if err := client.RequestProgress(ownStream(ctx, key)); err != nil {
 			errs = append(errs, e.fault("request progress of "+key, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// hold notes that a range is watched, until the function that it returns is
+// countWatch notes that a range is watched, until the function that it returns is
 // called.
-func (e *Etcd) hold(key string) (release func()) {
+func (e *Etcd) countWatch(key string) (release func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.watched[key]++
@@ -127,8 +127,8 @@ func (e *Etcd) hold(key string) (release func()) {
 	}
 }
 
-// lines returns the ranges that are watched.
-func (e *Etcd) lines() []string {
+// watchedKeys returns the first keys of the ranges that are watched.
+func (e *Etcd) watchedKeys() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Sorted(maps.Keys(e.watched))

@@ -32,7 +32,7 @@ type Eviction struct {
 // cluster is frozen.
 func (s *Session) Evict(ctx context.Context, network string, e overspan.Endpoint) error {
 	what := fmt.Sprintf("disconnect %s from network %s by force", e.Name, network)
-	owner, err := s.one(ctx, s.keys.Node(e.Node))
+	owner, err := s.get(ctx, s.keys.Node(e.Node))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -109,7 +109,7 @@ func (s *Session) PutReport(ctx context.Context, f overspan.Freeze, p overspan.R
 	}
 	key := s.keys.Report(s.cfg.Node.ID)
 	for range maxRaces {
-		last, err := s.one(ctx, key)
+		last, err := s.get(ctx, key)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

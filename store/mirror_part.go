@@ -116,13 +116,13 @@ func (p *part) read(kv KeyValue) error {
 	case KeyBlock:
 		var b overspan.Block
 		if b, err = p.keys.block(kv); err == nil {
-			b.Node = one(b.Node)
+			b.Node = intern(b.Node)
 			p.blocks.Put(name.Block.First, b)
 		}
 	case KeyEndpoint:
 		var e overspan.Endpoint
 		if e, err = p.keys.endpoint(kv); err == nil {
-			e.Network, e.Node = one(e.Network), one(e.Node)
+			e.Network, e.Node = intern(e.Network), intern(e.Node)
 			p.endpoints.Put(name.Slot, &e)
 		}
 	case KeyWant:
@@ -266,6 +266,6 @@ func count[T any](seq iter.Seq[T]) (n int) {
 	return n
 }
 
-// one returns the string that stands for all equal ones: tens of thousands of
+// intern returns the string that stands for all equal ones: tens of thousands of
 // endpoints name the same network and few nodes.
-func one[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }
+func intern[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }

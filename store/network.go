@@ -225,7 +225,7 @@ func (s *Session) frozen(kvs map[string]KeyValue) error {
 
 // networkName returns what a user calls a network, for errors.
 func (s *Session) networkName(ctx context.Context, id overspan.NetworkID) string {
-	kv, err := s.one(ctx, s.keys.Network(id))
+	kv, err := s.get(ctx, s.keys.Network(id))
 	if err != nil {
 		return overspan.ShortID(id)
 	}

@@ -41,7 +41,7 @@ func (s *Session) RemoveNetwork(ctx context.Context, n *overspan.Network) error 
 // false if somebody changed the record meanwhile.
 func (s *Session) mark(ctx context.Context, n *overspan.Network) (bool, error) {
 	what := "remove network " + n.Name
-	old, err := s.one(ctx, s.keys.Network(n.ID))
+	old, err := s.get(ctx, s.keys.Network(n.ID))
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", what, err)
 	}

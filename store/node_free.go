@@ -75,7 +75,7 @@ func (f *nodeFreer) pass(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	owned := f.sort(slices.Concat(inside.KVs, acks.KVs))
+	owned := f.belongingsAmong(slices.Concat(inside.KVs, acks.KVs))
 	endpoints, err := f.commit(ctx, owned.endpoints)
 	f.freed.Endpoints += endpoints
 	if err != nil {
@@ -109,9 +109,9 @@ type belongings struct {
 	rest      []Txn // wants of and to the node, acknowledgements
 }
 
-// sort finds the node's belongings among records. One that cannot be read may
+// belongingsAmong finds the node's belongings among records. One that cannot be read may
 // be anybody's, and is left alone.
-func (f *nodeFreer) sort(kvs []KeyValue) belongings {
+func (f *nodeFreer) belongingsAmong(kvs []KeyValue) belongings {
 	var out belongings
 	at := make(map[string]KeyValue, len(kvs))
 	for _, kv := range kvs {
@@ -131,15 +131,15 @@ func (f *nodeFreer) sort(kvs []KeyValue) belongings {
 			}
 		case KeyBlock:
 			if b, err := f.keys.block(kv); err == nil && b.Node == f.node {
-				out.blocks = append(out.blocks, deleteAll(kv))
+				out.blocks = append(out.blocks, deleteUnchanged(kv))
 			}
 		case KeyWant:
 			if name.Node == f.node || name.Asker == f.node {
-				out.rest = append(out.rest, deleteAll(kv))
+				out.rest = append(out.rest, deleteUnchanged(kv))
 			}
 		case KeyAck:
 			if name.Node == f.node {
-				out.rest = append(out.rest, deleteAll(kv))
+				out.rest = append(out.rest, deleteUnchanged(kv))
 			}
 		}
 	}
@@ -162,11 +162,11 @@ func (f *nodeFreer) endpoint(e overspan.Endpoint, at map[string]KeyValue) Txn {
 			own = append(own, kv)
 		}
 	}
-	return deleteAll(own...)
+	return deleteUnchanged(own...)
 }
 
-// deleteAll deletes keys unless one of them has changed.
-func deleteAll(kvs ...KeyValue) Txn {
+// deleteUnchanged deletes keys unless one of them has changed.
+func deleteUnchanged(kvs ...KeyValue) Txn {
 	var t Txn
 	for _, kv := range kvs {
 		t.If = append(t.If, Unchanged(kv.Key, kv.ModRevision))

@@ -123,7 +123,7 @@ func (s *Session) RestoreNetwork(ctx context.Context, n overspan.Network) (overs
 		}
 		// Read after what is taken: a network that another node writes between
 		// the two is found here, not taken for an obstacle.
-		record, err := s.one(ctx, s.keys.Network(n.ID))
+		record, err := s.get(ctx, s.keys.Network(n.ID))
 		if err != nil {
 			return overspan.Network{}, fmt.Errorf("%s: %w", what, err)
 		}

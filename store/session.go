@@ -173,7 +173,7 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	if _, err := overspanv1.NodeRecord(n).Noun(); err != nil {
 		return overspan.Errorf(overspan.ErrInvalid, "update registration: %s", err)
 	}
-	old, err := s.one(ctx, s.keys.Node(n.ID))
+	old, err := s.get(ctx, s.keys.Node(n.ID))
 	if err != nil {
 		return fmt.Errorf("update registration: %w", err)
 	}
@@ -205,8 +205,8 @@ func (s *Session) Update(ctx context.Context, n overspan.Node) error {
 	return nil
 }
 
-// one reads a key; the zero KeyValue if there is none.
-func (s *Session) one(ctx context.Context, key string) (KeyValue, error) {
+// get reads a key; the zero KeyValue if there is none.
+func (s *Session) get(ctx context.Context, key string) (KeyValue, error) {
 	list, err := s.kv.List(ctx, Key(key), 0)
 	if err != nil || len(list.KVs) == 0 {
 		return KeyValue{}, err
@@ -217,7 +217,7 @@ func (s *Session) one(ctx context.Context, key string) (KeyValue, error) {
 // nodeName returns what a user calls a node, for errors: its id if its
 // registration cannot be read.
 func (s *Session) nodeName(ctx context.Context, id overspan.NodeID) string {
-	kv, err := s.one(ctx, s.keys.Node(id))
+	kv, err := s.get(ctx, s.keys.Node(id))
 	if err != nil {
 		return overspan.ShortID(id)
 	}

@@ -101,7 +101,7 @@ func (s *Session) Yield(ctx context.Context, n *overspan.Network, w overspan.Wan
 	if err := leaving(n); err != nil {
 		return err
 	}
-	wantKV, err := s.one(ctx, s.keys.Want(w.Network, w.Holder, w.Asker))
+	wantKV, err := s.get(ctx, s.keys.Want(w.Network, w.Holder, w.Asker))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
