@@ -97,6 +97,11 @@ func (f *Faulty) DropWatches(err error) {
 func (f *Faulty) reachable() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.outage()
+}
+
+// outage is reachable; mu is held.
+func (f *Faulty) outage() error {
 	if f.down {
 		return unreachable(f.Endpoints(), errInjected.Error(), errInjected)
 	}
@@ -145,13 +150,13 @@ func (f *Faulty) List(ctx context.Context, r KeyRange, rev int64) (Listing, erro
 func (f *Faulty) Watch(ctx context.Context, r KeyRange, after int64) <-chan Batch {
 	out := make(chan Batch)
 	drop := make(chan error, 1)
-	if err := f.reachable(); err != nil {
+	f.mu.Lock()
+	if err := f.outage(); err != nil {
 		drop <- err
 	} else {
-		f.mu.Lock()
 		f.drops[drop] = struct{}{}
-		f.mu.Unlock()
 	}
+	f.mu.Unlock()
 	go func() { // ends with ctx, as the contract of Watch has it
 		defer close(out)
 		ctx, cancel := context.WithCancel(ctx)

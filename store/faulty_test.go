@@ -70,3 +70,22 @@ func TestFaultyDown(t *testing.T) {
 	f.SetDown(false)
 	mustTxn(t, f, Txn{Then: []Op{Put("a", nil)}})
 }
+
+// A watch that begins as the line goes down ends, too.
+func TestFaultyGoesDownUnderAWatch(t *testing.T) {
+	for range 500 {
+		f := NewFaulty(NewMemory(1))
+		ctx, cancel := context.WithCancel(testContext(t))
+		down := make(chan struct{})
+		go func() {
+			f.SetDown(true)
+			close(down)
+		}()
+		watch := f.Watch(ctx, Key("a"), 0)
+		<-down
+		if b := <-watch; !errors.Is(b.Err, overspan.ErrUnavailable) {
+			t.Fatalf("watch: %+v, want its end", b)
+		}
+		cancel()
+	}
+}
