@@ -5,16 +5,25 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"sync/atomic"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 )
 
-// connsMost bounds the connections at one gateway: a container may not use up the
-// agent's files.
-const connsMost = 128
+// connsMost bounds the connections at one gateway, so that containers do not use up
+// the agent's files, and connsEach those of one address, so that no container takes
+// all of them.
+const (
+	connsMost = 256
+	connsEach = 32
+)
+
+// writeBound is how long an answer by TCP may take to be sent: whoever asks and does
+// not read would have it wait for ever.
+const writeBound = 2 * time.Second
 
 // A door is where one network asks: UDP and TCP at a gateway.
 type door struct {
@@ -44,7 +53,7 @@ func (s *Server) open(at spot) (*door, error) {
 		return nil, err
 	}
 	d.sockets = append(d.sockets, tcp)
-	srv := &dns.Server{Listener: &fewConns{Listener: tcp}, Handler: d}
+	srv := &dns.Server{Listener: fewConnsOf(tcp), Handler: d}
 	d.serving = srv
 	atUDP := &desk{door: d, conn: udp.(*net.UDPConn), out: make([]byte, udpSize)}
 	for _, serve := range []func() error{atUDP.serve, srv.ActivateAndServe} {
@@ -112,11 +121,17 @@ func freeBind(network, _ string, c syscall.RawConn) error {
 	return errors.Join(err, failed)
 }
 
-// fewConns is a listener that hangs up on whoever comes when there are too many.
+// fewConns is a listener that hangs up on whoever comes when there are too many
+// already, at all or from the same address.
 type fewConns struct {
 	net.Listener
-	open atomic.Int32
+
+	mu   sync.Mutex // guards all below
+	open int        // connections
+	from map[netip.Addr]int
 }
+
+func fewConnsOf(l net.Listener) *fewConns { return &fewConns{Listener: l, from: map[netip.Addr]int{}} }
 
 func (l *fewConns) Accept() (net.Conn, error) {
 	for {
@@ -124,24 +139,55 @@ func (l *fewConns) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.open.Add(1) <= connsMost {
-			return &countedConn{Conn: c, open: &l.open}, nil
+		if asker := addrOf(c.RemoteAddr()); l.enter(asker) {
+			return &countedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(asker) })}, nil
 		}
-		l.open.Add(-1)
 		c.Close()
+	}
+}
+
+// enter counts a connection until leave, or refuses it.
+func (l *fewConns) enter(asker netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= connsMost || l.from[asker] >= connsEach {
+		return false
+	}
+	l.open++
+	l.from[asker]++
+	return true
+}
+
+func (l *fewConns) leave(asker netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.from[asker]--; l.from[asker] == 0 {
+		delete(l.from, asker)
 	}
 }
 
 // A countedConn is counted until it is closed for the first time.
 type countedConn struct {
 	net.Conn
-	open   *atomic.Int32
-	closed atomic.Bool
+	leave func()
+}
+
+// Write sends within writeBound, or closes the connection: dns.Server sets no bound,
+// goes on to the next question after a failure, and ends no sooner than its answers.
+func (c *countedConn) Write(b []byte) (int, error) {
+	err := c.SetWriteDeadline(time.Now().Add(writeBound))
+	n := 0
+	if err == nil {
+		n, err = c.Conn.Write(b)
+	}
+	if err != nil {
+		c.Close()
+	}
+	return n, err
 }
 
 func (c *countedConn) Close() error {
-	if !c.closed.Swap(true) {
-		c.open.Add(-1)
-	}
+	c.leave()
 	return c.Conn.Close()
 }
