@@ -29,23 +29,36 @@ type netnsFiles struct {
 	written map[string]string // what stands there, by namespace, as far as that is known
 }
 
-// netnsWanted returns which namespaces want which resolv.conf, by name. Host is
-// what the host's own says.
-func netnsWanted(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, host overspan.Resolver) map[string]string {
-	networks := map[overspan.SandboxID][]*overspan.Network{}
+// A wish is what a namespace's resolv.conf should say.
+type wish struct {
+	text   string // "": there should be none
+	unsure bool   // text lacks what cannot be read: a file that is there may be right
+}
+
+// netnsWanted returns what namespaces want, by name. Host is what the host's own
+// resolv.conf says.
+func netnsWanted(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, host overspan.Resolver) map[string]wish {
+	networks, unsure := map[overspan.SandboxID][]*overspan.Network{}, map[overspan.SandboxID]bool{}
 	for _, a := range attachments {
 		if n := snapshot.Networks[a.Endpoint.Network]; n != nil {
 			networks[a.Sandbox] = append(networks[a.Sandbox], n)
+		} else if unread(snapshot, a.Endpoint.Network) {
+			unsure[a.Sandbox] = true
 		}
 	}
-	out := map[string]string{}
+	out := map[string]wish{}
 	for _, sb := range sandboxes {
 		dir, name := filepath.Split(sb.Netns)
 		if sb.Kind != overspan.SandboxNetns || !slices.Contains(netnsDirs, filepath.Clean(dir)) {
 			continue
 		}
+		w := out[name]
 		if gateways := overspan.Nameservers(networks[sb.ID]...); len(gateways) > 0 {
-			out[name] = netnsMark + host.Within(gateways, sb.Resolver).String()
+			w.text = netnsMark + host.Within(gateways, sb.Resolver).String()
+		}
+		w.unsure = w.unsure || unsure[sb.ID]
+		if w != (wish{}) {
+			out[name] = w
 		}
 	}
 	return out
@@ -53,17 +66,10 @@ func netnsWanted(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, att
 
 // settle writes the files that are wanted and removes ours that are not. Unless
 // all is to be looked at, what is known to stand there is not read again.
-func (f *netnsFiles) settle(want map[string]string, all bool) error {
+func (f *netnsFiles) settle(want map[string]wish, all bool) error {
 	var errs []error
-	for name, text := range want {
-		if !all && f.written[name] == text {
-			continue
-		}
-		err := f.write(name, text)
-		if err == nil {
-			f.written[name] = text
-		}
-		errs = append(errs, err)
+	for name, w := range want {
+		errs = append(errs, f.fulfil(name, w, all))
 	}
 	for _, name := range f.ours(want, all) {
 		err := f.remove(name)
@@ -75,8 +81,26 @@ func (f *netnsFiles) settle(want map[string]string, all bool) error {
 	return errors.Join(errs...)
 }
 
+// fulfil writes a file that is wanted. One that nobody is sure of is written only
+// where there is none.
+func (f *netnsFiles) fulfil(name string, w wish, all bool) error {
+	if w.text == "" || !all && f.written[name] == w.text {
+		return nil
+	}
+	if w.unsure {
+		if _, err := os.Lstat(f.path(name)); err == nil {
+			return nil
+		}
+	}
+	err := f.write(name, w.text)
+	if err == nil {
+		f.written[name] = w.text
+	}
+	return err
+}
+
 // ours lists the namespaces that may have a file of ours that is not wanted.
-func (f *netnsFiles) ours(want map[string]string, all bool) []string {
+func (f *netnsFiles) ours(want map[string]wish, all bool) []string {
 	var out []string
 	consider := func(name string) {
 		if _, wanted := want[name]; !wanted {

@@ -28,11 +28,11 @@ func TestNetnsWanted(t *testing.T) {
 		}
 	}
 	host := overspan.Resolver{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Search: []string{"lan"}}
-	want := map[string]string{
-		"client": netnsMark + "nameserver 10.0.0.1\nsearch example.org\noptions ndots:0\n",
-		"two":    netnsMark + "nameserver 10.1.0.1\nnameserver 10.0.0.1\nsearch lan\noptions ndots:0\n",
+	want := map[string]wish{
+		"client": {text: netnsMark + "nameserver 10.0.0.1\nsearch example.org\noptions ndots:0\n"},
+		"two":    {text: netnsMark + "nameserver 10.1.0.1\nnameserver 10.0.0.1\nsearch lan\noptions ndots:0\n"},
 	}
-	if diff := cmp.Diff(want, netnsWanted(place.snapshot, place.sandboxes, place.attachments, host)); diff != "" {
+	if diff := cmp.Diff(want, netnsWanted(place.snapshot, place.sandboxes, place.attachments, host), cmp.AllowUnexported(wish{})); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
@@ -41,8 +41,8 @@ func TestNetnsWanted(t *testing.T) {
 // know that it has written it; one without our mark is never touched.
 func TestNetnsFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "netns")
-	want := map[string]string{"web": netnsMark + "nameserver 10.0.0.1\n"}
-	settle := func(f *netnsFiles, want map[string]string, all bool) {
+	want := map[string]wish{"web": {text: netnsMark + "nameserver 10.0.0.1\n"}}
+	settle := func(f *netnsFiles, want map[string]wish, all bool) {
 		t.Helper()
 		if err := f.settle(want, all); err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestNetnsFiles(t *testing.T) {
 	}
 	f := &netnsFiles{dir: dir, written: map[string]string{}}
 	settle(f, want, false)
-	there := map[string]string{"web": "directory", "web/resolv.conf": want["web"]}
+	there := map[string]string{"web": "directory", "web/resolv.conf": want["web"].text}
 	check(there)
 
 	path := filepath.Join(dir, "web", "resolv.conf")
@@ -97,7 +97,7 @@ func TestNetnsFiles(t *testing.T) {
 	settle(f, nil, true)
 	check(map[string]string{"web": "directory", "web/resolv.conf": own})
 
-	if err := os.WriteFile(path, []byte(want["web"]), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(want["web"].text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	settle(&netnsFiles{dir: dir, written: map[string]string{}}, nil, true)

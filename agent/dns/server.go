@@ -145,23 +145,24 @@ func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []*overspan.
 	if err != nil {
 		return err
 	}
-	if len(snapshot.Bad) > 0 {
-		return nil // a network that cannot be read is not gone
-	}
 	return s.files.settle(netnsWanted(snapshot, sandboxes, attachments, host), all)
 }
 
 // settleDoors opens and closes what Settle says. The caller holds mu.
 func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) {
-	want := gateways(snapshot, attachments)
+	want, unsure := gateways(snapshot, attachments)
+	unwanted := func(at spot) bool {
+		_, wanted := want[at]
+		_, doubted := unsure[at.network]
+		return !wanted && !doubted
+	}
 	for at, d := range s.doors {
-		// That a record cannot be read does not mean that it is gone.
-		if _, wanted := want[at]; !wanted && len(snapshot.Bad) == 0 {
+		if unwanted(at) {
 			d.close()
 			delete(s.doors, at)
 		}
 	}
-	maps.DeleteFunc(s.trouble, func(at spot, _ string) bool { _, wanted := want[at]; return !wanted })
+	maps.DeleteFunc(s.trouble, func(at spot, _ string) bool { return unwanted(at) })
 	for at := range want {
 		if s.doors[at] != nil {
 			continue
@@ -180,19 +181,28 @@ func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []*overspa
 	}
 }
 
-// gateways returns where names are to be served.
-func gateways(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) map[spot]struct{} {
-	out := map[spot]struct{}{}
+// gateways returns where names are to be served, and of which networks that cannot
+// be told.
+func gateways(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) (want map[spot]struct{}, unsure map[overspan.NetworkID]struct{}) {
+	want, unsure = map[spot]struct{}{}, map[overspan.NetworkID]struct{}{}
 	for _, a := range attachments {
-		n := snapshot.Networks[a.Endpoint.Network]
-		if n == nil {
-			continue
+		id := a.Endpoint.Network
+		if unread(snapshot, id) {
+			unsure[id] = struct{}{}
 		}
-		for _, addr := range n.Gateways() {
-			out[spot{n.ID, addr}] = struct{}{}
+		if n := snapshot.Networks[id]; n != nil {
+			for _, addr := range n.Gateways() {
+				want[spot{id, addr}] = struct{}{}
+			}
 		}
 	}
-	return out
+	return want, unsure
+}
+
+// unread reports whether a network that is not known may be one whose record cannot
+// be read, which does not mean that it is gone.
+func unread(snapshot *overspan.Snapshot, id overspan.NetworkID) bool {
+	return snapshot.Networks[id] == nil && len(snapshot.Bad) > 0
 }
 
 // Warnings tells what keeps names from being served.

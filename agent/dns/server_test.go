@@ -29,6 +29,8 @@ func (t *town) Called() *overspan.Snapshot {
 
 // Plugged implements Node.
 func (t *town) Plugged() (uint64, []*overspan.Sandbox, []*overspan.Attachment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return 1, t.sandboxes, t.attachments
 }
 
