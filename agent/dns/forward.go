@@ -128,3 +128,27 @@ func answers(reply, query *dns.Msg) bool {
 	got, want := reply.Question[0], query.Question[0]
 	return got.Qtype == want.Qtype && got.Qclass == want.Qclass && strings.EqualFold(got.Name, want.Name)
 }
+
+// gatewaySet is all gateways of the cluster, read once for all questions between two
+// changes of its networks.
+type gatewaySet struct {
+	mu       sync.Mutex // guards all below
+	networks map[overspan.NetworkID]*overspan.Network
+	addrs    map[netip.Addr]struct{}
+}
+
+// of returns the gateways of some networks; nobody changes the set.
+func (g *gatewaySet) of(networks map[overspan.NetworkID]*overspan.Network) map[netip.Addr]struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.addrs != nil && overspan.SameMap(g.networks, networks) {
+		return g.addrs
+	}
+	g.networks, g.addrs = networks, map[netip.Addr]struct{}{}
+	for _, n := range networks {
+		for _, addr := range n.Gateways() {
+			g.addrs[addr] = struct{}{}
+		}
+	}
+	return g.addrs
+}

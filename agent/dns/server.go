@@ -55,6 +55,7 @@ type Server struct {
 	log     *slog.Logger
 	host    hostFile
 	forward *forwarder
+	ours    gatewaySet
 	results *prometheus.CounterVec
 
 	mu      sync.Mutex // guards all below, and is held while sockets are opened and closed
@@ -275,7 +276,7 @@ func (s *Server) index(id overspan.NetworkID) *index {
 }
 
 // servers returns whom to ask for names of the world: those of the sandbox, else
-// those of the host, and never this node's own gateways.
+// those of the host, and never gateways of ours.
 func (s *Server) servers(v names) ([]netip.Addr, error) {
 	servers := v.asker.servers
 	if len(servers) == 0 {
@@ -285,13 +286,10 @@ func (s *Server) servers(v names) ([]netip.Addr, error) {
 		}
 		servers = host.Servers
 	}
+	ours := s.ours.of(v.snapshot.Networks)
 	return slices.DeleteFunc(slices.Clone(servers), func(a netip.Addr) bool {
-		for _, n := range v.snapshot.Networks {
-			if slices.Contains(n.Gateways(), a) {
-				return true
-			}
-		}
-		return false
+		_, is := ours[a]
+		return is
 	}), nil
 }
 

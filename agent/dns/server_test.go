@@ -3,6 +3,7 @@ package dns
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -196,6 +197,44 @@ func TestForwardsMost(t *testing.T) {
 	if err := f.enter("another"); err != nil {
 		t.Errorf("after one has left: %v", err)
 	}
+}
+
+// Whom to ask costs the same however many networks there are, and no gateway is
+// asked from the moment on that it is known.
+func TestServersAreNoGateways(t *testing.T) {
+	s := asking(t, 53, "10.0.0.1", "192.0.2.1", "fd00::1", "10.3.0.1", "192.0.2.2")
+	place := s.node.(*town)
+	told := func() []netip.Addr {
+		v, _ := s.names(s.moment(), client)
+		servers, err := s.servers(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return servers
+	}
+	check := func(want ...string) {
+		t.Helper()
+		if got := fmt.Sprint(told()); got != fmt.Sprint(want) {
+			t.Errorf("asked are %s; want %s", got, want)
+		}
+	}
+	check("192.0.2.1", "10.3.0.1", "192.0.2.2")
+	next := *place.snapshot
+	next.Networks = maps.Clone(next.Networks)
+	for i := range 1000 {
+		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(3 + i/250), byte(i % 250), 0}), 24)
+		n := &overspan.Network{ID: overspan.NetworkID(fmt.Sprint(i)), IPv4: overspan.Subnet{Prefix: prefix}}
+		n.IPv4.Gateway = n.IPv4.Addr(1)
+		next.Networks[n.ID] = n
+	}
+	place.snapshot = &next
+	check("192.0.2.1", "192.0.2.2")
+	if allocs := testing.AllocsPerRun(10, func() { told() }); allocs > 100 {
+		t.Errorf("beside 1000 networks it takes %v allocations to know whom to ask", allocs)
+	}
+	next.Networks = maps.Clone(place.snapshot.Networks)
+	delete(next.Networks, "0")
+	check("192.0.2.1", "10.3.0.1", "192.0.2.2")
 }
 
 func TestReplyToOddQueries(t *testing.T) {
