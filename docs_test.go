@@ -40,7 +40,7 @@ var warnings = map[string][]string{
 	"agent/reconcile/conflict.go": {"fail"},
 	"agent/daemon/evict.go":       {"takeOff"},
 	"agent/daemon/register.go":    {"session"},
-	"agent/dns/server.go":         {"settle", "settleDoors"},
+	"agent/dns/settle.go":         {"settle", "settleNetwork"},
 	"agent/ports/ledger.go":       {"Retry"},
 	"kernel/host_guard.go":        {"lacksGuard", "tryGuards"},
 	"kernel/host_support.go":      {"CheckSupport", "tryLinks", "trySets", "tryRules"},

@@ -34,13 +34,8 @@ func (d *Daemon) Called() *overspan.Snapshot { return d.knowledge().Names }
 // after the call.
 func (d *Daemon) Changed() <-chan struct{} { return d.snapshots.Wait() }
 
-// Plugged returns this node's sandboxes and attachments of one moment, oldest
-// first, and a number that grows with each change of them. The lists are shared:
-// nobody changes them.
-func (d *Daemon) Plugged() (version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) {
-	here := d.local.View()
-	return here.Version, here.Sandboxes.List, here.Attachments.List
-}
+// Plugged returns this node's sandboxes and attachments of one moment.
+func (d *Daemon) Plugged() overspan.Plugged { return d.local.View().Plugged() }
 
 // namesMost bounds how many aliases and how many links an endpoint has: they
 // are kept by every node of its network.

@@ -25,6 +25,7 @@ type town struct {
 	snapshot    *overspan.Snapshot
 	sandboxes   []*overspan.Sandbox
 	attachments []*overspan.Attachment
+	plugged     *overspan.Plugged // both, once somebody has looked
 	indexes     map[overspan.NetworkID]*index
 }
 
@@ -104,14 +105,14 @@ func (t *town) plug(network overspan.NetworkID, name string, slot overspan.Slot,
 // asked returns what a sandbox may know. Of several bearers the one with the
 // lowest slot comes first.
 func (t *town) asked(network overspan.NetworkID, by string) names {
-	l := newLocal(1, t.sandboxes, t.attachments)
+	l := new(local).follow(pluggedOf(t.sandboxes, t.attachments))
 	index := func(id overspan.NetworkID) *index {
 		if t.indexes[id] == nil {
 			t.indexes[id] = newIndex()
 		}
 		return t.indexes[id]
 	}
-	who := l.askers[spot{network, netip.MustParseAddr(by)}]
+	who := l.asker(spot{network, netip.MustParseAddr(by)})
 	return names{snapshot: t.snapshot, self: "h1", local: l, asker: who, index: index, port: lookPort, intn: func(n int) int { return 0 }}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -72,9 +73,8 @@ func (s *Server) lose(d *door, err error) {
 	defer s.mu.Unlock()
 	s.log.Warn("names are not served for a moment", "network", d.at.network, "address", d.at.addr, "error", err)
 	d.close()
-	if s.doors[d.at] == d {
-		delete(s.doors, d.at)
-	}
+	id := d.at.network
+	assign(s.doors, id, slices.DeleteFunc(s.doors[id], func(o *door) bool { return o == d }))
 }
 
 // close ends a door without waiting for those who are being answered.

@@ -43,7 +43,7 @@ func newEntrance(t *testing.T, sandboxes ...string) *entrance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.doors[d.at] = d
+	s.doors["demo"] = []*door{d}
 	e := &entrance{T: t, server: s, door: d}
 	t.Cleanup(func() {
 		if !e.ended {

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,35 +32,75 @@ type place struct {
 	links   map[string]string // its own names for others, in lower case
 }
 
-// local is this node's part of the names, at one version of its attachments.
+// local is this node's part of the names, at one moment. It stays as it is; the zero
+// local is that of a node where nothing is plugged in.
 type local struct {
-	version uint64
-	askers  map[spot]*asker
-	here    map[overspan.EndpointID]struct{} // the endpoints of this node that are in use
+	plugged overspan.Plugged
+	askers  overspan.IDMap[spotKey, *asker]
 }
 
-func newLocal(version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) *local {
-	l := &local{version: version, askers: map[spot]*asker{}, here: map[overspan.EndpointID]struct{}{}}
-	bySandbox := map[overspan.SandboxID]*asker{}
-	for _, sb := range sandboxes {
-		bySandbox[sb.ID] = &asker{sandbox: sb.ID, servers: sb.Resolver.Servers}
+// A spotKey is a spot as the key of an IDMap.
+type spotKey string
+
+func (s spot) key() spotKey {
+	addr := s.addr.As16()
+	return spotKey(s.network) + spotKey(addr[:])
+}
+
+// follow returns the local of another moment. It costs what has changed.
+func (l *local) follow(now overspan.Plugged) *local {
+	next := &local{plugged: now, askers: l.askers}
+	changed := changedSandboxes(l.plugged, now)
+	for _, id := range changed {
+		for at := range spotsOf(l.plugged.InSandbox.Get(id)) {
+			next.askers.Delete(at.key())
+		}
 	}
-	for _, a := range attachments {
-		who := bySandbox[a.Sandbox]
-		if who == nil {
+	for _, id := range changed {
+		sb, attachments := now.Sandboxes.Get(id), now.InSandbox.Get(id)
+		if sb == nil {
 			continue // it is being forgotten
 		}
+		who := newAsker(sb, attachments)
+		for at := range spotsOf(attachments) {
+			next.askers.Put(at.key(), who)
+		}
+	}
+	return next
+}
+
+func newAsker(sb *overspan.Sandbox, attachments *overspan.AttachmentGroup) *asker {
+	who := &asker{sandbox: sb.ID, servers: sb.Resolver.Servers}
+	for _, a := range attachments.All() {
 		links := map[string]string{}
 		for _, link := range a.Links {
 			links[strings.ToLower(link.Alias)] = strings.ToLower(link.Name)
 		}
 		who.places = append(who.places, place{a.Endpoint.Network, links})
-		for _, addr := range a.Endpoint.Addrs() {
-			l.askers[spot{a.Endpoint.Network, addr}] = who
-		}
-		l.here[a.Endpoint.ID] = struct{}{}
 	}
-	return l
+	return who
+}
+
+// spotsOf yields where attachments ask from.
+func spotsOf(attachments *overspan.AttachmentGroup) iter.Seq[spot] {
+	return func(yield func(spot) bool) {
+		for _, a := range attachments.All() {
+			for _, addr := range a.Endpoint.Addrs() {
+				if !yield(spot{a.Endpoint.Network, addr}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// asker returns who is at a spot; nil if that is nobody of this node.
+func (l *local) asker(at spot) *asker { return l.askers.Get(at.key()) }
+
+// has reports whether an endpoint of this node is in use.
+func (l *local) has(id overspan.EndpointID) bool {
+	a := l.plugged.Attachments.Get(id)
+	return a != nil && l.plugged.Sandboxes.Get(a.Sandbox) != nil
 }
 
 // names is what one asker may know at one moment. It is pure.
@@ -143,7 +184,7 @@ func (v names) choose(seg *overspan.Segment, bearers []*overspan.Endpoint) (foun
 // record, and none of a node that is removed will have one for long.
 func (v names) stands(seg *overspan.Segment, e *overspan.Endpoint) bool {
 	if e.Node == v.self {
-		if _, here := v.local.here[e.ID]; !here {
+		if !v.local.has(e.ID) {
 			return false
 		}
 	} else if v.snapshot.Nodes[e.Node] == nil {

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/overspan/overspan"
 )
 
 // netnsMark begins a file that is ours, and tells whoever finds it.
@@ -35,48 +34,16 @@ type wish struct {
 	unsure bool   // text lacks what cannot be read: a file that is there may be right
 }
 
-// netnsWanted returns what namespaces want, by name. Host is what the host's own
-// resolv.conf says.
-func netnsWanted(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, host overspan.Resolver) map[string]wish {
-	networks, unsure := map[overspan.SandboxID][]*overspan.Network{}, map[overspan.SandboxID]bool{}
-	for _, a := range attachments {
-		if n := snapshot.Networks[a.Endpoint.Network]; n != nil {
-			networks[a.Sandbox] = append(networks[a.Sandbox], n)
-		} else if unread(snapshot, a.Endpoint.Network) {
-			unsure[a.Sandbox] = true
-		}
-	}
-	out := map[string]wish{}
-	for _, sb := range sandboxes {
-		dir, name := filepath.Split(sb.Netns)
-		if sb.Kind != overspan.SandboxNetns || !slices.Contains(netnsDirs, filepath.Clean(dir)) {
-			continue
-		}
-		w := out[name]
-		if gateways := overspan.Nameservers(networks[sb.ID]...); len(gateways) > 0 {
-			w.text = netnsMark + host.Within(gateways, sb.Resolver).String()
-		}
-		w.unsure = w.unsure || unsure[sb.ID]
-		if w != (wish{}) {
-			out[name] = w
-		}
-	}
-	return out
-}
-
-// settle writes the files that are wanted and removes ours that are not. Unless
-// all is to be looked at, what is known to stand there is not read again.
+// settle has files be as they are wanted. Unless all is to be looked at, what is
+// known to stand there is not read again, and only what is known to is removed.
 func (f *netnsFiles) settle(want map[string]wish, all bool) error {
 	var errs []error
 	for name, w := range want {
-		errs = append(errs, f.fulfil(name, w, all))
-	}
-	for _, name := range f.ours(want, all) {
-		err := f.remove(name)
-		if err == nil {
-			delete(f.written, name)
+		if w == (wish{}) {
+			errs = append(errs, f.forget(name, all))
+		} else {
+			errs = append(errs, f.fulfil(name, w, all))
 		}
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -99,26 +66,30 @@ func (f *netnsFiles) fulfil(name string, w wish, all bool) error {
 	return err
 }
 
-// ours lists the namespaces that may have a file of ours that is not wanted.
-func (f *netnsFiles) ours(want map[string]wish, all bool) []string {
-	var out []string
-	consider := func(name string) {
-		if _, wanted := want[name]; !wanted {
-			out = append(out, name)
+// forget removes a file that is not wanted.
+func (f *netnsFiles) forget(name string, all bool) error {
+	if _, known := f.written[name]; !known && !all {
+		return nil
+	}
+	err := f.remove(name)
+	if err == nil {
+		delete(f.written, name)
+	}
+	return err
+}
+
+// there lists the namespaces that may have a file of ours: those known to, and all
+// that have any.
+func (f *netnsFiles) there(all bool) []string {
+	names := slices.Collect(maps.Keys(f.written))
+	if all {
+		// That there is no directory means that there is no file.
+		entries, _ := os.ReadDir(f.dir)
+		for _, e := range entries {
+			names = append(names, e.Name())
 		}
 	}
-	if !all {
-		for name := range f.written {
-			consider(name)
-		}
-		return out
-	}
-	// That there is no directory means that there is no file.
-	entries, _ := os.ReadDir(f.dir)
-	for _, e := range entries {
-		consider(e.Name())
-	}
-	return out
+	return names
 }
 
 // write has a file say text, unless it is somebody's own.
@@ -184,7 +155,11 @@ func isLink(path string) bool {
 // away.
 func RemoveNetnsFiles(dir string) error {
 	f := netnsFiles{dir: dir, written: map[string]string{}}
-	return f.settle(nil, true)
+	want := map[string]wish{}
+	for _, name := range f.there(true) {
+		want[name] = wish{}
+	}
+	return f.settle(want, true)
 }
 
 func isOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(strings.TrimSpace(netnsMark))) }

@@ -12,7 +12,7 @@ import (
 	"github.com/overspan/overspan"
 )
 
-func TestNetnsWanted(t *testing.T) {
+func TestNetnsWish(t *testing.T) {
 	place := newTown()
 	for i, sb := range place.sandboxes {
 		switch sb.Name {
@@ -28,11 +28,18 @@ func TestNetnsWanted(t *testing.T) {
 		}
 	}
 	host := overspan.Resolver{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Search: []string{"lan"}}
-	want := map[string]wish{
-		"client": {text: netnsMark + "nameserver 10.0.0.1\nsearch example.org\noptions ndots:0\n"},
-		"two":    {text: netnsMark + "nameserver 10.1.0.1\nnameserver 10.0.0.1\nsearch lan\noptions ndots:0\n"},
+	now := sight{plugged: pluggedOf(place.sandboxes, place.attachments), networks: place.snapshot.Networks}
+	got := map[string]string{}
+	for _, sb := range place.sandboxes {
+		if name := netnsName(sb); name != "" {
+			got[name] = now.wish([]overspan.SandboxID{sb.ID}, host).text
+		}
 	}
-	if diff := cmp.Diff(want, netnsWanted(place.snapshot, place.sandboxes, place.attachments, host), cmp.AllowUnexported(wish{})); diff != "" {
+	want := map[string]string{
+		"client": netnsMark + "nameserver 10.0.0.1\nsearch example.org\noptions ndots:0\n",
+		"two":    netnsMark + "nameserver 10.1.0.1\nnameserver 10.0.0.1\nsearch lan\noptions ndots:0\n",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
@@ -94,12 +101,12 @@ func TestNetnsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	settle(f, want, true)
-	settle(f, nil, true)
+	settle(f, map[string]wish{"web": {}}, true)
 	check(map[string]string{"web": "directory", "web/resolv.conf": own})
 
 	if err := os.WriteFile(path, []byte(want["web"].text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	settle(&netnsFiles{dir: dir, written: map[string]string{}}, nil, true)
+	settle(&netnsFiles{dir: dir, written: map[string]string{}}, map[string]wish{"web": {}}, true)
 	check(map[string]string{})
 }

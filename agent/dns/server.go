@@ -3,7 +3,6 @@ package dns
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -26,9 +25,8 @@ type Node interface {
 	// before the first.
 	Called() *overspan.Snapshot
 
-	// Plugged returns this node's sandboxes and attachments of one moment, oldest
-	// first, and a number that grows with each change of them.
-	Plugged() (version uint64, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment)
+	// Plugged returns this node's sandboxes and attachments of one moment.
+	Plugged() overspan.Plugged
 
 	// Changed returns a channel that closes at the next change of Called.
 	Changed() <-chan struct{}
@@ -41,8 +39,8 @@ type Config struct {
 	NetnsDir   string // where ip-netns(8) finds files for its namespaces; "": none are written
 }
 
-// What could not be done is tried once more after again; files are looked at
-// every lookAfter.
+// What could not be done is tried once more after again, which is also when a change
+// of the host's resolv.conf is met; files are looked at every lookAfter.
 const (
 	again     = 2 * time.Second
 	lookAfter = 30 * time.Second
@@ -59,8 +57,10 @@ type Server struct {
 	results *prometheus.CounterVec
 
 	mu      sync.Mutex // guards all below, and is held while sockets are opened and closed
-	doors   map[spot]*door
-	trouble map[spot]string // what cannot be served, and why
+	sight   sight      // of the last pass
+	doors   map[overspan.NetworkID][]*door
+	trouble map[overspan.NetworkID][]string // why names are not served
+	named   map[string][]overspan.SandboxID // who is in a namespace of ip-netns(8)
 	files   *netnsFiles
 	unfiled string // why files could not be written; "" if they were
 	closed  bool
@@ -83,8 +83,10 @@ func New(node Node, cfg Config, log *slog.Logger) *Server {
 			Name: "overspan_dns_queries_total",
 			Help: "Questions that containers asked, by what became of them.",
 		}, []string{"result"}),
-		doors:   map[spot]*door{},
-		trouble: map[spot]string{},
+		doors:   map[overspan.NetworkID][]*door{},
+		trouble: map[overspan.NetworkID][]string{},
+		named:   map[string][]overspan.SandboxID{},
+		local:   &local{},
 		indexes: map[overspan.NetworkID]*index{},
 		files:   &netnsFiles{dir: cfg.NetnsDir, written: map[string]string{}},
 	}
@@ -93,124 +95,35 @@ func New(node Node, cfg Config, log *slog.Logger) *Server {
 // Run answers until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.close()
-	retry, look := time.NewTicker(again), time.NewTicker(lookAfter)
+	retry, whole := time.NewTicker(again), time.NewTicker(lookAfter)
 	defer retry.Stop()
-	defer look.Stop()
-	for all := true; ; {
+	defer whole.Stop()
+	for what := lookAll; ; {
 		changed := s.node.Changed()
-		if s.settle(all) {
-			all = false
+		if s.settle(what) {
+			what = lookChanged
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-retry.C:
-		case <-look.C:
-			all = true
+			what = max(what, lookAgain)
+		case <-whole.C:
+			what = lookAll
 		}
 	}
-}
-
-// Settle opens sockets on the gateways of all networks that this node has an
-// endpoint in, and closes the others; and it tells the namespaces of ip-netns(8)
-// whom to ask. It returns once that is so.
-func (s *Server) Settle() { s.settle(false) }
-
-// settle carries Settle out; false if nothing is known yet. Unless all is to be
-// looked at, the files that were written before are taken to be there.
-func (s *Server) settle(all bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	snapshot := s.node.Called()
-	if s.closed || snapshot == nil {
-		return false
-	}
-	_, sandboxes, attachments := s.node.Plugged()
-	s.settleDoors(snapshot, attachments)
-	s.forgetIndexes()
-	s.unfiled = ""
-	if s.cfg.NetnsDir == "" {
-		return true
-	}
-	if err := s.settleFiles(snapshot, sandboxes, attachments, all); err != nil {
-		s.unfiled = "names cannot be looked up in namespaces of ip-netns(8): " + err.Error()
-	}
-	return true
-}
-
-// settleFiles has each namespace's resolv.conf say what it should. The caller
-// holds mu.
-func (s *Server) settleFiles(snapshot *overspan.Snapshot, sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment, all bool) error {
-	host, err := s.host.read()
-	if err != nil {
-		return err
-	}
-	return s.files.settle(netnsWanted(snapshot, sandboxes, attachments, host), all)
-}
-
-// settleDoors opens and closes what Settle says. The caller holds mu.
-func (s *Server) settleDoors(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) {
-	want, unsure := gateways(snapshot, attachments)
-	unwanted := func(at spot) bool {
-		_, wanted := want[at]
-		_, doubted := unsure[at.network]
-		return !wanted && !doubted
-	}
-	for at, d := range s.doors {
-		if unwanted(at) {
-			d.close()
-			delete(s.doors, at)
-		}
-	}
-	maps.DeleteFunc(s.trouble, func(at spot, _ string) bool { return unwanted(at) })
-	for at := range want {
-		if s.doors[at] != nil {
-			continue
-		}
-		d, err := s.open(at)
-		if err == nil {
-			s.doors[at] = d
-			delete(s.trouble, at)
-			continue
-		}
-		why := fmt.Sprintf("names are not served in network %s: %v: what else listens on this port must leave out the gateways' addresses", snapshot.Networks[at.network].Name, err)
-		if s.trouble[at] != why {
-			s.log.Warn("cannot serve names", "network", at.network, "error", err)
-		}
-		s.trouble[at] = why
-	}
-}
-
-// gateways returns where names are to be served, and of which networks that cannot
-// be told.
-func gateways(snapshot *overspan.Snapshot, attachments []*overspan.Attachment) (want map[spot]struct{}, unsure map[overspan.NetworkID]struct{}) {
-	want, unsure = map[spot]struct{}{}, map[overspan.NetworkID]struct{}{}
-	for _, a := range attachments {
-		id := a.Endpoint.Network
-		if unread(snapshot, id) {
-			unsure[id] = struct{}{}
-		}
-		if n := snapshot.Networks[id]; n != nil {
-			for _, addr := range n.Gateways() {
-				want[spot{id, addr}] = struct{}{}
-			}
-		}
-	}
-	return want, unsure
-}
-
-// unread reports whether a network that is not known may be one whose record cannot
-// be read, which does not mean that it is gone.
-func unread(snapshot *overspan.Snapshot, id overspan.NetworkID) bool {
-	return snapshot.Networks[id] == nil && len(snapshot.Bad) > 0
 }
 
 // Warnings tells what keeps names from being served.
 func (s *Server) Warnings() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := slices.Sorted(maps.Values(s.trouble))
+	var out []string
+	for why := range maps.Values(s.trouble) {
+		out = append(out, why...)
+	}
+	slices.Sort(out)
 	if s.unfiled != "" {
 		out = append(out, s.unfiled)
 	}
@@ -221,34 +134,24 @@ func (s *Server) Warnings() []string {
 func (s *Server) close() {
 	s.mu.Lock()
 	s.closed = true
-	for _, d := range s.doors {
-		d.close()
+	for _, doors := range s.doors {
+		for _, d := range doors {
+			d.close()
+		}
 	}
 	clear(s.doors)
 	s.mu.Unlock()
 	s.running.Wait()
 }
 
-// forgetIndexes drops the indexes of networks that nobody here asks in any more.
-// The caller holds mu.
-func (s *Server) forgetIndexes() {
-	open := map[overspan.NetworkID]struct{}{}
-	for at := range s.doors {
-		open[at.network] = struct{}{}
-	}
-	s.known.Lock()
-	defer s.known.Unlock()
-	maps.DeleteFunc(s.indexes, func(id overspan.NetworkID, _ *index) bool { _, is := open[id]; return !is })
-}
-
 // moment returns what is known now.
 func (s *Server) moment() moment {
 	now := moment{snapshot: s.node.Called()}
-	version, sandboxes, attachments := s.node.Plugged()
+	plugged := s.node.Plugged()
 	s.known.Lock()
 	defer s.known.Unlock()
-	if s.local == nil || s.local.version != version {
-		s.local = newLocal(version, sandboxes, attachments)
+	if s.local.plugged != plugged {
+		s.local = s.local.follow(plugged)
 	}
 	now.local = s.local
 	return now
@@ -258,7 +161,7 @@ func (s *Server) moment() moment {
 // of this node, or nothing is known yet.
 func (s *Server) names(now moment, from spot) (v names, ok bool) {
 	v = names{
-		snapshot: now.snapshot, self: s.node.Self(), local: now.local, asker: now.local.askers[from],
+		snapshot: now.snapshot, self: s.node.Self(), local: now.local, asker: now.local.asker(from),
 		index: s.index, port: lookPort, intn: rand.IntN,
 	}
 	return v, v.snapshot != nil && v.asker != nil

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,10 +30,31 @@ func (t *town) Called() *overspan.Snapshot {
 }
 
 // Plugged implements Node.
-func (t *town) Plugged() (uint64, []*overspan.Sandbox, []*overspan.Attachment) {
+func (t *town) Plugged() overspan.Plugged {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return 1, t.sandboxes, t.attachments
+	if t.plugged == nil {
+		now := pluggedOf(t.sandboxes, t.attachments)
+		t.plugged = &now
+	}
+	return *t.plugged
+}
+
+// pluggedOf returns what is plugged in, given oldest first.
+func pluggedOf(sandboxes []*overspan.Sandbox, attachments []*overspan.Attachment) overspan.Plugged {
+	var p overspan.Plugged
+	for _, sb := range sandboxes {
+		p.Sandboxes.Put(sb.ID, sb)
+	}
+	for _, a := range attachments {
+		p.Attachments.Put(a.Endpoint.ID, a)
+		with := func(g *overspan.AttachmentGroup) *overspan.AttachmentGroup {
+			return overspan.AttachmentGroupOf(append(slices.Clip(g.All()), a))
+		}
+		p.InNetwork.Put(a.Endpoint.Network, with(p.InNetwork.Get(a.Endpoint.Network)))
+		p.InSandbox.Put(a.Sandbox, with(p.InSandbox.Get(a.Sandbox)))
+	}
+	return p
 }
 
 // Changed implements Node: nothing ever does.

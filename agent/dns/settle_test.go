@@ -39,7 +39,7 @@ func (s *settled) change(by func(place *town, snapshot *overspan.Snapshot)) {
 	next := *s.place.snapshot
 	next.Networks = maps.Clone(next.Networks)
 	by(s.place, &next)
-	s.place.snapshot = &next
+	s.place.snapshot, s.place.plugged = &next, nil
 }
 
 // unplug takes a sandbox's attachments out, as a town's change.
@@ -53,14 +53,15 @@ func unplug(sandbox overspan.SandboxID) func(*town, *overspan.Snapshot) {
 // what is wanted once the server has settled, with a look at all files as without.
 func (s *settled) check(when string, doors []string, files map[string]string) {
 	s.Helper()
-	for _, all := range []bool{false, true} {
-		s.settle(all)
-		at := map[string]struct{}{}
-		for open := range s.doors {
-			at[string(open.network)] = struct{}{}
+	for what := range lookAll + 1 {
+		s.settle(what)
+		open := []string{}
+		for id := range s.doors {
+			open = append(open, string(id))
 		}
-		if diff := cmp.Diff(doors, slices.Sorted(maps.Keys(at))); diff != "" {
-			s.Errorf("%s, all %t: doors (-want +got):\n%s", when, all, diff)
+		slices.Sort(open)
+		if diff := cmp.Diff(doors, open); diff != "" {
+			s.Errorf("%s, look %d: doors (-want +got):\n%s", when, what, diff)
 		}
 		got := map[string]string{}
 		paths, err := filepath.Glob(filepath.Join(s.cfg.NetnsDir, "*", "resolv.conf"))
@@ -79,7 +80,7 @@ func (s *settled) check(when string, doors []string, files map[string]string) {
 			got[filepath.Base(filepath.Dir(path))] = servers
 		}
 		if diff := cmp.Diff(files, got); diff != "" {
-			s.Errorf("%s, all %t: files (-want +got):\n%s", when, all, diff)
+			s.Errorf("%s, look %d: files (-want +got):\n%s", when, what, diff)
 		}
 	}
 }
@@ -141,7 +142,7 @@ func TestSettleBesideWhatCannotBeRead(t *testing.T) {
 // A network that is missing while all can be read is gone.
 func TestSettleWithoutANetwork(t *testing.T) {
 	s := newSettled(t)
-	s.settle(true)
+	s.settle(lookAll)
 	s.change(func(_ *town, snapshot *overspan.Snapshot) { delete(snapshot.Networks, "other") })
 	s.check("a network is gone", []string{"demo", "secret"}, map[string]string{
 		"web": " 10.0.0.1", "client": " 10.0.0.1", "both": " 10.0.0.1", "inside": " 10.2.0.1", "shut": " 10.2.0.1",

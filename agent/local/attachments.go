@@ -13,13 +13,9 @@ import (
 // only; AttachmentsOf makes one that Put can add to.
 type Attachments struct {
 	Chronicle[overspan.EndpointID, overspan.Attachment]
-	byNetwork overspan.IDMap[overspan.NetworkID, *group]
-	bySandbox overspan.IDMap[overspan.SandboxID, *group]
+	byNetwork overspan.IDMap[overspan.NetworkID, *overspan.AttachmentGroup]
+	bySandbox overspan.IDMap[overspan.SandboxID, *overspan.AttachmentGroup]
 }
-
-// A group is attachments that have something in common, oldest first. It is
-// immutable; a nil one is empty.
-type group struct{ list []*overspan.Attachment }
 
 // AttachmentsOf returns attachments as they are found.
 func AttachmentsOf(attachments ...overspan.Attachment) Attachments {
@@ -37,8 +33,8 @@ func AttachmentsOf(attachments ...overspan.Attachment) Attachments {
 func (at *Attachments) Put(a *overspan.Attachment) {
 	at.remove(a.Endpoint.ID)
 	at.Chronicle.put(a)
-	at.byNetwork.Put(a.Endpoint.Network, &group{at.with(at.InNetwork(a.Endpoint.Network), a)})
-	at.bySandbox.Put(a.Sandbox, &group{at.with(at.InSandbox(a.Sandbox), a)})
+	at.byNetwork.Put(a.Endpoint.Network, overspan.AttachmentGroupOf(at.with(at.InNetwork(a.Endpoint.Network), a)))
+	at.bySandbox.Put(a.Sandbox, overspan.AttachmentGroupOf(at.with(at.InSandbox(a.Sandbox), a)))
 }
 
 // remove takes an attachment out and returns it; nil if there is none of the
@@ -53,12 +49,12 @@ func (at *Attachments) remove(id overspan.EndpointID) *overspan.Attachment {
 	return a
 }
 
-func regroup[K ~string](groups *overspan.IDMap[K, *group], id K, list []*overspan.Attachment) {
+func regroup[K ~string](groups *overspan.IDMap[K, *overspan.AttachmentGroup], id K, list []*overspan.Attachment) {
 	if len(list) == 0 {
 		groups.Delete(id)
 		return
 	}
-	groups.Put(id, &group{list})
+	groups.Put(id, overspan.AttachmentGroupOf(list))
 }
 
 // Networks yields the networks that have some.
@@ -66,19 +62,12 @@ func (at *Attachments) Networks() iter.Seq[overspan.NetworkID] { return at.byNet
 
 // InNetwork returns the attachments to one network, oldest first.
 func (at *Attachments) InNetwork(id overspan.NetworkID) []*overspan.Attachment {
-	return at.byNetwork.Get(id).all()
+	return at.byNetwork.Get(id).All()
 }
 
 // InSandbox returns the attachments of one sandbox, oldest first.
 func (at *Attachments) InSandbox(id overspan.SandboxID) []*overspan.Attachment {
-	return at.bySandbox.Get(id).all()
-}
-
-func (g *group) all() []*overspan.Attachment {
-	if g == nil {
-		return nil
-	}
-	return g.list
+	return at.bySandbox.Get(id).All()
 }
 
 // Within returns those that a scope takes, some of them twice perhaps.

@@ -27,6 +27,16 @@ type View struct {
 	Ports       map[overspan.SandboxID][]overspan.Port // of the sandboxes that publish some
 }
 
+// Plugged returns what is plugged in where, for those who need no more.
+func (v View) Plugged() overspan.Plugged {
+	return overspan.Plugged{
+		Sandboxes:   v.Sandboxes.ByID,
+		Attachments: v.Attachments.ByID,
+		InNetwork:   v.Attachments.byNetwork,
+		InSandbox:   v.Attachments.bySandbox,
+	}
+}
+
 // New makes an inventory of what the journal remembers.
 func New(sandboxes []overspan.Sandbox, attachments []overspan.Attachment) *Inventory {
 	l := &Inventory{now: View{Sandboxes: SandboxesOf(), Attachments: AttachmentsOf(attachments...)}}
