@@ -154,7 +154,7 @@ func (c *cluster) refuseListings(n *lab.Node) {
 		{[]string{"events", "--since", "soon"}, "invalid since"},
 		{[]string{"events", "--since", "1m", "--until", "2m"}, "must not be after until"},
 		{[]string{"events", "--filter", "color=red"}, "invalid filter 'color'"},
-		{[]string{"endpoint", "ls", "--filter", "status=odd"}, "use up or lost"},
+		{[]string{"endpoint", "ls", "--filter", "status=odd"}, "use up or down or lost"},
 		{[]string{"endpoint", "ls", "nope"}, "network nope not found"},
 		{[]string{"node", "ls", "--filter", "label=a"}, "invalid filter 'label'"},
 		{[]string{"sandbox", "ls", "--filter", "label=a"}, "invalid filter 'label'"},
