@@ -76,7 +76,9 @@ func newJammedCluster(t *testing.T) (h1 *testNode, jam *jammedKernel, net *overs
 	h1.start()
 	net = h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
+	events := h1.Subscribe(t.Context(), Span{})
 	far = c.nodes[1].connect(ConnectRequest{Network: "demo", Target: c.nodes[1].container("web2")})
+	h1.awaits(events, "endpoint", "connect", far.Name) // no other comes after it
 	h1.eventually("nothing is left to look at", h1.rec.Settled)
 	return h1, jam, net, far
 }

@@ -17,9 +17,10 @@ func TestRepairThatFailsIsNotTold(t *testing.T) {
 	h1, h2 := c.nodes[0], c.nodes[1]
 	net := h1.create(CreateRequest{Spec: ipam.Spec{Name: "demo"}})
 	h1.connect(ConnectRequest{Network: "demo", Target: h1.container("web1")})
-	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
-	before := h1.atRest()
 	events := h1.Subscribe(t.Context(), Span{})
+	far := h2.connect(ConnectRequest{Network: "demo", Target: h2.container("web2")})
+	h1.awaits(events, "endpoint", "connect", far.Name) // no other comes after it
+	before := h1.atRest()
 	vxlan := overspan.VXLANName(net.ID)
 	neigh := fmt.Sprintf("neighbour %s on %s lladdr %s missing → added", far.IPv4, vxlan, far.MAC)
 	again := fmt.Sprintf("fdb %s on %s dst 10.99.0.2 missing → added", far.MAC, vxlan)
