@@ -41,6 +41,8 @@ func spareMemory(ctx context.Context, every time.Duration) error {
 	percent := 0
 	for {
 		now := usageNow()
+		// What the runtime has given back by itself counts as well.
+		freed.taken = min(freed.taken, now.taken)
 		if worthFreeing(freed, before, now) {
 			debug.FreeOSMemory()
 			now = usageNow()

@@ -219,7 +219,8 @@ func (c *cluster) onNodes(ctx context.Context) (lab.Footprint, error) {
 	return all, err
 }
 
-// settledState returns the state once no address is tentative any more.
+// settledState returns the state once no address is tentative any more, and no link is
+// on its way out.
 func (c *cluster) settledState() lab.Footprint {
 	c.t.Helper()
 	var settled lab.Footprint
@@ -227,7 +228,7 @@ func (c *cluster) settledState() lab.Footprint {
 		var err error
 		settled, err = c.state(ctx)
 		for _, line := range settled {
-			if strings.Contains(line, "tentative") {
+			if strings.Contains(line, "tentative") || strings.Contains(line, doomed) {
 				return errors.New(line)
 			}
 		}
@@ -235,6 +236,9 @@ func (c *cluster) settledState() lab.Footprint {
 	})
 	return settled
 }
+
+// doomed is how ip(8) shows a link that is about to be deleted.
+const doomed = " group 1466 "
 
 // retireWithin bounds how long what a command undid may be seen: a look at all
 // hosts alone takes a busy machine seconds.

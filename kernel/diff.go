@@ -126,8 +126,11 @@ func (d *differ) setAddrs() {
 // the bridge.
 func (d *differ) setFDB() {
 	for _, k := range missing(d.have.FDB, d.want.FDB, compareFDBKeys) {
-		have, there := d.have.FDB[k]
-		if there && !have.VTEP.IsValid() && !d.partial {
+		have := d.have.FDB[k]
+		if !have.atDevice() {
+			have = Dest{} // what ports are told alone is overwritten
+		}
+		if have != (Dest{}) && !have.VTEP.IsValid() && !d.partial {
 			d.do(DelFDB{k, have})
 			have = Dest{}
 		}

@@ -115,7 +115,9 @@ func (h *Host) applyEntries(ops []Op, fail func(Op, error)) {
 		default:
 			m, d, err := entryMessage(op, &finder)
 			if err == nil && m != nil {
-				err = teller.tell(op, d)
+				if untold := teller.tell(op, d); untold != nil {
+					fail(op, untold) // the device is told all the same
+				}
 			}
 			switch {
 			case err != nil:

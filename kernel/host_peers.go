@@ -50,6 +50,10 @@ func (p *portProgram) tellPeer(k FDBKey, vtep netip.Addr) error {
 	if err == nil {
 		err = p.peers.Put(key, vtep.As4())
 	}
+	if errors.Is(err, unix.E2BIG) {
+		p.full.Store(true)
+		return nil // the device sends what is for the rest
+	}
 	if err != nil {
 		return fmt.Errorf("tell ports where %s is: %w", k.MAC, err)
 	}
@@ -60,6 +64,9 @@ func (p *portProgram) forgetPeer(k FDBKey) error {
 	key, err := peerKey(k)
 	if err == nil {
 		err = p.peers.Delete(key)
+	}
+	if err == nil {
+		p.full.Store(false)
 	}
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("have ports forget where %s is: %w", k.MAC, err)
@@ -79,6 +86,7 @@ func (p *portProgram) forgetPeers(network uint64) error {
 		}
 	}
 	errs := []error{all.Err()}
+	p.full.Store(false)
 	for _, key := range gone {
 		if err := p.peers.Delete(key); !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, err)
@@ -88,20 +96,6 @@ func (p *portProgram) forgetPeers(network uint64) error {
 		return fmt.Errorf("have ports forget a network: %w", err)
 	}
 	return nil
-}
-
-// forgetPeersOf does so where the network's VXLAN device is the one with the index,
-// and not another by now.
-func (p *portProgram) forgetPeersOf(index uint32, tunnel Program) error {
-	at, err := p.linkOf(tunnel)
-	if err != nil || at != index {
-		return err
-	}
-	network, err := networkNumber(tunnel.Bridge)
-	if err != nil {
-		return err
-	}
-	return p.forgetPeers(network)
 }
 
 // A teller knows of which devices ports are told, each asked about once.
@@ -197,8 +191,8 @@ func (r *reader) readPeers() error {
 	links, teller := finder{conn: r.route}, r.newTeller()
 	for key, to := range r.state.FDB {
 		d, err := links.ours(key.Dev)
-		if errors.Is(err, errNoDevice) {
-			continue // gone meanwhile
+		if errors.Is(err, errNoDevice) || errors.Is(err, overspan.ErrExists) {
+			continue // gone meanwhile, or another's by now
 		}
 		known := false
 		if err == nil {
@@ -214,13 +208,47 @@ func (r *reader) readPeers() error {
 		if err != nil {
 			return err
 		}
-		if told == to.VTEP || !told.IsValid() && !to.VTEP.Is4() {
+		if told == to.VTEP || !told.IsValid() && (!to.VTEP.Is4() || teller.ports.full.Load()) {
 			continue
 		}
 		to.Ports = orNone(told)
 		r.state.FDB[key] = to
 	}
+	if r.scope.All && teller.ports != nil {
+		return r.readStrayPeers(teller.ports)
+	}
 	return nil
+}
+
+// peersAtOnce is how many entries are read in one call.
+const peersAtOnce = 4096
+
+// readStrayPeers notes what ports are told of a VXLAN device's network and the device
+// has no entry for.
+func (r *reader) readStrayPeers(p *portProgram) error {
+	names := map[uint64]string{}
+	for _, d := range r.ours {
+		if network, err := networkNumber(d.name); err == nil && d.Kind == KindVXLAN {
+			names[network] = d.name
+		}
+	}
+	keys, vteps := make([]macKey, peersAtOnce), make([][4]byte, peersAtOnce)
+	var at ebpf.MapBatchCursor
+	for {
+		n, err := p.peers.BatchLookup(&at, keys, vteps, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("list what ports are told of other nodes: %w", err)
+		}
+		for i, key := range keys[:n] {
+			k := FDBKey{Dev: names[key.network()], MAC: key.mac()}
+			if _, there := r.state.FDB[k]; !there && k.Dev != "" {
+				put(&r.state.FDB, k, Dest{Ports: netip.AddrFrom4(vteps[i]).String()})
+			}
+		}
+		if err != nil {
+			return nil // that was the last
+		}
+	}
 }
 
 func orNone(a netip.Addr) string {
@@ -241,6 +269,14 @@ type wayEntry struct {
 
 func wayOf(index uint32, e underlayEntry) wayEntry {
 	return wayEntry{Index: index, VTEP: [4]byte(e[:4]), Port: [2]byte(e[4:6])}
+}
+
+// closeWay has packets of the tunnel leave by no device past the packet filter.
+func (p *portProgram) closeWay() error {
+	if err := p.way.Put(uint32(0), wayEntry{}); err != nil {
+		return fmt.Errorf("tell ports of no device: %w", err)
+	}
+	return nil
 }
 
 // setWay has packets of the tunnel leave by a device.

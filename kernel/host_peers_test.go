@@ -3,13 +3,16 @@ package kernel
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -200,27 +203,32 @@ func TestPortsAreToldOfPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.forgetPeer(entry(2)), p.tellPeer(entry(3), addr("192.0.2.7"))); err != nil {
+	if err := errors.Join(p.forgetPeer(entry(2)), p.tellPeer(entry(3), addr("192.0.2.7")), p.tellPeer(entry(200), addr("192.0.2.7"))); err != nil {
 		t.Fatal(err)
 	}
-	var drift []string
-	for _, scope := range []Scope{whole, {FDB: []FDBKey{entry(2), entry(3), entry(4)}}} {
-		var want State
-		if scope.All {
-			want = far
-		} else {
-			for _, key := range scope.FDB {
-				put(&want.FDB, key, far.FDB[key])
-			}
+	some := State{FDB: map[FDBKey]Dest{}}
+	for _, slot := range []overspan.Slot{2, 3, 4, 200} {
+		if to, wanted := far.FDB[entry(slot)]; wanted {
+			some.FDB[entry(slot)] = to
 		}
-		drift = nil
-		for _, op := range Diff(read(t, s.b.host, scope), want) {
+	}
+	told := []string{
+		"replace fdb 02:42:0a:4d:00:02 dev osx-0000000007 dst 192.0.2.1 (was 192.0.2.1 ports none)",
+		"replace fdb 02:42:0a:4d:00:03 dev osx-0000000007 dst 192.0.2.1 (was 192.0.2.1 ports 192.0.2.7)",
+	}
+	for _, look := range []struct {
+		scope Scope
+		want  State
+		drift []string
+	}{
+		{whole, far, append(told, "del fdb 02:42:0a:4d:00:c8 dev osx-0000000007 ports 192.0.2.7")},
+		{Scope{FDB: slices.Collect(maps.Keys(some.FDB))}, some, told},
+	} {
+		var drift []string
+		for _, op := range Diff(read(t, s.b.host, look.scope), look.want) {
 			drift = append(drift, op.String())
 		}
-		if diff := cmp.Diff([]string{
-			"replace fdb 02:42:0a:4d:00:02 dev osx-0000000007 dst 192.0.2.1 (was 192.0.2.1 ports none)",
-			"replace fdb 02:42:0a:4d:00:03 dev osx-0000000007 dst 192.0.2.1 (was 192.0.2.1 ports 192.0.2.7)",
-		}, drift); diff != "" {
+		if diff := cmp.Diff(look.drift, drift); diff != "" {
 			t.Errorf("drift (-want +got):\n%s", diff)
 		}
 	}
@@ -253,5 +261,67 @@ func TestPortsAreToldOfPeers(t *testing.T) {
 	}
 	if left := s.peers(t); len(left) > 0 {
 		t.Errorf("ports are still told of %d peers of a device that is gone", len(left))
+	}
+}
+
+// TestPortsWithoutTheUnderlay: where the program for the underlay cannot be loaded,
+// ports send nothing past the VXLAN device any more, whatever an agent before has told
+// them.
+func TestPortsWithoutTheUnderlay(t *testing.T) {
+	s := newTestSender(t)
+	frame := ether(s.net.mac(2), s.net.mac(64), unix.ETH_P_IP, datagram4(s.net.v4.Addr(64), s.net.v4.Addr(2), 0, "a packet"))
+	if _, passed := s.sends(t, frame); passed {
+		t.Error("at first it passes the VXLAN device")
+	}
+	p, err := s.b.host.port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.setBeside(nil, unix.ENOMEM)
+	if _, passed := s.sends(t, frame); !passed {
+		t.Error("afterwards it does not pass the VXLAN device")
+	}
+}
+
+// TestPortsThatKnowAsManyAsTheyCan: what they have no room for is the device's, and no
+// drift, until something is forgotten.
+func TestPortsThatKnowAsManyAsTheyCan(t *testing.T) {
+	h := newTestHost(t)
+	h.port = sync.OnceValues(func() (*portProgram, error) {
+		spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(portObject))
+		if err != nil {
+			return nil, err
+		}
+		spec.Maps[peersName].MaxEntries = 8
+		return loadPortProgram(spec)
+	})
+	sh(t, "ip link add ul type bridge; ip addr add 192.0.2.1/24 dev ul; ip link set ul up")
+	n, scope := newTestNet(7), Scope{All: true}
+	want := n.plan(addr("192.0.2.1"))
+	n.addRemote(&want, addr("192.0.2.2"), 64, 16)
+	converge(t, h, scope, want)
+	if ops := Diff(read(t, h, scope), want); len(ops) > 0 {
+		t.Errorf("drift: %s", texts(ops))
+	}
+	for key := range want.FDB {
+		delete(want.FDB, key)
+		if len(want.FDB) == 4 {
+			break
+		}
+	}
+	apply(t, h, Diff(read(t, h, scope), want)...)
+	converge(t, h, scope, want) // those that are left have room now
+	p, err := h.port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	teller := h.newTeller()
+	for key, to := range want.FDB {
+		if told, err := teller.peer(key); err != nil || told != to.VTEP {
+			t.Errorf("%s: ports send to %s, %v", key, told, err)
+		}
+	}
+	if p.full.Load() {
+		t.Error("they are still taken to know as many as they can")
 	}
 }

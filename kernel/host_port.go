@@ -50,11 +50,12 @@ type portProgram struct {
 	prog  *ebpf.Program
 	id    ebpf.ProgramID
 	tag   string
-	ports *ebpf.Map // index of a link → portEntry
-	macs  *ebpf.Map // network and MAC → index of the link behind which it is
-	peers *ebpf.Map // network and MAC → VTEP of the node that has it
-	way   *ebpf.Map // 0 → wayEntry
-	drops *ebpf.Map // reason → frames, for each CPU
+	ports *ebpf.Map   // index of a link → portEntry
+	macs  *ebpf.Map   // network and MAC → index of the link behind which it is
+	peers *ebpf.Map   // network and MAC → VTEP of the node that has it
+	way   *ebpf.Map   // 0 → wayEntry
+	drops *ebpf.Map   // reason → frames, for each CPU
+	full  atomic.Bool // peers has had no room for one
 
 	beside atomic.Pointer[underlayLoad] // the one for the underlay, which looks things up in the same maps; nil: not loaded yet
 }
@@ -198,6 +199,8 @@ func macKeyIn(network uint64, mac overspan.MAC) (key macKey) {
 }
 
 func (k macKey) network() uint64 { return binary.NativeEndian.Uint64(k[:]) }
+
+func (k macKey) mac() overspan.MAC { return overspan.MAC(k[8:14]) }
 
 // networkNumber is how the program knows a network: by the digits in the names
 // of its bridge and its VXLAN device.
@@ -365,6 +368,9 @@ func (p *portProgram) withdraw(index uint32, told Program) error {
 		}
 	}
 	key, err := macKeyOf(told)
+	if err == nil && told.Kind == ProgramTunnel {
+		err = p.forgetPeers(key.network())
+	}
 	if err == nil {
 		err = p.macs.Delete(key)
 	}
@@ -380,10 +386,7 @@ func (p *portProgram) forget(index uint32) error {
 	if err != nil || !known {
 		return err
 	}
-	if told.Kind == ProgramTunnel {
-		err = p.forgetPeersOf(index, told)
-	}
-	if err := errors.Join(err, p.withdraw(index, told)); err != nil {
+	if err := p.withdraw(index, told); err != nil {
 		return err
 	}
 	if err := p.ports.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

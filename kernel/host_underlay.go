@@ -77,6 +77,15 @@ const loadAgainAfter = 20 * time.Second
 // loadBeside loads the program for the underlay beside that for ports.
 func (h *Host) loadBeside(p *portProgram) {
 	u, err := h.loadUnderlay(p)
+	p.setBeside(u, err)
+}
+
+// setBeside notes what came of loading it.
+func (p *portProgram) setBeside(u *underlayProgram, err error) {
+	if err != nil {
+		// What an agent before this one has told ports nobody could take back.
+		err = errors.Join(err, p.closeWay())
+	}
 	p.beside.Store(&underlayLoad{u, err, time.Now()})
 }
 

@@ -93,7 +93,16 @@ type DelFDB struct {
 	Dst Dest
 }
 
-func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " " + o.Dst.bare().text() }
+func (o DelFDB) String() string { return "del fdb " + o.Key.String() + " " + o.dst() }
+
+// dst returns where the entry pointed, as bridge-fdb(8) has it if it is the device's.
+func (o DelFDB) dst() string {
+	if o.Dst.atDevice() {
+		return o.Dst.bare().text()
+	}
+	return o.Dst.text()
+}
+
 func (o DelFDB) apply(s *State) { delete(s.FDB, o.Key) }
 
 // AddStatic adds a static entry for a MAC behind a bridge port; an entry at
@@ -161,6 +170,9 @@ func (d Dest) String() string {
 	}
 	return withOther(d.VTEP.String(), other)
 }
+
+// atDevice reports whether the device has such an entry, and not ports alone.
+func (d Dest) atDevice() bool { return d.bare() != (Dest{}) }
 
 // bare is the destination as the device alone has it.
 func (d Dest) bare() Dest {

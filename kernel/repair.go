@@ -218,7 +218,7 @@ func describeEntry(op Op) Repair {
 		}
 		return r
 	case DelFDB:
-		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s %s", o.Key.MAC, dev, o.Dst.bare().text()), Change: deleted}
+		return Repair{Kind: "fdb", Object: fmt.Sprintf("fdb %s on %s %s", o.Key.MAC, dev, o.dst()), Change: deleted}
 	case AddStatic:
 		return Repair{Kind: "static", Object: fmt.Sprintf("static bridge entry %s on %s", o.Key.MAC, dev), Change: added}
 	case DelStatic:

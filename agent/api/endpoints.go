@@ -47,10 +47,17 @@ func (s *endpointService) endpoints(ctx context.Context, network string, filters
 	if err != nil {
 		return nil, nil, err
 	}
-	out := v.leftBehind(network)
+	out := v.leftBehind(func(id overspan.NetworkID, name string) bool {
+		return network == "" || network == name || network == string(id)
+	})
 	interiors, err := v.interiors(ctx, network, filters)
-	if len(out) > 0 && errors.Is(err, overspan.ErrNotFound) {
-		interiors, err = nil, nil
+	if errors.Is(err, overspan.ErrNotFound) {
+		if len(out) == 0 { // as of one that is there, the beginning of the id is enough
+			out = v.leftBehind(func(id overspan.NetworkID, _ string) bool { return strings.HasPrefix(string(id), network) })
+		}
+		if len(out) > 0 {
+			interiors, err = nil, nil
+		}
 	}
 	if err != nil {
 		return nil, nil, err

@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"net/netip"
-	"strings"
 
 	"github.com/overspan/overspan"
 	overspanv1 "github.com/overspan/overspan/proto/overspan/v1"
@@ -17,7 +16,7 @@ func (v *view) endpointView(n *overspan.Network, e overspan.Endpoint, here overs
 		NetworkName:     cmp.Or(here.NetworkName, overspan.ShortID(e.Network)),
 		NodeName:        v.NodeName(e.Node),
 		Local:           e.Node == v.self,
-		NodeDown:        !v.up(e.Node),
+		NodeDown:        e.Node != v.self && !v.up(e.Node),
 		Lost:            here.Lost,
 		Gateway:         here.Gateway,
 		GatewayPriority: here.GatewayPriority,
@@ -64,15 +63,11 @@ func (v *view) endpointViews(i interior) []*overspanv1.EndpointView {
 	return out
 }
 
-// leftBehind shows the lost endpoints of this node whose network is gone; ref is
-// the network's name, its id or the beginning of that, or "" for all.
-func (v *view) leftBehind(ref string) []*overspanv1.EndpointView {
+// leftBehind shows the lost endpoints of this node whose network is gone and meant.
+func (v *view) leftBehind(meant func(network overspan.NetworkID, name string) bool) []*overspanv1.EndpointView {
 	var out []*overspanv1.EndpointView
 	for _, a := range v.here().lost {
-		if v.Networks[a.Endpoint.Network] != nil {
-			continue
-		}
-		if ref == a.NetworkName || strings.HasPrefix(string(a.Endpoint.Network), ref) {
+		if v.Networks[a.Endpoint.Network] == nil && meant(a.Endpoint.Network, a.NetworkName) {
 			out = append(out, v.endpointView(nil, a.Endpoint, a))
 		}
 	}

@@ -8,6 +8,9 @@ import (
 
 // setupWarnings tells where this node asks for what the cluster was not set up with.
 func setupWarnings(wish, has overspan.Meta) []string {
+	if has == (overspan.Meta{}) {
+		return nil // nobody has set it up yet
+	}
 	var out []string
 	warn := func(flag string, wish, has fmt.Stringer) {
 		out = append(out, fmt.Sprintf("--%s %s has no effect: the cluster was set up with %s, and keeps it; take the flag off this node, or give it that value", flag, wish, has))

@@ -11,16 +11,20 @@ for program in ctl docker; do
 	}
 done
 
+started() { docker inspect --format '{{.State.StartedAt}}' "$1" 2>/dev/null || :; }
+
 # connect tries as long as the container runs, every second at first, and says so
 # once: the agent may be starting, somebody may be about to make the network, and of a
 # container that was started again the endpoint that has ended may still bear the name.
 connect() {
 	tries=0
+	since=$(started "$1")
 	until said=$(ctl network connect "$2" "docker:$1" 2>&1); do
 		case $said in
 		*" already, as "*) return ;;                            # since before this service
 		*" is not running"* | *"not found: Docker"*) return ;; # it has ended meanwhile
 		esac
+		[ "$(started "$1")" = "$since" ] || return 0 # and another start of it has its own turn
 		tries=$((tries + 1))
 		if [ "$tries" -eq 60 ]; then
 			echo "container $1 is in no network yet, and is tried again: $said" >&2

@@ -370,13 +370,16 @@ INLINE int send(struct __sk_buff *skb, const struct ethhdr *eth, const struct po
 	struct bpf_fib_lookup route = {};
 	struct bpf_redir_neigh next = {};
 	struct headers h = {};
+	__u16 sport;
 	__u8 tos[2];
 	long found;
 
 	if (!way || !way->ifindex || load_bytes(skb, ETH_HLEN, tos, sizeof(tos)))
 		return 0;
+	sport = source_port(skb);
 	route.family = IPV4;
 	route.l4_protocol = IPPROTO_UDP;
+	route.sport = sport;
 	route.dport = way->dport;
 	route.tot_len = mtu + sizeof(struct headers);
 	route.ifindex = LOOPBACK; // as for what this host sends itself
@@ -401,7 +404,7 @@ INLINE int send(struct __sk_buff *skb, const struct ethhdr *eth, const struct po
 	h.ip.saddr = way->vtep;
 	h.ip.daddr = vtep;
 	h.ip.check = header_sum(&h);
-	h.udp.source = source_port(skb);
+	h.udp.source = sport;
 	h.udp.dest = way->dport;
 	if (len <= 0xffff)
 		h.udp.len = htons(len - sizeof(h.ip));
