@@ -28,7 +28,7 @@ nodes 1x 1 FirstPacket # a thousand attaches
 nodes 100x "$count" CreateNetwork
 nodes 5x "$count" Convergence
 nodes 3x "$count" Allocate
-nodes 10x "$count" Traffic
+nodes 30x "$count" Traffic
 nodes 5x "$count" Repair
 nodes 3x "$count" Restart
 nodes 60x "$count" Publish
