@@ -36,7 +36,7 @@ func (f poolFlag) Set(text string) error {
 		return err
 	}
 	if overspan.FamilyOf(pool.Prefix.Addr()) != f.family {
-		return fmt.Errorf("%s: a prefix of the other family is wanted, %s", pool.Prefix, f.family)
+		return fmt.Errorf("base %s: want an %s prefix", pool.Prefix, f.family)
 	}
 	if err := ipam.CheckPool(pool); err != nil {
 		return err
